@@ -1,0 +1,86 @@
+"""Everything a deployment can set, read once per process from TELLTALE_* variables into one frozen object.
+
+It knows no defaults for addresses: `telltale up` sets them for the embedded services, a deployment sets its own.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from moderation.errors import ConfigurationError
+
+MEBIBYTE = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """One deployment's settings; every field is the variable TELLTALE_<FIELD> in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="TELLTALE_", frozen=True, extra="ignore")
+
+    # Where the three services are.
+    database_url: str = Field(description="postgresql+psycopg://user:password@host/database")
+    redis_url: str = Field(description="redis://host:port/0")
+    s3_endpoint_url: str | None = Field(default=None, description="unset: AWS's own")
+    s3_public_url: str | None = Field(
+        default=None, description="the store as browsers and platforms reach it; presigned links bind this host"
+    )
+    s3_bucket: str = "telltale"
+    s3_region: str = "us-east-1"
+    s3_access_key: str | None = Field(default=None, description="unset: boto3's own search (role, profile)")
+    s3_secret_key: str | None = None
+
+    # What is judged, and by what.
+    model: str = Field(default="demo", description="`demo`, a checkpoint folder, or a hub id such as lingcco/fakeVLM")
+    batch_size: int = Field(default=8, ge=1, description="images in one GPU batch")
+    batch_wait_ms: int = Field(default=10, ge=0, description="how long a batch waits to fill")
+    screening_threads: int = Field(default=16, ge=1, description="cases one worker has in flight")
+    gpu_timeout_s: float = Field(default=300, gt=0, description="a batch that takes longer ends the worker")
+    max_new_tokens: int = Field(default=256, ge=1)
+
+    # Limits on what comes in.
+    max_image_bytes: int = Field(default=32 * MEBIBYTE, ge=1)
+    max_upload_bytes: int = Field(default=128 * MEBIBYTE, ge=1, description="through a presigned POST")
+    max_image_pixels: int = Field(default=100_000_000, ge=1)
+    max_metadata_bytes: int = Field(default=8192, ge=0)
+    max_waiting_cases: int = Field(default=100_000, ge=1, description="per tenant; above it 429")
+    decode_memory_bytes: int = Field(default=2048 * MEBIBYTE, ge=64 * MEBIBYTE)
+    decode_timeout_s: float = Field(default=20, gt=0)
+    decode_processes: int = Field(default=2, ge=1)
+    api_threads: int = Field(default=16, ge=1, description="threads of one api process; a quarter may long-poll")
+
+    # Leases, attempts, dispatch.
+    case_lease_s: float = Field(default=30, gt=0, description="renewed while the worker lives")
+    case_attempts: int = Field(default=3, ge=1)
+    dispatch_window: int = Field(default=64, ge=1, description="cases offered to the broker and not yet taken")
+    offer_lease_s: float = Field(default=15, gt=0, description="an offer nobody took is made again after this")
+    relay_interval_ms: int = Field(default=50, ge=1)
+
+    # Addresses that people give us.
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(), description='JSON list of "host:port" exempt from the public-address rule; empty in production'
+    )
+    fetch_timeout_s: float = Field(default=20, gt=0)
+    fetch_redirects: int = Field(default=3, ge=0)
+    delivery_timeout_s: float = Field(default=15, gt=0)
+    deliveries_per_endpoint: int = Field(default=4, ge=1, description="in flight at once")
+    delivery_threads: int = Field(default=16, ge=1)
+
+    public_url: str = Field(default="http://127.0.0.1:8000", description="the api as platforms reach it")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+@cache
+def settings() -> Settings:
+    """The process's settings.
+
+    Raises ConfigurationError that names every missing or wrong variable.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [f"  TELLTALE_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        raise ConfigurationError("The settings are incomplete:\n" + "\n".join(lines)) from None

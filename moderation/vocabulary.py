@@ -1,0 +1,146 @@
+"""The words that code, database and API share. It knows nothing of how any of them is stored or sent."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Label(StrEnum):
+    REAL = "real"
+    FAKE = "fake"
+
+
+class CaseStatus(StrEnum):
+    FETCHING = "fetching"
+    QUEUED = "queued"
+    SCREENING = "screening"
+    DECIDED = "decided"
+    IN_REVIEW = "in_review"
+    FAILED = "failed"
+
+
+# Statuses in which nothing more happens by itself.
+SETTLED = frozenset({CaseStatus.DECIDED, CaseStatus.IN_REVIEW, CaseStatus.FAILED})
+
+
+class Priority(StrEnum):
+    """How urgent a submission is; stored as the number below, higher first."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+    URGENT = "urgent"
+
+    @property
+    def rank(self) -> int:
+        return list(Priority).index(self)
+
+
+class DecidedBy(StrEnum):
+    POLICY = "policy"
+    MODERATOR = "moderator"
+
+
+class ReviewReason(StrEnum):
+    """Why a case waits for a person."""
+
+    UNCERTAIN = "uncertain"  # the score lies between the policy's thresholds
+    UNPARSABLE = "unparsable"  # the model did not answer in the expected words
+    APPEAL = "appeal"
+
+
+class FailureReason(StrEnum):
+    """Why a case ended without a verdict; stable strings, part of the API."""
+
+    LINK_REFUSED = "link_refused"  # not http(s), or an address that is not public
+    LINK_UNREACHABLE = "link_unreachable"  # DNS, connection, TLS, time-out
+    LINK_STATUS = "link_status"  # the host answered with an error status
+    LINK_NOT_IMAGE = "link_not_image"  # HTML and the like
+    IMAGE_TOO_LARGE = "image_too_large"
+    UNSUPPORTED_TYPE = "unsupported_type"
+    UNDECODABLE = "undecodable"
+    IMAGE_ERASED = "image_erased"
+    WORKER_LOST = "worker_lost"  # the worker died on every attempt
+    INTERNAL = "internal"
+
+
+class EventType(StrEnum):
+    """Audit events. Those in OUTBOUND are also sent to endpoints."""
+
+    SUBMISSION_ACCEPTED = "submission.accepted"
+    CASE_FETCHED = "case.fetched"
+    CASE_TAKEN = "case.taken"
+    CASE_RELEASED = "case.released"
+    CASE_RETRIED = "case.retried"
+    VERDICT_COMPLETED = "verdict.completed"
+    VERDICT_FAILED = "verdict.failed"
+    CASE_IN_REVIEW = "case.in_review"
+    CASE_APPEALED = "case.appealed"
+    DECISION_CREATED = "decision.created"
+    IMAGE_ERASED = "image.erased"
+    ENDPOINT_DISABLED = "endpoint.disabled"
+    ENDPOINT_PING = "endpoint.ping"
+    MODEL_PROMOTED = "model.promoted"
+
+
+OUTBOUND = frozenset(
+    {
+        EventType.SUBMISSION_ACCEPTED,
+        EventType.VERDICT_COMPLETED,
+        EventType.VERDICT_FAILED,
+        EventType.CASE_IN_REVIEW,
+        EventType.DECISION_CREATED,
+        EventType.ENDPOINT_DISABLED,
+        EventType.ENDPOINT_PING,
+        EventType.MODEL_PROMOTED,
+    }
+)
+
+
+class DeliveryStatus(StrEnum):
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"  # the schedule ran out, or the endpoint is gone
+
+
+class SourceScheme(StrEnum):
+    """How a platform signs its webhooks to us."""
+
+    STANDARD = "standard_webhooks"
+    GITHUB = "github"  # X-Hub-Signature-256: sha256=<hex>
+    BEARER = "bearer"
+
+
+class SourceKind(StrEnum):
+    """Where in a webhook's body the images are."""
+
+    JSON = "json"  # JSON Pointers to link, id and metadata
+    S3_EVENT = "s3_event"  # Records[].s3.bucket.name and .object.key
+
+
+class Scope(StrEnum):
+    SUBMISSIONS_WRITE = "submissions:write"
+    CASES_READ = "cases:read"
+    CASES_APPEAL = "cases:appeal"
+    IMAGES_DELETE = "images:delete"
+    WEBHOOKS_MANAGE = "webhooks:manage"
+
+
+class Role(StrEnum):
+    MODERATOR = "moderator"
+    LEAD = "lead"
+    ADMIN = "admin"
+
+
+class ExplainMode(StrEnum):
+    """For which images an explanation is generated at once."""
+
+    ALWAYS = "always"
+    FLAGGED = "flagged"  # judged fake, or in review
+    REVIEW = "review"  # in review
+
+
+class ModelStage(StrEnum):
+    CHAMPION = "champion"
+    CHALLENGER = "challenger"
+    RETIRED = "retired"
