@@ -49,7 +49,7 @@ class Prompt(_Frozen):
 
 
 class Calibration(_Frozen):
-    """Platt scaling: p_fake = sigmoid(scale · logit + bias), logit = z_fake − z_real (Platt 1999; temperature = 1/scale)."""
+    """Platt scaling (Platt 1999): p_fake = sigmoid(scale · logit + bias), logit = z_fake − z_real; temperature = 1/scale."""
 
     method: Literal["none", "temperature", "platt"] = "none"
     scale: float = Field(default=1.0, gt=0)

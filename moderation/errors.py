@@ -1,4 +1,4 @@
-"""The one error tree. Each message says what is wrong and what to do; no HTTP status lives here (see api/problems.py)."""
+"""The one error tree: what is wrong and what to do. No HTTP status lives here (see api/problems.py)."""
 
 from __future__ import annotations
 
