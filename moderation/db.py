@@ -1,0 +1,75 @@
+"""The one way to Postgres: an engine per process, short transactions, and a bell that wakes the relay.
+
+It knows no tables. No transaction is held open across a GPU call or an outside HTTP call.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import psycopg
+import uuid_utils.compat
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.orm import Session
+
+from moderation.settings import settings
+
+# The relay listens here.
+WORK_CHANNEL = "telltale_work"
+
+
+def new_id() -> uuid.UUID:
+    """A version 7 UUID: unique without asking the database, and in order of making, so indexes stay compact."""
+    return uuid_utils.compat.uuid7()
+
+
+@cache
+def engine() -> Engine:
+    """The process's connection pool; each connection gives up on a statement after 30 s and on a lock after 10 s."""
+    return create_engine(
+        settings().database_url,
+        pool_size=settings().screening_threads + 4,
+        max_overflow=8,
+        pool_pre_ping=True,
+        pool_timeout=10,
+        connect_args={
+            "options": "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s",
+            "application_name": "telltale",
+        },
+    )
+
+
+@contextmanager
+def transaction(*, wake: bool = False) -> Iterator[Session]:
+    """One transaction: committed at the end of the block, rolled back if it raises.
+
+    `wake` rings the relay's bell once the commit stands. It is rung outside the commit, because a NOTIFY inside makes
+    Postgres serialise commits; a bell that is lost costs one polling interval and nothing else.
+    """
+    with Session(engine(), expire_on_commit=False) as session, session.begin():
+        yield session
+    if wake:
+        ring()
+
+
+def ring() -> None:
+    """Wake the relay."""
+    with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"NOTIFY {WORK_CHANNEL}"))
+
+
+def ping() -> None:
+    """Raise sqlalchemy.exc.OperationalError where the database does not answer."""
+    with engine().connect() as connection:
+        connection.execute(text("SELECT 1"))
+
+
+def listener() -> psycopg.Connection:
+    """A connection of its own that hears the bell (`connection.notifies(timeout=…)`)."""
+    url = engine().url.set(drivername="postgresql").render_as_string(hide_password=False)
+    connection = psycopg.connect(url, autocommit=True, application_name="telltale-relay")
+    connection.execute(f"LISTEN {WORK_CHANNEL}")
+    return connection

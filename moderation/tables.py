@@ -1,0 +1,398 @@
+"""The rows, and the constraints that hold whatever the code does.
+
+Rows only: what may happen to them is in the modules named for each noun. Times are UTC. Everything a tenant owns
+carries its `tenant_id`, so that every query can be bound to one tenant.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from moderation.db import new_id
+from moderation.vocabulary import (
+    CaseStatus,
+    DecidedBy,
+    DeliveryStatus,
+    EventType,
+    ExplainMode,
+    FailureReason,
+    Label,
+    ModelStage,
+    ReviewReason,
+    Role,
+    SourceKind,
+    SourceScheme,
+)
+
+
+class Row(DeclarativeBase):
+    """Base of all rows. Enumerations are stored as text and checked in code, so that adding a word is no migration."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own convention
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        list[str]: ARRAY(Text),
+        str: Text,
+        **{
+            word: String(40)
+            for word in (
+                CaseStatus,
+                DecidedBy,
+                DeliveryStatus,
+                EventType,
+                ExplainMode,
+                FailureReason,
+                Label,
+                ModelStage,
+                ReviewReason,
+                Role,
+                SourceKind,
+                SourceScheme,
+            )
+        },
+    }
+
+
+class _Identified:
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Tenant(_Identified, Row):
+    """A platform."""
+
+    __tablename__ = "tenants"
+
+    name: Mapped[str] = mapped_column(unique=True)
+    allow_training: Mapped[bool] = mapped_column(server_default=text("false"))
+
+
+class User(_Identified, Row):
+    """A person who reviews; passwords are argon2id."""
+
+    __tablename__ = "users"
+
+    email: Mapped[str] = mapped_column(unique=True)
+    password_hash: Mapped[str]
+    disabled_at: Mapped[datetime | None]
+
+
+class Membership(Row):
+    """What a user may do in one tenant."""
+
+    __tablename__ = "memberships"
+
+    user_id: Mapped[UUID] = mapped_column(ForeignKey(User.id, ondelete="CASCADE"), primary_key=True)
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey(Tenant.id, ondelete="CASCADE"), primary_key=True, index=True)
+    role: Mapped[Role]
+
+
+class ApiKey(_Identified, Row):
+    """A tenant's key. The secret has 256 bits of entropy, so a plain sha256 of it is enough to store."""
+
+    __tablename__ = "api_keys"
+
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey(Tenant.id), index=True)
+    name: Mapped[str]
+    prefix: Mapped[str] = mapped_column(unique=True)
+    secret_sha256: Mapped[str]
+    scopes: Mapped[list[str]]
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class Source(_Identified, Row):
+    """How one platform's webhooks are signed, and where the images are in them."""
+
+    __tablename__ = "sources"
+    __table_args__ = (UniqueConstraint("tenant_id", "name"),)
+
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey(Tenant.id))
+    name: Mapped[str]
+    scheme: Mapped[SourceScheme]
+    kind: Mapped[SourceKind]
+    secrets: Mapped[list[str]]
+    image_url_pointer: Mapped[str | None]
+    external_id_pointer: Mapped[str | None]
+    metadata_pointer: Mapped[str | None]
+    id_header: Mapped[str | None]
+    s3_endpoint_url: Mapped[str | None]
+    s3_region: Mapped[str | None]
+    s3_access_key: Mapped[str | None]
+    s3_secret_key: Mapped[str | None]
+    disabled_at: Mapped[datetime | None]
+
+
+class ReceivedWebhook(Row):
+    """An inbound webhook that was accepted: the same id again gets the same answer, however late."""
+
+    __tablename__ = "received_webhooks"
+
+    source_id: Mapped[UUID] = mapped_column(ForeignKey(Source.id), primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(primary_key=True)
+    answer: Mapped[dict[str, Any]]
+    received_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
+
+
+class Policy(_Identified, Row):
+    """One version of a tenant's thresholds: p_fake ≥ fake_from is fake, ≤ real_up_to is real, between is a review."""
+
+    __tablename__ = "policies"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "version"),
+        CheckConstraint("0 <= real_up_to AND real_up_to < fake_from AND fake_from <= 1", "thresholds_in_order"),
+    )
+
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey(Tenant.id))
+    version: Mapped[int]
+    fake_from: Mapped[float]
+    real_up_to: Mapped[float]
+    min_pair_mass: Mapped[float]
+    explain: Mapped[ExplainMode]
+
+
+class Image(_Identified, Row):
+    """Bytes one tenant sent, once per sha256. After erasure the row stays as a tombstone without bytes."""
+
+    __tablename__ = "images"
+    __table_args__ = (
+        Index("uq_images_tenant_id_sha256", "tenant_id", "sha256", unique=True, postgresql_where="erased_at IS NULL"),
+        Index("ix_images_unpurged", "erased_at", postgresql_where="erased_at IS NOT NULL AND purged_at IS NULL"),
+    )
+
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey(Tenant.id))
+    sha256: Mapped[str]
+    s3_key: Mapped[str]
+    media_type: Mapped[str]
+    width: Mapped[int]
+    height: Mapped[int]
+    frames: Mapped[int]
+    bytes: Mapped[int]
+    erased_at: Mapped[datetime | None]
+    purged_at: Mapped[datetime | None]
+
+
+class Upload(_Identified, Row):
+    """A presigned POST that was handed out; what arrives is copied to an immutable key when it is submitted."""
+
+    __tablename__ = "uploads"
+
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey(Tenant.id))
+    s3_key: Mapped[str]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class Submission(_Identified, Row):
+    """One request, as it was sent."""
+
+    __tablename__ = "submissions"
+    __table_args__ = (Index(None, "tenant_id", "external_id"),)
+
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey(Tenant.id))
+    source_id: Mapped[UUID | None] = mapped_column(ForeignKey(Source.id))
+    external_id: Mapped[str | None]
+    # `metadata` is SQLAlchemy's own name on a row class.
+    details: Mapped[dict[str, Any]] = mapped_column("metadata")
+    image_url: Mapped[str | None]
+    s3_bucket: Mapped[str | None]
+    s3_object: Mapped[str | None]
+    request_id: Mapped[str]
+
+
+class IdempotencyKey(Row):
+    """A request being answered, or its answer, for 24 hours."""
+
+    __tablename__ = "idempotency_keys"
+
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey(Tenant.id), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]
+    lease_until: Mapped[datetime]
+    answer: Mapped[dict[str, Any] | None]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class ModelVersion(_Identified, Row):
+    """One checkpoint with its manifest. At most one is champion."""
+
+    __tablename__ = "model_versions"
+    __table_args__ = (Index("uq_model_versions_champion", "stage", unique=True, postgresql_where="stage = 'champion'"),)
+
+    name: Mapped[str] = mapped_column(unique=True)
+    checkpoint: Mapped[str]
+    digest: Mapped[str] = mapped_column(unique=True)
+    manifest: Mapped[dict[str, Any]]
+    stage: Mapped[ModelStage]
+    promoted_at: Mapped[datetime | None]
+
+
+class Verdict(_Identified, Row):
+    """One model version's output for one image. `logit` is z_fake − z_real, before calibration."""
+
+    __tablename__ = "verdicts"
+    __table_args__ = (UniqueConstraint("image_id", "model_version_id"),)
+
+    image_id: Mapped[UUID] = mapped_column(ForeignKey(Image.id))
+    model_version_id: Mapped[UUID] = mapped_column(ForeignKey(ModelVersion.id))
+    label: Mapped[Label]
+    p_fake: Mapped[float]
+    logit: Mapped[float]
+    pair_mass: Mapped[float]
+    engine: Mapped[str]
+    dtype: Mapped[str]
+
+    model_version: Mapped[ModelVersion] = relationship()
+    explanation: Mapped[Explanation | None] = relationship(back_populates="verdict")
+
+
+class Explanation(_Identified, Row):
+    """Why, in words. It may be made after the verdict, by another model version."""
+
+    __tablename__ = "explanations"
+
+    verdict_id: Mapped[UUID] = mapped_column(ForeignKey(Verdict.id), unique=True)
+    model_version_id: Mapped[UUID] = mapped_column(ForeignKey(ModelVersion.id))
+    text: Mapped[str]
+
+    verdict: Mapped[Verdict] = relationship(back_populates="explanation")
+
+
+WAITING = "status IN ('fetching', 'queued', 'screening')"
+
+
+class Case(_Identified, Row):
+    """What is decided. Only moderation/cases.py writes `status`.
+
+    `offered_until` is the relay's: the broker has been told, ask again after this. `lease_until` is the worker's: it is
+    at work until then. `fence` grows with every take; whoever writes must still hold the newest one.
+    """
+
+    __tablename__ = "cases"
+    __table_args__ = (
+        Index("ix_cases_waiting", "tenant_id", text("priority DESC"), "queued_at", "id", postgresql_where=WAITING),
+        Index("ix_cases_offered", "offered_until", postgresql_where=WAITING),
+        Index("ix_cases_leased", "lease_until", postgresql_where=WAITING),
+        Index("ix_cases_listed", "tenant_id", "id"),
+    )
+
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey(Tenant.id))
+    submission_id: Mapped[UUID] = mapped_column(ForeignKey(Submission.id), unique=True)
+    image_id: Mapped[UUID | None] = mapped_column(ForeignKey(Image.id), index=True)
+    verdict_id: Mapped[UUID | None] = mapped_column(ForeignKey(Verdict.id))
+    policy_id: Mapped[UUID | None] = mapped_column(ForeignKey(Policy.id))
+    status: Mapped[CaseStatus]
+    priority: Mapped[int]
+    sequence: Mapped[int] = mapped_column(server_default=text("0"))
+    review_reason: Mapped[ReviewReason | None]
+    failure_reason: Mapped[FailureReason | None]
+    failure_detail: Mapped[str | None]
+    label: Mapped[Label | None]
+    decided_by: Mapped[DecidedBy | None]
+    restricted: Mapped[bool] = mapped_column(server_default=text("false"))
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    fence: Mapped[int] = mapped_column(server_default=text("0"))
+    next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    offered_until: Mapped[datetime | None]
+    lease_until: Mapped[datetime | None]
+    queued_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    settled_at: Mapped[datetime | None]
+
+    submission: Mapped[Submission] = relationship()
+    image: Mapped[Image | None] = relationship()
+    verdict: Mapped[Verdict | None] = relationship()
+    policy: Mapped[Policy | None] = relationship()
+
+
+class Event(_Identified, Row):
+    """The audit trail: who did what, and how it was before and after. Append only; a trigger refuses changes."""
+
+    __tablename__ = "events"
+    __table_args__ = (Index(None, "case_id", "sequence", unique=True), Index(None, "tenant_id", "created_at"))
+
+    tenant_id: Mapped[UUID | None] = mapped_column(ForeignKey(Tenant.id))
+    case_id: Mapped[UUID | None] = mapped_column(ForeignKey(Case.id))
+    sequence: Mapped[int | None]
+    type: Mapped[EventType]
+    actor: Mapped[str]
+    before: Mapped[dict[str, Any] | None]
+    after: Mapped[dict[str, Any] | None]
+    # What endpoints are sent as `data`; None for events that stay inside.
+    data: Mapped[dict[str, Any] | None]
+    request_id: Mapped[str | None]
+
+
+class Endpoint(_Identified, Row):
+    """Where one tenant wants its events. Several secrets while one rotates."""
+
+    __tablename__ = "endpoints"
+
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey(Tenant.id), index=True)
+    url: Mapped[str]
+    secrets: Mapped[list[str]]
+    event_types: Mapped[list[str]] = mapped_column(comment="empty: all")
+    failing_since: Mapped[datetime | None]
+    paused_until: Mapped[datetime | None]
+    disabled_at: Mapped[datetime | None]
+    disabled_reason: Mapped[str | None]
+
+
+class Delivery(_Identified, Row):
+    """One event on its way to one endpoint."""
+
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        UniqueConstraint("event_id", "endpoint_id"),
+        Index("ix_deliveries_due", "endpoint_id", "next_attempt_at", postgresql_where="status = 'pending'"),
+    )
+
+    event_id: Mapped[UUID] = mapped_column(ForeignKey(Event.id))
+    endpoint_id: Mapped[UUID] = mapped_column(ForeignKey(Endpoint.id))
+    status: Mapped[DeliveryStatus] = mapped_column(server_default=DeliveryStatus.PENDING)
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    fence: Mapped[int] = mapped_column(server_default=text("0"))
+    next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    offered_until: Mapped[datetime | None]
+    lease_until: Mapped[datetime | None]
+    delivered_at: Mapped[datetime | None]
+
+    event: Mapped[Event] = relationship()
+    endpoint: Mapped[Endpoint] = relationship()
+
+
+class DeliveryAttempt(_Identified, Row):
+    """The delivery log: what the endpoint answered, or why it could not be reached."""
+
+    __tablename__ = "delivery_attempts"
+
+    delivery_id: Mapped[UUID] = mapped_column(ForeignKey(Delivery.id), index=True)
+    attempt: Mapped[int]
+    response_status: Mapped[int | None]
+    response_excerpt: Mapped[str | None]
+    error: Mapped[str | None]
+    elapsed_ms: Mapped[int]
