@@ -7,16 +7,17 @@ carries its `tenant_id`, so that every query can be bound to one tenant.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from enum import StrEnum
+from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import (
     CheckConstraint,
     DateTime,
+    Enum,
     ForeignKey,
     Index,
     MetaData,
-    String,
     Text,
     UniqueConstraint,
     func,
@@ -41,6 +42,25 @@ from moderation.vocabulary import (
     SourceScheme,
 )
 
+WORDS: tuple[type[StrEnum], ...] = (
+    CaseStatus,
+    DecidedBy,
+    DeliveryStatus,
+    EventType,
+    ExplainMode,
+    FailureReason,
+    Label,
+    ModelStage,
+    ReviewReason,
+    Role,
+    SourceKind,
+    SourceScheme,
+)
+
+
+def _stored(word: type[StrEnum]) -> Enum:
+    return Enum(word, native_enum=False, length=40, values_callable=lambda members: [m.value for m in members])
+
 
 class Row(DeclarativeBase):
     """Base of all rows. Enumerations are stored as text and checked in code, so that adding a word is no migration."""
@@ -54,28 +74,12 @@ class Row(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own convention
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
         datetime: DateTime(timezone=True),
         dict[str, Any]: JSONB,
         list[str]: ARRAY(Text),
         str: Text,
-        **{
-            word: String(40)
-            for word in (
-                CaseStatus,
-                DecidedBy,
-                DeliveryStatus,
-                EventType,
-                ExplainMode,
-                FailureReason,
-                Label,
-                ModelStage,
-                ReviewReason,
-                Role,
-                SourceKind,
-                SourceScheme,
-            )
-        },
+        **{word: _stored(word) for word in WORDS},
     }
 
 
