@@ -49,7 +49,7 @@ class Prompt(_Frozen):
 
 
 class Calibration(_Frozen):
-    """Platt scaling (Platt 1999): p_fake = sigmoid(scale · logit + bias), logit = z_fake − z_real; temperature = 1/scale."""
+    """Platt scaling (Platt 1999): p_fake = sigmoid(scale · logit + bias), where logit = z_fake − z_real."""
 
     method: Literal["none", "temperature", "platt"] = "none"
     scale: float = Field(default=1.0, gt=0)

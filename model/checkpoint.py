@@ -1,0 +1,280 @@
+"""Loading a LLaVA checkpoint so that it is surely the one that was trained, and writing one that others can load.
+
+A checkpoint is a folder with `telltale.json` beside its weights, or a hub id at a full commit hash with a manifest
+given by the caller. Only safetensors are read, no code from a checkpoint is ever run, and a key that is missing or left
+over fails the load. It knows nothing of images or verdicts.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from transformers import AutoImageProcessor, AutoTokenizer, LlavaForConditionalGeneration, LlavaProcessor
+from transformers.image_processing_backends import PilBackend
+
+from model import manifest as manifests
+from model import prompt as prompts
+from model.manifest import Manifest
+
+log = logging.getLogger(__name__)
+
+# The demo checkpoint that ships with the package.
+DEMO = "demo"
+DEMO_FOLDER = Path(__file__).parent / "demo" / "checkpoint"
+
+# FakeVLM's own scripts take their processor from here.
+LLAVA_PROCESSOR = "llava-hf/llava-1.5-7b-hf"
+LLAVA_PROCESSOR_REVISION = "a272c74b2481d8aff3aa6fc2c4bf891fe57334fb"
+
+COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+# Name prefixes: transformers 5's own, and the layout of 4.45 that vLLM and every published LLaVA-1.5 use.
+CLASSIC_PREFIXES = (
+    ("model.vision_tower.vision_model.", "vision_tower.vision_model."),
+    ("model.vision_tower.", "vision_tower.vision_model."),
+    ("model.language_model.", "language_model.model."),
+    ("model.multi_modal_projector.", "multi_modal_projector."),
+    ("lm_head.", "language_model.lm_head."),
+)
+
+
+class CheckpointError(ValueError):
+    """This checkpoint cannot be served as it is; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network ready to run, its processor, its manifest, and the manifest's prompt as this tokenizer's ids."""
+
+    model: Any
+    processor: Any
+    manifest: Manifest
+    tokens: prompts.PromptTokens
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.model.device)
+
+    @property
+    def dtype(self) -> str:
+        """`float32`, `bfloat16` or `float16`."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+
+def load(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    manifest: Manifest | None = None,
+) -> Checkpoint:
+    """Load a checkpoint from a folder, a hub id (`owner/name` with `revision`, or `owner/name@revision`), or `demo`.
+
+    `manifest` is for a source that ships none; a hub id always needs one. `device` defaults to CUDA where there is one,
+    else CPU; `dtype` to bfloat16 on CUDA, else float32. The network is in evaluation mode.
+
+    Raises CheckpointError, and ManifestError where a folder has no manifest and none is given.
+    """
+    place, revision = locate(source, revision)
+    manifest = manifest or _own_manifest(place)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    model = _load_network(place, revision, device, dtype)
+    processor = load_processor(place, revision, model.config, manifest)
+    tokens = _check_agreement(model.config, processor, manifest)
+    log.info("loaded %s from %s (%s on %s)", manifest.name, place, dtype, device)
+    if manifest.is_demo:
+        log.warning("%s is a demo model, not FakeVLM", manifest.name)
+    return Checkpoint(model=model, processor=processor, manifest=manifest, tokens=tokens)
+
+
+def locate(source: str | Path, revision: str | None = None) -> tuple[Path | str, str | None]:
+    """A folder, or a hub id with the commit it is pinned to.
+
+    Raises CheckpointError where it is neither, or the commit is not a full hash: a branch or tag may move.
+    """
+    folder = DEMO_FOLDER if source == DEMO else Path(source)
+    if folder.is_dir():
+        return folder, None
+    name, _, at = str(source).partition("@")
+    revision = revision or at or None
+    if not HUB_ID.fullmatch(name):
+        raise CheckpointError(f"{source} is neither a folder nor a hub id (owner/name).")
+    if revision is None or not COMMIT_HASH.fullmatch(revision):
+        raise CheckpointError(
+            f"{name} is taken for a hub id, and needs the full 40-digit commit hash as its revision, not {revision!r}: "
+            "the hub shows it under 'Files and versions'. (A folder of that name does not exist.)"
+        )
+    return name, revision
+
+
+def fakevlm_manifest(source: str | Path, revision: str | None = None) -> Manifest:
+    """The manifest of a published FakeVLM checkpoint: raw prompt, LLaVA-1.5's processor, no calibration, no goldens.
+
+    Raises CheckpointError as `locate` does.
+    """
+    place, revision = locate(source, revision)
+    name = place.name if isinstance(place, Path) else f"{place}@{str(revision)[:7]}"
+    return Manifest(
+        name=name,
+        kind="fakevlm",
+        base="llava-hf/llava-1.5-7b-hf, as finetuned by the FakeVLM authors (arXiv 2503.14905)",
+        revision=revision,
+        processor=LLAVA_PROCESSOR,
+        processor_revision=LLAVA_PROCESSOR_REVISION,
+    )
+
+
+def save_classic(model: Any, processor: Any, manifest: Manifest, folder: Path, dtype: torch.dtype) -> Path:
+    """Write a checkpoint that `load`, older transformers and vLLM all read, in the key layout of transformers 4.45.
+
+    transformers' own `save_pretrained` drops `vision_model` from the vision tower's names, and vLLM 0.32 refuses that.
+    `dtype` is what the weights are stored in. An adapter must have been merged before.
+
+    Raises CheckpointError for a weight whose name has no place in the classic layout.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {classic_name(name): tensor.detach().to("cpu", dtype) for name, tensor in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        del weights["language_model.lm_head.weight"]
+    _remove_weights(folder)
+    save_torch_state_dict({name: tensor.contiguous() for name, tensor in weights.items()}, folder)
+    _save_config(model, folder, dtype)
+    processor.save_pretrained(folder)
+    manifest.write(folder)
+    return folder
+
+
+def classic_name(name: str) -> str:
+    """A weight's name in the key layout of transformers 4.45.
+
+    Raises CheckpointError for a name that is no part of a LLaVA (an unmerged adapter, say).
+    """
+    for ours, classic in CLASSIC_PREFIXES:
+        if name.startswith(ours) and "lora_" not in name:
+            return classic + name.removeprefix(ours)
+    raise CheckpointError(f"{name} is no weight of a LLaVA: merge adapters before saving.")
+
+
+def load_processor(place: Path | str, revision: str | None, config: Any, manifest: Manifest) -> Any:
+    """The processor of a checkpoint, or the one its manifest names, with every setting that the token count hangs on.
+
+    Raises CheckpointError.
+    """
+    if manifest.processor is not None:
+        place, revision = locate(manifest.processor, manifest.processor_revision)
+    origin = {"revision": revision, "trust_remote_code": False}
+    try:
+        images = AutoImageProcessor.from_pretrained(place, backend="pil", **origin)
+        tokenizer = AutoTokenizer.from_pretrained(place, **origin)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{place} has no processor that can be loaded: {error}") from error
+    if not isinstance(images, PilBackend):
+        raise CheckpointError(f"{place} has an image processor without a Pillow backend: {type(images).__name__}.")
+    return LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=config.vision_config.patch_size,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,  # CLS, which the strategy then drops; the default of 0 gives one token too few
+    )
+
+
+def image_token_count(config: Any) -> int:
+    """How many features, hence tokens, one image has: (size / patch)², 576 for FakeVLM."""
+    return int((config.vision_config.image_size // config.vision_config.patch_size) ** 2)
+
+
+def _own_manifest(place: Path | str) -> Manifest:
+    if isinstance(place, Path):
+        return manifests.read(place)
+    raise CheckpointError(
+        f"{place} is on a hub and has no manifest of ours: run `telltale models register {place}`, or give one."
+    )
+
+
+def _load_network(place: Path | str, revision: str | None, device: torch.device, dtype: torch.dtype) -> Any:
+    if isinstance(place, Path):
+        _require_safetensors(place)
+    try:
+        model, loading = LlavaForConditionalGeneration.from_pretrained(
+            place,
+            revision=revision,
+            dtype=dtype,
+            device_map={"": device},
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{place} could not be loaded: {error}") from error
+    _require_complete(place, loading)
+    return model.eval()
+
+
+def _require_safetensors(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} has no config.json: it is not a checkpoint folder.")
+    if not any(folder.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{folder} has no .safetensors file. Pickled weights (.bin, .pt) can run code and are never loaded: "
+            "convert them in a place you can afford to lose."
+        )
+
+
+def _require_complete(place: Path | str, loading: dict[str, Any]) -> None:
+    """Every weight found, none left over: a key layout that half matches would answer with random weights."""
+    wrong = {kind: sorted(map(str, keys)) for kind, keys in loading.items() if keys}
+    if wrong:
+        listed = "; ".join(f"{kind}: {', '.join(keys[:5])} ({len(keys)} in all)" for kind, keys in wrong.items())
+        raise CheckpointError(f"The weights in {place} do not fit its configuration. {listed}")
+
+
+def _check_agreement(config: Any, processor: Any, manifest: Manifest) -> prompts.PromptTokens:
+    """Network, processor and prompt must mean the same tokens; each rule is one that a published setup has broken."""
+    expected = image_token_count(config)
+    crop = processor.image_processor.crop_size
+    made = (crop["height"] // processor.patch_size) * (crop["width"] // processor.patch_size)
+    checks = [
+        (config.vision_feature_select_strategy == "default", "the network keeps CLS as a feature (strategy `full`)"),
+        (made == expected, f"the processor makes {made} image tokens, the network {expected} features"),
+        (
+            processor.image_token_id == config.image_token_id,
+            f"the image token is {processor.image_token_id} to the tokenizer, {config.image_token_id} to the network",
+        ),
+        (len(processor.tokenizer) <= config.text_config.vocab_size, "the tokenizer has more tokens than the network"),
+        (processor.tokenizer.eos_token_id is not None, "the tokenizer has no end-of-sequence token"),
+    ]
+    complaints = [complaint for holds, complaint in checks if not holds]
+    if complaints:
+        raise CheckpointError(f"{manifest.name}: network and processor do not fit: {'; '.join(complaints)}.")
+    try:
+        tokens = prompts.encode(
+            processor.tokenizer, manifest.prompt, image_token=processor.image_token, image_tokens=expected
+        )
+    except prompts.PromptError as error:
+        raise CheckpointError(f"{manifest.name}: {error}") from error
+    if tokens.prompt.count(config.image_token_id) != expected:
+        raise CheckpointError(f"{manifest.name}: the prompt does not hold {expected} image tokens.")
+    return tokens
+
+
+def _remove_weights(folder: Path) -> None:
+    """An older save's shards beside the new ones would be read as one checkpoint."""
+    for old in [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]:
+        old.unlink()
+
+
+def _save_config(model: Any, folder: Path, dtype: torch.dtype) -> None:
+    config = type(model.config).from_dict(model.config.to_dict())
+    config.architectures = ["LlavaForConditionalGeneration"]
+    config.dtype = dtype
+    config.save_pretrained(folder)
