@@ -1,0 +1,1 @@
+"""What runs the network: one module per engine, behind the protocol in `engine`."""

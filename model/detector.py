@@ -1,0 +1,221 @@
+"""The detector: images in, verdicts and explanations out, over whatever engine runs the network.
+
+It turns raw scores into calibrated ones, decides which label an explanation is written under, and proves at start that
+a loaded checkpoint answers as it did when it was measured. It knows nothing of policy: which verdicts a person must see
+is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from model import checkpoint as checkpoints
+from model.engines.engine import Engine, Score
+from model.engines.transformers import TransformersEngine
+from model.manifest import Calibration, Golden, Manifest
+from model.preprocess import to_rgb
+from model.prompt import Label
+
+# How far a golden logit may move, by the coarser of the two dtypes (theirs and ours). One rounding is 2^-24, 2^-11 and
+# 2^-8 of a value; over some tens of layers and a logit difference of up to about 10 that grows to the order of 0.001,
+# 0.05 and 0.4. Twice that and more is allowed, because another GPU or BLAS sums in another order. A wrong prompt, wrong
+# pixels or wrong weights move a logit by whole units.
+LOGIT_TOLERANCE = {"float32": 0.02, "float16": 0.15, "bfloat16": 0.75}
+
+
+class GoldenMismatch(RuntimeError):
+    """The loaded checkpoint does not answer as its manifest says it did; it must not be served."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One model version's answer for one image.
+
+    `p_fake` is calibrated, 0 to 1; `logit` is raw, z_fake − z_real; `pair_mass` is the probability the network gave to
+    the two verdict words together, and a low one (far from 1) means the score should not be trusted.
+    """
+
+    label: Label
+    p_fake: float
+    logit: float
+    pair_mass: float
+    model_version: str
+    engine: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A verdict, and the explanation where one was asked for."""
+
+    verdict: Verdict
+    explanation: str | None
+
+
+# Whether an image gets an explanation: said beforehand, or decided once its verdict is known.
+Explain = bool | Callable[[Verdict], bool]
+
+
+class Detector:
+    """Judges images with one checkpoint. `prepare` may run in any thread, everything else in one at a time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        manifest: Manifest | None = None,
+        max_new_tokens: int = 256,
+    ) -> Detector:
+        """A detector in this process; the arguments and errors are those of `checkpoint.load`."""
+        loaded = checkpoints.load(source, revision=revision, device=device, dtype=dtype, manifest=manifest)
+        return cls(TransformersEngine(loaded, max_new_tokens=max_new_tokens))
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._engine.manifest
+
+    @property
+    def engine(self) -> str:
+        return self._engine.name
+
+    @property
+    def dtype(self) -> str:
+        return self._engine.dtype
+
+    def prepare(self, image: Image.Image) -> Any:
+        """The part of the work that needs no network, for `detect_prepared`."""
+        return self._engine.prepare(image)
+
+    def judge(self, images: Sequence[Image.Image]) -> list[Verdict]:
+        """Verdicts alone, for RGB images: one forward pass for the whole batch."""
+        return [detection.verdict for detection in self.detect(images, explain=False)]
+
+    def detect(self, images: Sequence[Image.Image], explain: Explain | Sequence[Explain] = True) -> list[Detection]:
+        """Verdicts, and explanations for those that `explain` says: one answer for all images, or one for each."""
+        return self.detect_prepared([self.prepare(image) for image in images], explain)
+
+    def detect_prepared(self, prepared: Sequence[Any], explain: Explain | Sequence[Explain] = True) -> list[Detection]:
+        """`detect` for images that went through `prepare`."""
+        wishes = explain if isinstance(explain, Sequence) else [explain] * len(prepared)
+        if len(wishes) != len(prepared):
+            raise ValueError(f"{len(prepared)} images, but {len(wishes)} answers to whether they are explained.")
+
+        def choose(index: int, score: Score) -> Label | None:
+            verdict, wish = self._verdict(score), wishes[index]
+            return verdict.label if (wish(verdict) if callable(wish) else wish) else None
+
+        answers = self._engine.answer(prepared, choose)
+        return [Detection(self._verdict(answer.score), answer.text) for answer in answers]
+
+    def verify_golden(self, folder: Path) -> None:
+        """Judge the manifest's golden images, found below `folder`, and compare with what the manifest says.
+
+        Labels must be equal and logits within `LOGIT_TOLERANCE`; texts are compared only on the same engine and dtype.
+        Raises GoldenMismatch, also where the manifest has no goldens: then nothing is proven.
+        """
+        goldens = self.manifest.golden
+        if not goldens:
+            raise GoldenMismatch(
+                f"{self.manifest.name} has no golden outputs: register it with `telltale models register` first."
+            )
+        images = [_golden_image(folder, golden) for golden in goldens]
+        explain = [self._is_same_setup(golden) for golden in goldens]
+        differences = [
+            difference
+            for golden, detection in zip(goldens, self.detect(images, explain), strict=True)
+            for difference in self._differences(golden, detection)
+        ]
+        if differences:
+            raise GoldenMismatch(f"{self.manifest.name} does not answer as measured: {'; '.join(differences)}.")
+
+    def _verdict(self, score: Score) -> Verdict:
+        p_fake = calibrate(self.manifest.calibration, score.logit)
+        return Verdict(
+            label="fake" if p_fake >= 0.5 else "real",
+            p_fake=p_fake,
+            logit=score.logit,
+            pair_mass=score.pair_mass,
+            model_version=self.manifest.name,
+            engine=self.engine,
+            dtype=self.dtype,
+        )
+
+    def _is_same_setup(self, golden: Golden) -> bool:
+        return (golden.engine, golden.dtype) == (self.engine, self.dtype)
+
+    def _differences(self, golden: Golden, detection: Detection) -> list[str]:
+        verdict, found = detection.verdict, []
+        tolerance = max(LOGIT_TOLERANCE[golden.dtype], LOGIT_TOLERANCE[self.dtype])
+        if verdict.label != golden.label:
+            found.append(f"{golden.image} is {verdict.label}, was {golden.label}")
+        if abs(verdict.logit - golden.logit) > tolerance:
+            found.append(f"{golden.image} has logit {verdict.logit:.4f}, had {golden.logit:.4f} (±{tolerance})")
+        if self._is_same_setup(golden) and detection.explanation != golden.text:
+            found.append(f"{golden.image} is explained with {detection.explanation!r}, was with {golden.text!r}")
+        return found
+
+
+def calibrate(calibration: Calibration, logit: float) -> float:
+    """p_fake = sigmoid(scale · logit + bias), without overflow for any finite logit."""
+    value = calibration.scale * logit + calibration.bias
+    return 1 / (1 + math.exp(-value)) if value >= 0 else math.exp(value) / (1 + math.exp(value))
+
+
+def make_goldens(detector: Detector, folder: Path, images: Sequence[Path]) -> tuple[Golden, ...]:
+    """What `detector` says now of `images` (below `folder`), to be kept in its manifest.
+
+    Images so near the boundary that rounding in another dtype could flip their label are left out. Raises ValueError
+    where none is left, UndecodableImage for a file that is no image.
+    """
+    detections = detector.detect([to_rgb(path) for path in images])
+    goldens = tuple(
+        _golden(path, folder, detection)
+        for path, detection in zip(images, detections, strict=True)
+        if _is_clear(detector.manifest.calibration, detection.verdict.logit)
+    )
+    if not goldens:
+        raise ValueError("Every image is too near the boundary to serve as a golden output: choose clearer ones.")
+    return goldens
+
+
+def _is_clear(calibration: Calibration, logit: float) -> bool:
+    boundary = -calibration.bias / calibration.scale
+    return abs(logit - boundary) > max(LOGIT_TOLERANCE.values())
+
+
+def _golden(path: Path, folder: Path, detection: Detection) -> Golden:
+    verdict = detection.verdict
+    return Golden(
+        image=path.relative_to(folder).as_posix(),
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        label=verdict.label,
+        logit=verdict.logit,
+        text=detection.explanation or "",
+        dtype=verdict.dtype,
+        engine=verdict.engine,
+    )
+
+
+def _golden_image(folder: Path, golden: Golden) -> Image.Image:
+    path = folder / golden.image
+    if not path.is_file():
+        raise GoldenMismatch(f"{path} is missing: the checkpoint's golden images must lie beside its manifest.")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != golden.sha256:
+        raise GoldenMismatch(f"{path} is not the image that was measured: its sha256 differs.")
+    return to_rgb(data)
