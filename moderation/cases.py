@@ -1,0 +1,361 @@
+"""A case from its submission to its end: the only writer of `cases.status`.
+
+    fetching → queued → screening → decided | in_review;  anything that cannot be judged → failed
+
+Every change checks where the case is and, for a worker, that it still holds the newest fence; every change writes an
+event and, with it, the deliveries of whoever must be told, in the caller's transaction. It knows neither how an image
+is judged nor where its bytes are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, or_, select, text, update
+from sqlalchemy.orm import Session
+
+from moderation import webhooks
+from moderation.errors import IllegalTransition, LostLease, NotFound
+from moderation.tables import Case, Image, Policy, Submission, Verdict
+from moderation.vocabulary import (
+    OUTBOUND,
+    CaseStatus,
+    DecidedBy,
+    EventType,
+    FailureReason,
+    Label,
+    Priority,
+    ReviewReason,
+)
+
+LEGAL: Mapping[CaseStatus, frozenset[CaseStatus]] = {
+    CaseStatus.FETCHING: frozenset({CaseStatus.FETCHING, CaseStatus.QUEUED, CaseStatus.FAILED}),
+    CaseStatus.QUEUED: frozenset({CaseStatus.SCREENING, CaseStatus.FAILED}),
+    CaseStatus.SCREENING: frozenset(
+        {CaseStatus.SCREENING, CaseStatus.QUEUED, CaseStatus.DECIDED, CaseStatus.IN_REVIEW, CaseStatus.FAILED}
+    ),
+    CaseStatus.DECIDED: frozenset({CaseStatus.IN_REVIEW}),
+    CaseStatus.IN_REVIEW: frozenset({CaseStatus.DECIDED}),
+    CaseStatus.FAILED: frozenset({CaseStatus.FETCHING, CaseStatus.QUEUED}),
+}
+# Characters; with 8 kB of metadata an event stays under its 20 kB whatever the script.
+MAX_EXPLANATION_IN_EVENT = 2000
+WORKER = "worker"
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A worker's hold on a case. `attempt` counts from 1; above 1 an earlier attempt was lost with its worker."""
+
+    case_id: UUID
+    fence: int
+    attempt: int
+
+
+def open_case(session: Session, submission: Submission, image: Image | None, priority: Priority, *, actor: str) -> Case:
+    """Begin a case: queued where the image is here, fetching where only a link is. Writes `submission.accepted`."""
+    case = Case(
+        tenant_id=submission.tenant_id,
+        submission=submission,
+        image=image,
+        status=CaseStatus.FETCHING if image is None else CaseStatus.QUEUED,
+        priority=priority.rank,
+    )
+    session.add(case)
+    session.flush()
+    _record(session, case, EventType.SUBMISSION_ACCEPTED, actor=actor, before=None)
+    return case
+
+
+def take(session: Session, case_id: UUID, *, statuses: tuple[CaseStatus, ...], lease: timedelta) -> Lease | None:
+    """Lease a case that waits, or whose worker's lease ran out; None where its status no longer fits.
+
+    A case being screened goes to `screening`; a case being fetched stays `fetching` while its link is read.
+    """
+    now = func.now()
+    case = session.scalar(
+        update(Case)
+        .where(
+            Case.id == case_id,
+            Case.status.in_(statuses),
+            Case.next_attempt_at <= now,
+            or_(Case.lease_until.is_(None), Case.lease_until <= now),
+        )
+        .values(lease_until=now + lease, offered_until=None, fence=Case.fence + 1, attempts=Case.attempts + 1)
+        .returning(Case)
+    )
+    if case is None:
+        return None
+    before = case.status
+    if before is not CaseStatus.FETCHING:
+        _move(case, CaseStatus.SCREENING)
+    _record(session, case, EventType.CASE_TAKEN, actor=WORKER, before=before)
+    return Lease(case.id, case.fence, case.attempts)
+
+
+def renew(session: Session, leases: list[Lease], lease: timedelta) -> None:
+    """Push the leases a living worker still holds further into the future."""
+    if leases:
+        session.execute(
+            text(
+                "UPDATE cases SET lease_until = now() + :lease FROM unnest(:ids, :fences) AS held(id, fence) "
+                "WHERE cases.id = held.id AND cases.fence = held.fence AND cases.lease_until IS NOT NULL"
+            ),
+            {"lease": lease, "ids": [held.case_id for held in leases], "fences": [held.fence for held in leases]},
+        )
+
+
+def held(session: Session, lease: Lease) -> Case:
+    """The case under a lease, locked. Raises LostLease where somebody else has taken it since."""
+    case = session.scalar(select(Case).where(Case.id == lease.case_id).with_for_update(of=Case))
+    if case is None or case.fence != lease.fence or case.lease_until is None:
+        raise LostLease(f"Case {lease.case_id} has been taken over; fence {lease.fence} is no longer the newest.")
+    return case
+
+
+def fetched(session: Session, lease: Lease, image: Image) -> Case:
+    """The link was read: the case is queued with its image, its attempts counted anew."""
+    case = held(session, lease)
+    before = _move(case, CaseStatus.QUEUED)
+    case.image_id = image.id
+    case.image = image
+    case.attempts = 0
+    case.queued_at = datetime.now(UTC)
+    _record(session, case, EventType.CASE_FETCHED, actor=WORKER, before=before)
+    return case
+
+
+def postpone(session: Session, lease: Lease, delay: timedelta) -> Case:
+    """Give the case back, to be tried again after `delay`; the attempt counts."""
+    return _give_back(session, lease, delay)
+
+
+def release(session: Session, lease: Lease) -> Case:
+    """Give the case back untouched, because the worker is going away; the attempt does not count."""
+    case = _give_back(session, lease, timedelta(0))
+    case.attempts -= 1
+    return case
+
+
+def _give_back(session: Session, lease: Lease, delay: timedelta) -> Case:
+    case = held(session, lease)
+    waiting = CaseStatus.FETCHING if case.status is CaseStatus.FETCHING else CaseStatus.QUEUED
+    before = _move(case, waiting)
+    case.next_attempt_at = datetime.now(UTC) + delay
+    _record(session, case, EventType.CASE_RELEASED, actor=WORKER, before=before)
+    return case
+
+
+def record_verdict(session: Session, case: Case, verdict: Verdict, policy: Policy) -> None:
+    """Attach what the model said, and say so."""
+    case.verdict = verdict
+    case.policy = policy
+    session.flush()
+    _record(session, case, EventType.VERDICT_COMPLETED, actor=WORKER, before=case.status)
+
+
+def decide(session: Session, case: Case, label: Label, by: DecidedBy) -> None:
+    """End the case with a label."""
+    before = _move(case, CaseStatus.DECIDED)
+    case.label = label
+    case.decided_by = by
+    case.settled_at = datetime.now(UTC)
+    _record(session, case, EventType.DECISION_CREATED, actor=by.value, before=before)
+
+
+def send_to_review(session: Session, case: Case, reason: ReviewReason) -> None:
+    """Hand the case to the moderators."""
+    before = _move(case, CaseStatus.IN_REVIEW)
+    case.review_reason = reason
+    case.settled_at = datetime.now(UTC)
+    _record(session, case, EventType.CASE_IN_REVIEW, actor=DecidedBy.POLICY.value, before=before)
+
+
+def fail(session: Session, case: Case, reason: FailureReason, detail: str) -> None:
+    """End the case without a verdict; a person can retry it."""
+    before = _move(case, CaseStatus.FAILED)
+    case.failure_reason = reason
+    case.failure_detail = detail
+    case.settled_at = datetime.now(UTC)
+    _record(session, case, EventType.VERDICT_FAILED, actor=WORKER, before=before)
+
+
+def retry(session: Session, tenant_id: UUID, case_id: UUID, *, actor: str) -> Case:
+    """Put a failed case back where it can be worked on. Raises NotFound, IllegalTransition."""
+    case = case_of(session, tenant_id, case_id, lock=True)
+    before = _move(case, CaseStatus.FETCHING if case.image_id is None else CaseStatus.QUEUED)
+    case.failure_reason = case.failure_detail = case.settled_at = None
+    case.attempts = 0
+    case.next_attempt_at = case.queued_at = datetime.now(UTC)
+    _record(session, case, EventType.CASE_RETRIED, actor=actor, before=before)
+    return case
+
+
+def appeal(session: Session, tenant_id: UUID, case_id: UUID, *, actor: str, message: str | None) -> Case:
+    """Reopen a decided case for a person. Raises NotFound, IllegalTransition."""
+    case = case_of(session, tenant_id, case_id, lock=True)
+    before = _move(case, CaseStatus.IN_REVIEW)
+    case.review_reason = ReviewReason.APPEAL
+    case.settled_at = datetime.now(UTC)
+    _record(session, case, EventType.CASE_APPEALED, actor=actor, before=before, note=message)
+    _record(session, case, EventType.CASE_IN_REVIEW, actor=actor, before=case.status)
+    return case
+
+
+def case_of(session: Session, tenant_id: UUID, case_id: UUID, *, lock: bool = False) -> Case:
+    """One of the tenant's cases. Raises NotFound, also for another tenant's."""
+    query = select(Case).where(Case.id == case_id, Case.tenant_id == tenant_id)
+    if lock:
+        query = query.with_for_update(of=Case)
+    case = session.scalar(query)
+    if case is None:
+        raise NotFound(f"There is no case {case_id}.")
+    return case
+
+
+def listed(
+    session: Session,
+    tenant_id: UUID,
+    *,
+    before: UUID | None = None,
+    limit: int = 50,
+    status: CaseStatus | None = None,
+    label: Label | None = None,
+    external_id: str | None = None,
+) -> list[Case]:
+    """The tenant's cases, newest first, from just before the case `before` on (keyset paging)."""
+    query = select(Case).where(Case.tenant_id == tenant_id).order_by(Case.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(Case.id < before)
+    if status is not None:
+        query = query.where(Case.status == status)
+    if label is not None:
+        query = query.where(Case.label == label)
+    if external_id is not None:
+        query = query.join(Submission).where(Submission.external_id == external_id)
+    return list(session.scalars(query))
+
+
+def describe(case: Case) -> dict[str, Any]:
+    """The case as the API and webhooks show it: JSON values only, no image bytes, no other tenant's ids."""
+    return {
+        "id": str(case.id),
+        "status": case.status.value,
+        "sequence": case.sequence,
+        "external_id": case.submission.external_id,
+        "metadata": case.submission.details,
+        "priority": list(Priority)[case.priority].value,
+        "image": _describe_image(case.image),
+        "verdict": _describe_verdict(case.verdict),
+        "decision": _describe_decision(case),
+        "review_reason": case.review_reason.value
+        if case.status is CaseStatus.IN_REVIEW and case.review_reason
+        else None,
+        "failure": _describe_failure(case),
+        "created_at": case.created_at.isoformat(),
+        "settled_at": case.settled_at.isoformat() if case.settled_at else None,
+    }
+
+
+def _describe_image(image: Image | None) -> dict[str, Any] | None:
+    if image is None:
+        return None
+    return {
+        "id": str(image.id),
+        "sha256": image.sha256,
+        "media_type": image.media_type,
+        "width": image.width,
+        "height": image.height,
+        "bytes": image.bytes,
+        "frames": image.frames,
+        "judged_frame": "first of several" if image.frames > 1 else "only",
+        "erased": image.erased_at is not None,
+    }
+
+
+def _describe_verdict(verdict: Verdict | None) -> dict[str, Any] | None:
+    if verdict is None:
+        return None
+    manifest = verdict.model_version.manifest
+    return {
+        "label": verdict.label.value,
+        "p_fake": round(verdict.p_fake, 6),
+        "logit": round(verdict.logit, 6),
+        "pair_mass": round(verdict.pair_mass, 6),
+        "explanation": verdict.explanation.text if verdict.explanation else None,
+        "model": {
+            "version": verdict.model_version.name,
+            "kind": manifest["kind"],
+            "prompt": manifest["prompt"]["text"],
+            "calibration": manifest["calibration"]["method"],
+            "engine": verdict.engine,
+            "dtype": verdict.dtype,
+        },
+    }
+
+
+def _describe_decision(case: Case) -> dict[str, Any] | None:
+    if case.label is None or case.decided_by is None:
+        return None
+    return {
+        "label": case.label.value,
+        "by": case.decided_by.value,
+        "policy_version": case.policy.version if case.policy else None,
+    }
+
+
+def _describe_failure(case: Case) -> dict[str, Any] | None:
+    if case.failure_reason is None:
+        return None
+    return {"reason": case.failure_reason.value, "detail": case.failure_detail}
+
+
+def _move(case: Case, to: CaseStatus) -> CaseStatus:
+    """Change the status, end any lease that does not go on, and return where the case was."""
+    before = case.status
+    if to not in LEGAL[before]:
+        raise IllegalTransition(f"Case {case.id} is {before.value} and cannot become {to.value}.")
+    case.status = to
+    if to is not CaseStatus.SCREENING:
+        case.lease_until = case.offered_until = None
+    return before
+
+
+def _record(
+    session: Session,
+    case: Case,
+    type_: EventType,
+    *,
+    actor: str,
+    before: CaseStatus | None,
+    note: str | None = None,
+) -> None:
+    case.sequence += 1
+    after = {"status": case.status.value, "attempt": case.attempts}
+    if note is not None:
+        after["message"] = note
+    webhooks.record(
+        session,
+        type_,
+        tenant_id=case.tenant_id,
+        actor=actor,
+        case_id=case.id,
+        sequence=case.sequence,
+        before={"status": before.value} if before else None,
+        after=after,
+        data=_event_data(case) if type_ in OUTBOUND else None,
+        request_id=case.submission.request_id,
+    )
+
+
+def _event_data(case: Case) -> dict[str, Any]:
+    """The case with its explanation cut to what an event may hold."""
+    data = describe(case)
+    verdict = data["verdict"]
+    if verdict and verdict["explanation"] and len(verdict["explanation"]) > MAX_EXPLANATION_IN_EVENT:
+        verdict["explanation"] = verdict["explanation"][:MAX_EXPLANATION_IN_EVENT] + "…"
+    return data

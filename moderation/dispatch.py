@@ -1,0 +1,117 @@
+"""Finds work in state and offers it: which cases and deliveries the broker should be told of now.
+
+This is the only way anything is enqueued. An offer is a short lease of the relay's (`offered_until`): if nobody takes
+the work in that time, because the broker was emptied or a worker died, it is offered again. The module knows neither
+the broker nor what is done with the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from moderation.vocabulary import CaseStatus
+
+SCREENING = (CaseStatus.QUEUED, CaseStatus.SCREENING)
+FETCHING = (CaseStatus.FETCHING,)
+
+# Offered and not yet taken: what the broker holds. It bounds how long an urgent case waits behind what was sent before.
+_OFFERED = text(
+    """
+    SELECT count(*) FROM cases
+    WHERE status IN ('fetching', 'queued', 'screening') AND status = ANY(:statuses) AND offered_until > now()
+    """
+)
+
+# Tenants in turn (a tenant's turns already in flight count), then priority, then age. The lateral join reads at most
+# :free rows of each tenant, however long its queue is.
+_OFFER_CASES = text(
+    """
+    WITH in_flight AS (
+        SELECT tenant_id, count(*) AS n FROM cases
+        WHERE status IN ('fetching', 'queued', 'screening') AND status = ANY(:statuses)
+          AND (offered_until > now() OR lease_until > now())
+        GROUP BY tenant_id
+    ), due AS (
+        SELECT c.id, c.priority, c.queued_at, c.turn + coalesce(f.n, 0) AS turn
+        FROM tenants t
+        LEFT JOIN in_flight f ON f.tenant_id = t.id
+        CROSS JOIN LATERAL (
+            SELECT id, priority, queued_at, row_number() OVER (ORDER BY priority DESC, queued_at, id) AS turn
+            FROM (
+                SELECT id, priority, queued_at FROM cases
+                WHERE tenant_id = t.id
+                  AND status IN ('fetching', 'queued', 'screening') AND status = ANY(:statuses)
+                  AND next_attempt_at <= now()
+                  AND (offered_until IS NULL OR offered_until <= now())
+                  AND (lease_until IS NULL OR lease_until <= now())
+                ORDER BY priority DESC, queued_at, id
+                LIMIT :free
+            ) ahead
+        ) c
+        ORDER BY turn, c.priority DESC, c.queued_at, c.id
+        LIMIT :free
+    ), locked AS (
+        SELECT cases.id, due.turn, due.priority, due.queued_at FROM cases JOIN due USING (id)
+        ORDER BY due.turn, due.priority DESC, due.queued_at
+        FOR UPDATE OF cases SKIP LOCKED
+    ), offered AS (
+        UPDATE cases SET offered_until = now() + :lease FROM locked WHERE cases.id = locked.id
+        RETURNING cases.id, locked.turn, locked.priority, locked.queued_at
+    )
+    SELECT id FROM offered ORDER BY turn, priority DESC, queued_at, id
+    """
+)
+
+# At most :per_endpoint of one endpoint's deliveries are under way, so that a slow endpoint holds up only itself.
+_OFFER_DELIVERIES = text(
+    """
+    WITH due AS (
+        SELECT d.id FROM endpoints e
+        CROSS JOIN LATERAL (
+            SELECT greatest(:per_endpoint - count(*), 0) AS free FROM deliveries
+            WHERE endpoint_id = e.id AND status = 'pending' AND (offered_until > now() OR lease_until > now())
+        ) room
+        CROSS JOIN LATERAL (
+            SELECT id FROM deliveries
+            WHERE endpoint_id = e.id AND status = 'pending' AND next_attempt_at <= now()
+              AND (offered_until IS NULL OR offered_until <= now())
+              AND (lease_until IS NULL OR lease_until <= now())
+            ORDER BY next_attempt_at, id
+            LIMIT room.free
+        ) d
+        WHERE e.disabled_at IS NULL AND (e.paused_until IS NULL OR e.paused_until <= now())
+    ), locked AS (
+        SELECT deliveries.id FROM deliveries JOIN due USING (id) FOR UPDATE OF deliveries SKIP LOCKED
+    )
+    UPDATE deliveries SET offered_until = now() + :lease FROM locked WHERE deliveries.id = locked.id
+    RETURNING deliveries.id
+    """
+)
+
+
+def offer_cases(session: Session, statuses: Sequence[CaseStatus], *, window: int, lease: timedelta) -> list[UUID]:
+    """Offer as many due cases as the window has room for; ids in the order they should run."""
+    values = [status.value for status in statuses]
+    free = window - session.execute(_OFFERED, {"statuses": values}).scalar_one()
+    if free <= 0:
+        return []
+    rows = session.execute(_OFFER_CASES, {"statuses": values, "free": free, "lease": lease})
+    return list(rows.scalars())
+
+
+def offer_deliveries(session: Session, *, per_endpoint: int, lease: timedelta) -> list[UUID]:
+    """Offer the due deliveries of every endpoint that is neither disabled nor paused."""
+    rows = session.execute(_OFFER_DELIVERIES, {"per_endpoint": per_endpoint, "lease": lease})
+    return list(rows.scalars())
+
+
+def withdraw(session: Session, table: str, ids: Sequence[UUID]) -> None:
+    """Take back offers the broker did not accept, so that they are made again at the next turn."""
+    if table not in ("cases", "deliveries"):
+        raise ValueError(f"no offers are made on {table}")
+    session.execute(text(f"UPDATE {table} SET offered_until = NULL WHERE id = ANY(:ids)"), {"ids": list(ids)})

@@ -1,0 +1,134 @@
+"""Reading the image of a case that came as a link, in a worker and never in a request.
+
+A link that cannot be read ends the case with a reason; one that may yet be read (a time-out, a server error, our own
+store away) is tried again later. It knows nothing of judging.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from moderation import cases, images, originals, outbound, storage
+from moderation.cases import Lease
+from moderation.db import transaction
+from moderation.dispatch import FETCHING
+from moderation.errors import (
+    AddressRefused,
+    BadStatus,
+    ImageTooLarge,
+    NotFound,
+    ResponseTooLarge,
+    StorageUnavailable,
+    TelltaleError,
+    Undecodable,
+    Unreachable,
+    UnsupportedType,
+)
+from moderation.sandbox import Sandbox
+from moderation.settings import Settings
+from moderation.storage import Storage
+from moderation.tables import Case, Source
+from moderation.vocabulary import FailureReason
+
+# After the first, second, … lost attempt.
+RETRY_AFTER = (timedelta(seconds=5), timedelta(seconds=60), timedelta(minutes=10))
+# A status that may be gone by the next attempt.
+TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True)
+class Errand:
+    """A leased case and where its image is."""
+
+    lease: Lease
+    tenant_id: UUID
+    url: str | None
+    bucket: str | None
+    key: str | None
+    source: Source | None
+
+
+def fetch(case_id: UUID, *, store: Storage, sandbox: Sandbox, settings: Settings) -> None:
+    """Read a case's link and queue the case, or end it with the reason. Running it twice is harmless."""
+    errand = _begin(case_id, settings)
+    if errand is None:
+        return
+    try:
+        data = _read(errand, settings)
+        facts = sandbox.call(images.inspect, data, settings.max_image_pixels)
+        original = originals.keep(store, errand.tenant_id, data, facts)
+    except TelltaleError as error:
+        _end_or_retry(errand, error, settings)
+        return
+    with transaction(wake=True) as session:
+        image = originals.attach(session, original)
+        cases.fetched(session, errand.lease, image)
+    originals.discard_duplicate(store, original, image)
+
+
+def _begin(case_id: UUID, settings: Settings) -> Errand | None:
+    """Lease the case for as long as reading and decoding may take."""
+    lease_for = timedelta(seconds=settings.fetch_timeout_s + settings.decode_timeout_s + settings.case_lease_s)
+    with transaction() as session:
+        lease = cases.take(session, case_id, statuses=FETCHING, lease=lease_for)
+        if lease is None:
+            return None
+        case = session.get_one(Case, case_id)
+        sent = case.submission
+        if lease.attempt > settings.case_attempts:
+            attempts = settings.case_attempts
+            cases.fail(session, case, FailureReason.WORKER_LOST, f"The worker was lost on each of {attempts} attempts.")
+            return None
+        source = session.get(Source, sent.source_id) if sent.source_id else None
+        return Errand(lease, case.tenant_id, sent.image_url, sent.s3_bucket, sent.s3_object, source)
+
+
+def _read(errand: Errand, settings: Settings) -> bytes:
+    if errand.url is not None:
+        return outbound.fetch_image(errand.url, settings).data
+    if errand.source is None or errand.bucket is None or errand.key is None:
+        raise Undecodable("The image's link was erased before it was read; submit it again.")
+    return storage.foreign_object(
+        settings,
+        endpoint_url=errand.source.s3_endpoint_url,
+        region=errand.source.s3_region,
+        access_key=errand.source.s3_access_key,
+        secret_key=errand.source.s3_secret_key,
+        bucket=errand.bucket,
+        key=errand.key,
+    )
+
+
+def _end_or_retry(errand: Errand, error: TelltaleError, settings: Settings) -> None:
+    with transaction(wake=True) as session:
+        if _may_pass(error) and errand.lease.attempt < settings.case_attempts:
+            delay = RETRY_AFTER[min(errand.lease.attempt, len(RETRY_AFTER)) - 1]
+            cases.postpone(session, errand.lease, delay)
+        else:
+            cases.fail(session, cases.held(session, errand.lease), failure_of(error), error.message)
+
+
+def _may_pass(error: TelltaleError) -> bool:
+    if isinstance(error, BadStatus):
+        return error.status in TRANSIENT_STATUSES
+    return isinstance(error, Unreachable | StorageUnavailable)
+
+
+def failure_of(error: TelltaleError) -> FailureReason:
+    """The stable reason for an error, as the API and webhooks name it."""
+    reasons: dict[type[TelltaleError], FailureReason] = {
+        AddressRefused: FailureReason.LINK_REFUSED,
+        Unreachable: FailureReason.LINK_UNREACHABLE,
+        BadStatus: FailureReason.LINK_STATUS,
+        NotFound: FailureReason.LINK_STATUS,
+        ResponseTooLarge: FailureReason.IMAGE_TOO_LARGE,
+        ImageTooLarge: FailureReason.IMAGE_TOO_LARGE,
+        UnsupportedType: FailureReason.LINK_NOT_IMAGE,
+        Undecodable: FailureReason.UNDECODABLE,
+    }
+    for kind, reason in reasons.items():
+        if isinstance(error, kind):
+            return reason
+    return FailureReason.INTERNAL

@@ -1,0 +1,88 @@
+"""Idempotency-Key (IETF draft-07): the same request again gets the first one's answer, for 24 hours.
+
+A key is leased while its request runs; a process that dies leaves a lease that lapses, and the sender may try again.
+The answer is written in the same commit as what it speaks of. This module does not know what is being asked.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import delete, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from moderation.db import transaction
+from moderation.errors import IdempotencyMismatch, InvalidRequest, RequestInProgress
+from moderation.tables import IdempotencyKey
+
+KEPT_FOR = timedelta(hours=24)
+LEASE = timedelta(seconds=60)
+MAX_KEY_LENGTH = 255
+
+
+def begin(tenant_id: UUID, key: str, fingerprint: str) -> dict[str, Any] | None:
+    """Claim a key for this request; returns the stored answer where the request was answered before.
+
+    Raises IdempotencyMismatch for a different request under the same key, RequestInProgress while the first still
+    runs, InvalidRequest for a key that is empty or too long.
+    """
+    if not 0 < len(key) <= MAX_KEY_LENGTH:
+        raise InvalidRequest(f"An Idempotency-Key has 1 to {MAX_KEY_LENGTH} characters; a UUID serves well.")
+    with transaction() as session:
+        if _claimed(session, tenant_id, key, fingerprint):
+            return None
+        return _known(session, tenant_id, key, fingerprint)
+
+
+def _claimed(session: Session, tenant_id: UUID, key: str, fingerprint: str) -> bool:
+    now = datetime.now(UTC)
+    row = {"fingerprint": fingerprint, "lease_until": now + LEASE, "answer": None, "expires_at": now + KEPT_FOR}
+    statement = insert(IdempotencyKey).values(tenant_id=tenant_id, key=key, **row)
+    statement = statement.on_conflict_do_update(
+        index_elements=[IdempotencyKey.tenant_id, IdempotencyKey.key],
+        set_=row,
+        where=IdempotencyKey.expires_at <= now,
+    )
+    return session.scalar(statement.returning(IdempotencyKey.key)) is not None
+
+
+def _known(session: Session, tenant_id: UUID, key: str, fingerprint: str) -> dict[str, Any] | None:
+    row = session.scalars(
+        select(IdempotencyKey).where(IdempotencyKey.tenant_id == tenant_id, IdempotencyKey.key == key).with_for_update()
+    ).one()
+    if row.fingerprint != fingerprint:
+        raise IdempotencyMismatch(
+            "This Idempotency-Key was used with a different request. Use a new key for a new request."
+        )
+    if row.answer is not None:
+        return row.answer
+    now = datetime.now(UTC)
+    if row.lease_until > now:
+        raise RequestInProgress("The first request with this Idempotency-Key is still running; try again shortly.")
+    row.lease_until = now + LEASE
+    return None
+
+
+def complete(session: Session, tenant_id: UUID, key: str, answer: dict[str, Any]) -> None:
+    """Store the answer; in the transaction that makes it true."""
+    row = session.get_one(IdempotencyKey, (tenant_id, key))
+    row.answer = answer
+
+
+def abandon(tenant_id: UUID, key: str) -> None:
+    """Free the key of a request that failed, so that the sender can mend it and try again."""
+    with transaction() as session:
+        session.execute(
+            delete(IdempotencyKey).where(
+                IdempotencyKey.tenant_id == tenant_id, IdempotencyKey.key == key, IdempotencyKey.answer.is_(None)
+            )
+        )
+
+
+def forget_expired(session: Session) -> int:
+    """Delete what is older than 24 hours; returns how many."""
+    expired = delete(IdempotencyKey).where(IdempotencyKey.expires_at <= datetime.now(UTC))
+    return len(session.scalars(expired.returning(IdempotencyKey.key)).all())

@@ -1,0 +1,186 @@
+"""Taking an image in: from bytes, a finished upload, or a link; one commit makes the case durable.
+
+It knows neither HTTP nor how the image will be judged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from moderation import cases, originals, outbound
+from moderation.db import new_id, transaction
+from moderation.errors import InvalidRequest, NotFound, TooBusy
+from moderation.images import ImageFacts
+from moderation.settings import Settings
+from moderation.storage import Storage, upload_key
+from moderation.tables import Case, Submission, Upload
+from moderation.vocabulary import CaseStatus, Priority
+
+MAX_BATCH = 100
+MAX_EXTERNAL_ID = 255
+UPLOAD_TTL = timedelta(hours=1)
+BUSY_RETRY_AFTER_S = 30
+
+# Runs in the transaction that makes the cases durable, with what was made: stores the answer under its idempotency key.
+OnCommit = Callable[[Session, Sequence[Case]], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a submission says beside its image. `actor` is who sent it, for the audit trail."""
+
+    tenant_id: UUID
+    actor: str
+    request_id: str
+    external_id: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    priority: Priority = Priority.NORMAL
+    source_id: UUID | None = None
+
+
+@dataclass(frozen=True)
+class Link:
+    """Where a worker will read the image: a URL, or an object in a source's own bucket."""
+
+    url: str | None = None
+    s3_bucket: str | None = None
+    s3_object: str | None = None
+
+
+def check(request: Request, settings: Settings) -> None:
+    """Refuse what cannot be stored or sent on. Raises InvalidRequest."""
+    if request.external_id is not None and not 0 < len(request.external_id) <= MAX_EXTERNAL_ID:
+        raise InvalidRequest(f"external_id has 1 to {MAX_EXTERNAL_ID} characters.", pointer="/external_id")
+    size = len(json.dumps(request.metadata, ensure_ascii=False).encode())
+    if size > settings.max_metadata_bytes:
+        raise InvalidRequest(
+            f"metadata is {size} bytes as JSON; the limit is {settings.max_metadata_bytes}.", pointer="/metadata"
+        )
+
+
+def fingerprint(request: Request, image: str) -> str:
+    """Identity of a request for idempotency: its image (sha256, link or upload id) and its canonical fields."""
+    fields = [image, request.external_id, request.metadata, request.priority.value]
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def submit_image(
+    request: Request,
+    data: bytes,
+    facts: ImageFacts,
+    *,
+    storage: Storage,
+    settings: Settings,
+    on_commit: OnCommit | None = None,
+) -> Case:
+    """Keep the bytes and open a case for them.
+
+    Raises InvalidRequest, TooBusy, StorageUnavailable; then nothing has been accepted.
+    """
+    check(request, settings)
+    refuse_if_full(request.tenant_id, settings)
+    original = originals.keep(storage, request.tenant_id, data, facts)
+    with transaction(wake=True) as session:
+        image = originals.attach(session, original)
+        case = cases.open_case(session, _submission(request), image, request.priority, actor=request.actor)
+        if on_commit:
+            on_commit(session, [case])
+    originals.discard_duplicate(storage, original, image)
+    return case
+
+
+def submit_links(
+    requests: Sequence[tuple[Request, Link]], *, settings: Settings, on_commit: OnCommit | None = None
+) -> list[Case]:
+    """Open a case for each link, all or none; workers read the links.
+
+    Raises InvalidRequest or AddressRefused with a pointer to the link at fault, and TooBusy.
+    """
+    if not 0 < len(requests) <= MAX_BATCH:
+        raise InvalidRequest(f"A batch has 1 to {MAX_BATCH} links; this one has {len(requests)}.")
+    for request, link in requests:
+        check(request, settings)
+        if link.url is not None:
+            outbound.check_url(link.url, settings)
+    refuse_if_full(requests[0][0].tenant_id, settings)
+    with transaction(wake=True) as session:
+        opened = [
+            cases.open_case(session, _submission(request, link), None, request.priority, actor=request.actor)
+            for request, link in requests
+        ]
+        if on_commit:
+            on_commit(session, opened)
+    return opened
+
+
+def _submission(request: Request, link: Link | None = None) -> Submission:
+    link = link or Link()
+    return Submission(
+        id=new_id(),
+        tenant_id=request.tenant_id,
+        source_id=request.source_id,
+        external_id=request.external_id,
+        details=request.metadata,
+        image_url=link.url,
+        s3_bucket=link.s3_bucket,
+        s3_object=link.s3_object,
+        request_id=request.request_id,
+    )
+
+
+def refuse_if_full(tenant_id: UUID, settings: Settings) -> None:
+    """Back-pressure before anything runs full. Raises TooBusy."""
+    waiting = (CaseStatus.FETCHING, CaseStatus.QUEUED, CaseStatus.SCREENING)
+    ahead = (
+        select(Case.id).where(Case.tenant_id == tenant_id, Case.status.in_(waiting)).limit(settings.max_waiting_cases)
+    )
+    with transaction() as session:
+        count = session.scalar(counted) or 0
+    if count >= settings.max_waiting_cases:
+        raise TooBusy(
+            f"{count} of your cases are waiting, which is the limit; send again when some are settled.",
+            retry_after=BUSY_RETRY_AFTER_S,
+        )
+
+
+def offer_upload(tenant_id: UUID, *, storage: Storage, settings: Settings) -> tuple[Upload, dict[str, Any]]:
+    """A presigned POST for a large file: the upload's row, and `{url, fields}` to send it with."""
+    upload_id = new_id()
+    upload = Upload(
+        id=upload_id,
+        tenant_id=tenant_id,
+        s3_key=upload_key(tenant_id, upload_id),
+        expires_at=datetime.now(UTC) + UPLOAD_TTL,
+    )
+    form = storage.presigned_post(
+        upload.s3_key, max_bytes=settings.max_upload_bytes, seconds=int(UPLOAD_TTL.total_seconds())
+    )
+    with transaction() as session:
+        session.add(upload)
+    return upload, form
+
+
+def read_upload(tenant_id: UUID, upload_id: UUID, *, storage: Storage, settings: Settings) -> bytes:
+    """The bytes that arrived for an upload. Raises NotFound where the upload is not the tenant's, expired or empty."""
+    with transaction() as session:
+        upload = session.scalar(select(Upload).where(Upload.id == upload_id, Upload.tenant_id == tenant_id))
+    if upload is None or upload.expires_at <= datetime.now(UTC):
+        raise NotFound(
+            f"There is no upload {upload_id}, or it expired; ask POST /v1/uploads for a new one.", pointer="/upload_id"
+        )
+    try:
+        return storage.get(upload.s3_key, max_bytes=settings.max_upload_bytes)
+    except NotFound:
+        raise NotFound(
+            f"Nothing has arrived for upload {upload_id} yet; POST the file to the url you were given first.",
+            pointer="/upload_id",
+        ) from None

@@ -1,0 +1,309 @@
+"""Events and their way out: the audit trail, endpoints, and deliveries with the Standard Webhooks schedule.
+
+An event and the delivery rows of whoever must be told are written in the caller's transaction. This module knows
+nothing of cases; it is told what to record.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.orm import Session
+
+from moderation import outbound, signing
+from moderation.errors import InvalidRequest, NotFound, TelltaleError
+from moderation.settings import Settings
+from moderation.tables import Delivery, DeliveryAttempt, Endpoint, Event
+from moderation.vocabulary import OUTBOUND, DeliveryStatus, EventType
+
+# The Standard Webhooks 1.0 retry schedule, from the first attempt on; each delay gets up to 10 % of jitter.
+SCHEDULE = tuple(
+    timedelta(seconds=seconds) for seconds in (0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
+)
+DISABLE_AFTER = timedelta(days=5)
+SLOW_DOWN = timedelta(minutes=1)
+MAX_RETRY_AFTER = timedelta(hours=1)
+BUSY_STATUSES = frozenset({429, 502, 504})
+GONE = 410
+MAX_PAYLOAD_BYTES = 20_000
+
+
+def record(
+    session: Session,
+    type_: EventType,
+    *,
+    tenant_id: UUID | None,
+    actor: str,
+    case_id: UUID | None = None,
+    sequence: int | None = None,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+    data: dict[str, Any] | None = None,
+    request_id: str | None = None,
+) -> Event:
+    """Write an event and, for each of the tenant's endpoints that wants it, a delivery. In the caller's transaction."""
+    event = Event(
+        tenant_id=tenant_id,
+        case_id=case_id,
+        sequence=sequence,
+        type=type_,
+        actor=actor,
+        before=before,
+        after=after,
+        data=data,
+        request_id=request_id,
+    )
+    session.add(event)
+    session.flush()
+    if type_ in OUTBOUND:
+        for endpoint_id in _subscribers(session, tenant_id, type_):
+            session.add(Delivery(event_id=event.id, endpoint_id=endpoint_id))
+    return event
+
+
+def _subscribers(session: Session, tenant_id: UUID | None, type_: EventType) -> list[UUID]:
+    wants = or_(func.cardinality(Endpoint.event_types) == 0, Endpoint.event_types.contains([type_.value]))
+    query = select(Endpoint.id).where(Endpoint.disabled_at.is_(None), wants)
+    if tenant_id is not None:
+        query = query.where(Endpoint.tenant_id == tenant_id)
+    return list(session.scalars(query))
+
+
+def create_endpoint(
+    session: Session, tenant_id: UUID, url: str, event_types: list[str], settings: Settings
+) -> Endpoint:
+    """Register where a tenant wants its events; the secret is made here.
+
+    Raises AddressRefused where the URL is not one we would call, InvalidRequest for an unknown event type.
+    """
+    outbound.check_url(url, settings)
+    _check_types(event_types)
+    endpoint = Endpoint(tenant_id=tenant_id, url=url, secrets=[signing.new_secret()], event_types=event_types)
+    session.add(endpoint)
+    session.flush()
+    return endpoint
+
+
+def _check_types(event_types: list[str]) -> None:
+    known = {event.value for event in OUTBOUND}
+    for name in event_types:
+        if name not in known:
+            raise InvalidRequest(
+                f"There is no event type {name!r}; use some of {', '.join(sorted(known))}, or none for all of them.",
+                pointer="/event_types",
+            )
+
+
+def endpoint_of(session: Session, tenant_id: UUID, endpoint_id: UUID) -> Endpoint:
+    """One of the tenant's endpoints. Raises NotFound."""
+    endpoint = session.get(Endpoint, endpoint_id)
+    if endpoint is None or endpoint.tenant_id != tenant_id:
+        raise NotFound(f"There is no endpoint {endpoint_id}.")
+    return endpoint
+
+
+def rotate_secret(endpoint: Endpoint) -> str:
+    """Add a new secret in front; deliveries are signed with the newest two, so receivers can change over in peace."""
+    fresh = signing.new_secret()
+    endpoint.secrets = [fresh, *endpoint.secrets[:1]]
+    return fresh
+
+
+def enable(endpoint: Endpoint) -> None:
+    """Start sending again; what is pending goes out at the next turn."""
+    endpoint.disabled_at = endpoint.disabled_reason = endpoint.failing_since = endpoint.paused_until = None
+
+
+def disable(session: Session, endpoint: Endpoint, reason: str) -> None:
+    """Stop sending to an endpoint, and tell the tenant's other endpoints. What is pending stays and can be replayed."""
+    endpoint.disabled_at = datetime.now(UTC)
+    endpoint.disabled_reason = reason
+    session.flush()
+    record(
+        session,
+        EventType.ENDPOINT_DISABLED,
+        tenant_id=endpoint.tenant_id,
+        actor="delivery",
+        data={"endpoint_id": str(endpoint.id), "url": endpoint.url, "reason": reason},
+    )
+
+
+def ping(session: Session, endpoint: Endpoint) -> Delivery:
+    """Queue a test event for this endpoint alone."""
+    event = Event(
+        tenant_id=endpoint.tenant_id,
+        type=EventType.ENDPOINT_PING,
+        actor="tenant",
+        data={"endpoint_id": str(endpoint.id)},
+    )
+    delivery = Delivery(event=event, endpoint_id=endpoint.id)
+    session.add(delivery)
+    session.flush()
+    return delivery
+
+
+def replay(session: Session, delivery: Delivery) -> None:
+    """Send one delivery again from the start of the schedule, whatever became of it; the receiver sees the same id."""
+    delivery.status = DeliveryStatus.PENDING
+    delivery.attempts = 0
+    delivery.next_attempt_at = datetime.now(UTC)
+    delivery.delivered_at = delivery.offered_until = delivery.lease_until = None
+    delivery.fence += 1
+
+
+def replay_range(session: Session, endpoint: Endpoint, since: datetime, until: datetime) -> int:
+    """Send again everything this endpoint was due between two times; returns how many."""
+    rows = session.scalars(
+        select(Delivery)
+        .join(Event)
+        .where(Delivery.endpoint_id == endpoint.id, Event.created_at >= since, Event.created_at < until)
+        .with_for_update(of=Delivery)
+    ).all()
+    for delivery in rows:
+        replay(session, delivery)
+    return len(rows)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one attempt: an answer, or the reason there was none."""
+
+    status: int | None
+    excerpt: str | None
+    error: str | None
+    elapsed_ms: int
+    retry_after: int | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        return self.status is not None and 200 <= self.status < 300
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """One leased delivery, with all that is needed to send it without the database."""
+
+    delivery_id: UUID
+    fence: int
+    event_id: UUID
+    url: str
+    secrets: tuple[str, ...]
+    body: bytes
+
+
+def take(session: Session, delivery_id: UUID, lease: timedelta) -> Parcel | None:
+    """Lease a due delivery; None where it was sent, is being sent, or its endpoint is disabled."""
+    now = func.now()
+    delivery = session.scalar(
+        update(Delivery)
+        .where(
+            Delivery.id == delivery_id,
+            Delivery.status == DeliveryStatus.PENDING,
+            Delivery.next_attempt_at <= now,
+            or_(Delivery.lease_until.is_(None), Delivery.lease_until <= now),
+            Delivery.endpoint_id.in_(select(Endpoint.id).where(Endpoint.disabled_at.is_(None))),
+        )
+        .values(lease_until=now + lease, offered_until=None, fence=Delivery.fence + 1, attempts=Delivery.attempts + 1)
+        .returning(Delivery)
+    )
+    if delivery is None:
+        return None
+    return Parcel(
+        delivery.id,
+        delivery.fence,
+        delivery.event_id,
+        delivery.endpoint.url,
+        tuple(delivery.endpoint.secrets),
+        payload(delivery.event),
+    )
+
+
+def attempt(parcel: Parcel, settings: Settings) -> Outcome:
+    """Sign and send one delivery. Whatever goes wrong is an outcome: an event that cannot be signed is not sent."""
+    started = time.monotonic()
+    try:
+        headers = signing.sign(parcel.secrets, str(parcel.event_id), datetime.now(UTC), parcel.body)
+        response = outbound.post(
+            parcel.url,
+            {"content-type": "application/json", "user-agent": "Telltale-Webhooks/1", **headers},
+            parcel.body,
+            settings,
+        )
+    except TelltaleError as error:
+        return Outcome(None, None, error.message, round((time.monotonic() - started) * 1000))
+    return Outcome(response.status, response.body_excerpt, None, response.elapsed_ms, response.retry_after)
+
+
+def payload(event: Event) -> bytes:
+    """The body that is signed and sent: `{type, timestamp, data}`, under 20 kB."""
+    body = json.dumps(
+        {"type": event.type.value, "timestamp": event.created_at.isoformat(), "data": event.data},
+        ensure_ascii=False,
+        separators=(",", ":"),
+    ).encode()
+    if len(body) > MAX_PAYLOAD_BYTES:
+        raise InvalidRequest(f"event {event.id} is {len(body)} bytes; events are links and facts, under 20 kB")
+    return body
+
+
+def settle(session: Session, parcel: Parcel, outcome: Outcome) -> Delivery | None:
+    """Write what came of an attempt and when the next one is due; None where the lease was lost meanwhile."""
+    delivery = session.scalar(select(Delivery).where(Delivery.id == parcel.delivery_id).with_for_update(of=Delivery))
+    if delivery is None or delivery.fence != parcel.fence:
+        return None
+    endpoint = session.scalars(select(Endpoint).where(Endpoint.id == delivery.endpoint_id).with_for_update()).one()
+    session.add(
+        DeliveryAttempt(
+            delivery_id=delivery.id,
+            attempt=delivery.attempts,
+            response_status=outcome.status,
+            response_excerpt=outcome.excerpt,
+            error=outcome.error,
+            elapsed_ms=outcome.elapsed_ms,
+        )
+    )
+    delivery.lease_until = None
+    if outcome.succeeded:
+        _delivered(delivery, endpoint)
+    else:
+        _failed(session, delivery, endpoint, outcome)
+    return delivery
+
+
+def _delivered(delivery: Delivery, endpoint: Endpoint) -> None:
+    delivery.status = DeliveryStatus.DELIVERED
+    delivery.delivered_at = datetime.now(UTC)
+    endpoint.failing_since = endpoint.paused_until = None
+
+
+def _failed(session: Session, delivery: Delivery, endpoint: Endpoint, outcome: Outcome) -> None:
+    now = datetime.now(UTC)
+    endpoint.failing_since = endpoint.failing_since or now
+    if outcome.status == GONE:
+        delivery.status = DeliveryStatus.FAILED
+        disable(session, endpoint, "It answered 410 Gone.")
+        return
+    if now - endpoint.failing_since >= DISABLE_AFTER:
+        disable(session, endpoint, "Every attempt of the last 5 days failed.")
+    if outcome.status in BUSY_STATUSES:
+        endpoint.paused_until = now + _pause(outcome)
+    if delivery.attempts >= len(SCHEDULE):
+        delivery.status = DeliveryStatus.FAILED
+        return
+    wait = SCHEDULE[delivery.attempts] * random.uniform(1, 1.1)
+    if outcome.retry_after is not None:
+        wait = max(wait, min(timedelta(seconds=outcome.retry_after), MAX_RETRY_AFTER))
+    delivery.next_attempt_at = now + wait
+
+
+def _pause(outcome: Outcome) -> timedelta:
+    if outcome.retry_after is None:
+        return SLOW_DOWN
+    return min(timedelta(seconds=outcome.retry_after), MAX_RETRY_AFTER)
