@@ -1,0 +1,188 @@
+"""`telltale detect`: verdict, score and explanation for images at hand, with no service running.
+
+torch is imported when the command runs, not when it is listed. The command knows nothing of tenants, cases or policy.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from model.batcher import Batcher
+    from model.detector import Detection, Detector
+
+STDIN = "-"
+
+# What is picked up from a folder; a file named on the command line is judged whatever it is called.
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif", ".heic", ".heif", ".tif", ".tiff", ".bmp", ".jp2", ".ppm")
+)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One image's outcome: a detection, or the reason there is none."""
+
+    image: str
+    detection: Detection | None = None
+    first_frame_only: bool = False
+    error: str | None = None
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option(
+    "--checkpoint",
+    default="demo",
+    show_default=True,
+    envvar="TELLTALE_MODEL",
+    help="A checkpoint folder, a hub id such as lingcco/fakeVLM, or `demo`, the small one that ships with Telltale.",
+)
+@click.option("--revision", help="The full commit hash of a hub checkpoint.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of a table.")
+@click.option("--explain/--no-explain", default=True, help="Verdicts alone are several times faster.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True)
+def detect(
+    images: tuple[str, ...], checkpoint: str, revision: str | None, as_json: bool, explain: bool, batch_size: int
+) -> None:
+    """Judge images: files, folders (with all that is in them), or - for one image on standard input.
+
+    Exits with 1 if any image could not be judged; the others are judged all the same.
+    """
+    names = list(_names(images))
+    detector = _load(checkpoint, revision)
+    with _progress(len(names)) as advance:
+        outcomes = (advance(judged) for judged in _judge(detector, names, explain, batch_size))
+        failures = _print_lines(outcomes) if as_json else _print_table(outcomes, explain)
+    if failures:
+        click.echo(f"{failures} of {len(names)} images could not be judged.", err=True)
+        raise SystemExit(1)
+
+
+def _names(arguments: Sequence[str]) -> Iterator[str]:
+    """Every file to judge, folders unfolded in name order."""
+    for argument in arguments:
+        if argument == STDIN or not Path(argument).is_dir():
+            yield argument
+            continue
+        found = sorted(path for path in Path(argument).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        if not found:
+            raise click.ClickException(f"{argument} holds no images ({', '.join(sorted(SUFFIXES))}).")
+        yield from map(str, found)
+
+
+def _load(source: str, revision: str | None) -> Detector:
+    from transformers.utils import logging as transformers_logging
+
+    from model import checkpoint, manifest
+    from model.detector import Detector
+
+    logging.basicConfig(level=logging.ERROR)  # what matters of it is said below
+    transformers_logging.disable_progress_bar()
+    try:
+        place, revision = checkpoint.locate(source, revision)
+        given = None
+        if not isinstance(place, Path) or not (place / manifest.FILE_NAME).is_file():
+            given = checkpoint.fakevlm_manifest(place, revision)
+            click.echo(f"{source} has no manifest: taken for a FakeVLM, its score is not calibrated.", err=True)
+        detector = Detector.load(place, revision=revision, manifest=given)
+    except (checkpoint.CheckpointError, manifest.ManifestError) as error:
+        raise click.ClickException(str(error)) from error
+    if detector.manifest.is_demo:
+        click.echo(f"{detector.manifest.name}: demo model, not FakeVLM", err=True)
+    return detector
+
+
+def _judge(detector: Detector, names: Sequence[str], explain: bool, batch_size: int) -> Iterator[Judged]:
+    """Outcomes in the order of `names`; two batches' worth of threads decode while the device works."""
+    from model.batcher import Batcher
+
+    with Batcher(detector, max_batch=batch_size) as batcher, ThreadPoolExecutor(2 * batch_size) as threads:
+        yield from threads.map(lambda name: _judge_one(batcher, name, explain), names)
+
+
+def _judge_one(batcher: Batcher, name: str, explain: bool) -> Judged:
+    from model.engines.engine import EngineError
+    from model.preprocess import UndecodableImage, read_header, to_rgb
+
+    try:
+        data = click.get_binary_stream("stdin").read() if name == STDIN else Path(name).read_bytes()
+        detection = batcher.submit(to_rgb(data), explain).result()
+        return Judged(name, detection, first_frame_only=read_header(data).animated)
+    except OSError as error:
+        return Judged(name, error=f"It cannot be read ({error.strerror or error}): check the path and its permissions.")
+    except (UndecodableImage, EngineError) as error:
+        return Judged(name, error=str(error))
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Any]:
+    """A bar on standard error where that is a terminal; yields a function that counts what passes through it."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("judging", total=total)
+
+        def advance(judged: Judged) -> Judged:
+            progress.advance(task)
+            return judged
+
+        yield advance
+
+
+def _print_lines(outcomes: Iterator[Judged]) -> int:
+    """JSON lines as they come; how many failed."""
+    failures = 0
+    for judged in outcomes:
+        failures += judged.error is not None
+        click.echo(json.dumps(_as_object(judged), ensure_ascii=False))
+        sys.stdout.flush()
+    return failures
+
+
+def _as_object(judged: Judged) -> dict[str, Any]:
+    if judged.detection is None:
+        return {"image": judged.image, "error": judged.error}
+    return {
+        "image": judged.image,
+        **asdict(judged.detection.verdict),
+        "explanation": judged.detection.explanation,
+        "first_frame_only": judged.first_frame_only,
+    }
+
+
+def _print_table(outcomes: Iterator[Judged], explain: bool) -> int:
+    """A table once all are judged; how many failed."""
+    table = Table("image", "verdict", "p_fake")
+    table.add_column("explanation" if explain else "", ratio=1)
+    failures = 0
+    for judged in outcomes:
+        failures += judged.error is not None
+        table.add_row(*_cells(judged))
+    Console().print(table)
+    return failures
+
+
+def _cells(judged: Judged) -> tuple[str, str, str, str]:
+    from rich.markup import escape
+
+    if judged.detection is None:
+        return escape(judged.image), "[red]error[/red]", "", escape(str(judged.error))
+    verdict = judged.detection.verdict
+    color = "red" if verdict.label == "fake" else "green"
+    frame = " (first frame)" if judged.first_frame_only else ""
+    label = f"[{color}]{verdict.label}[/{color}]{frame}"
+    return escape(judged.image), label, f"{verdict.p_fake:.3f}", escape(judged.detection.explanation or "")
