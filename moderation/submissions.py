@@ -140,9 +140,8 @@ def _submission(request: Request, link: Link | None = None) -> Submission:
 def refuse_if_full(tenant_id: UUID, settings: Settings) -> None:
     """Back-pressure before anything runs full. Raises TooBusy."""
     waiting = (CaseStatus.FETCHING, CaseStatus.QUEUED, CaseStatus.SCREENING)
-    ahead = (
-        select(Case.id).where(Case.tenant_id == tenant_id, Case.status.in_(waiting)).limit(settings.max_waiting_cases)
-    )
+    ahead = select(Case.id).where(Case.tenant_id == tenant_id, Case.status.in_(waiting))
+    counted = select(func.count()).select_from(ahead.limit(settings.max_waiting_cases).subquery())
     with transaction() as session:
         count = session.scalar(counted) or 0
     if count >= settings.max_waiting_cases:
