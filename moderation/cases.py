@@ -129,23 +129,17 @@ def fetched(session: Session, lease: Lease, image: Image) -> Case:
     return case
 
 
-def postpone(session: Session, lease: Lease, delay: timedelta) -> Case:
-    """Give the case back, to be tried again after `delay`; the attempt counts."""
-    return _give_back(session, lease, delay)
+def postpone(session: Session, lease: Lease, delay: timedelta, *, counts: bool) -> Case:
+    """Give the case back, to be tried again after `delay`.
 
-
-def release(session: Session, lease: Lease) -> Case:
-    """Give the case back untouched, because the worker is going away; the attempt does not count."""
-    case = _give_back(session, lease, timedelta(0))
-    case.attempts -= 1
-    return case
-
-
-def _give_back(session: Session, lease: Lease, delay: timedelta) -> Case:
+    `counts`: whether the attempt counts towards the last one. It does not where the case is not to blame.
+    """
     case = held(session, lease)
     waiting = CaseStatus.FETCHING if case.status is CaseStatus.FETCHING else CaseStatus.QUEUED
     before = _move(case, waiting)
     case.next_attempt_at = datetime.now(UTC) + delay
+    if not counts:
+        case.attempts -= 1
     _record(session, case, EventType.CASE_RELEASED, actor=WORKER, before=before)
     return case
 

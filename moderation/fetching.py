@@ -34,6 +34,8 @@ from moderation.vocabulary import FailureReason
 
 # After the first, second, … lost attempt.
 RETRY_AFTER = (timedelta(seconds=5), timedelta(seconds=60), timedelta(minutes=10))
+# While our own store is away no link is to blame.
+STORE_RETRY_AFTER = timedelta(seconds=10)
 # A status that may be gone by the next attempt.
 TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -102,10 +104,12 @@ def _read(errand: Errand, settings: Settings) -> bytes:
 
 
 def _end_or_retry(errand: Errand, error: TelltaleError, settings: Settings) -> None:
+    attempt = errand.lease.attempt
     with transaction(wake=True) as session:
-        if _may_pass(error) and errand.lease.attempt < settings.case_attempts:
-            delay = RETRY_AFTER[min(errand.lease.attempt, len(RETRY_AFTER)) - 1]
-            cases.postpone(session, errand.lease, delay)
+        if isinstance(error, StorageUnavailable):
+            cases.postpone(session, errand.lease, STORE_RETRY_AFTER, counts=False)
+        elif _may_pass(error) and attempt < settings.case_attempts:
+            cases.postpone(session, errand.lease, RETRY_AFTER[min(attempt, len(RETRY_AFTER)) - 1], counts=True)
         else:
             cases.fail(session, cases.held(session, errand.lease), failure_of(error), error.message)
 
@@ -113,7 +117,7 @@ def _end_or_retry(errand: Errand, error: TelltaleError, settings: Settings) -> N
 def _may_pass(error: TelltaleError) -> bool:
     if isinstance(error, BadStatus):
         return error.status in TRANSIENT_STATUSES
-    return isinstance(error, Unreachable | StorageUnavailable)
+    return isinstance(error, Unreachable)
 
 
 def failure_of(error: TelltaleError) -> FailureReason:

@@ -26,7 +26,7 @@ from moderation.vocabulary import DecidedBy, FailureReason, Label
 
 @dataclass(frozen=True)
 class Job:
-    """A leased case and what its worker needs to know. `alone`: an earlier attempt was lost, so run it by itself."""
+    """A leased case and what its worker needs to know."""
 
     lease: Lease
     request_id: str
@@ -34,10 +34,6 @@ class Job:
     image_bytes: int
     thresholds: Thresholds
     policy_id: UUID
-
-    @property
-    def alone(self) -> bool:
-        return self.lease.attempt > 1
 
 
 @dataclass(frozen=True)
@@ -56,6 +52,15 @@ class Reading:
         """Whether the policy asks for words along with this score."""
         outcome = policy.judge(self.p_fake, self.pair_mass, thresholds)
         return policy.wants_explanation(outcome, thresholds.explain)
+
+
+def must_run_alone(case_id: UUID) -> bool:
+    """Whether an earlier attempt at this case was lost, so that it may be what kills workers.
+
+    Asked before `begin`: a case that waits its turn holds no lease, so it loses no attempt to another's crash.
+    """
+    with transaction() as session:
+        return bool(session.scalar(select(Case.attempts > 0).where(Case.id == case_id)))
 
 
 def begin(case_id: UUID, model_version_id: UUID, settings: Settings) -> Job | None:
@@ -109,10 +114,10 @@ def give_up(job: Job, reason: FailureReason, detail: str) -> None:
         cases.fail(session, cases.held(session, job.lease), reason, detail)
 
 
-def postpone(job: Job, delay: timedelta) -> None:
-    """Something around the case is broken, such as the object store: try it again later. Raises LostLease."""
+def postpone(job: Job, delay: timedelta, *, counts: bool) -> None:
+    """Try the case again later; `counts` says whether the attempt does. Raises LostLease."""
     with transaction() as session:
-        cases.postpone(session, job.lease, delay)
+        cases.postpone(session, job.lease, delay, counts=counts)
 
 
 def renew(leases: list[Lease], settings: Settings) -> None:

@@ -10,12 +10,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import unquote_plus
 from uuid import UUID
 
 import jsonpointer
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -26,6 +27,8 @@ from moderation.submissions import Link
 from moderation.tables import ReceivedWebhook, Source
 from moderation.vocabulary import SourceKind, SourceScheme
 
+# Signatures are good for minutes; ids are remembered for as long as any platform retries.
+REMEMBERED_FOR = timedelta(days=30)
 GITHUB_SIGNATURE = "x-hub-signature-256"
 # Where each scheme puts the id by which a repeated webhook is known; a source may name another header.
 ID_HEADERS = {SourceScheme.STANDARD: "webhook-id", SourceScheme.GITHUB: "x-github-delivery", SourceScheme.BEARER: None}
@@ -153,3 +156,9 @@ def remember(session: Session, source_id: UUID, webhook_id: str, answer: dict[st
     """Store a webhook's answer in the commit that makes it true; False where the same id got there first."""
     statement = insert(ReceivedWebhook).values(source_id=source_id, webhook_id=webhook_id, answer=answer)
     return session.scalar(statement.on_conflict_do_nothing().returning(ReceivedWebhook.webhook_id)) is not None
+
+
+def forget_received(session: Session) -> int:
+    """Delete ids far older than any signature's tolerance; returns how many."""
+    old = delete(ReceivedWebhook).where(ReceivedWebhook.received_at < datetime.now(UTC) - REMEMBERED_FOR)
+    return len(session.scalars(old.returning(ReceivedWebhook.webhook_id)).all())

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from moderation import cases, originals, outbound
@@ -183,3 +183,15 @@ def read_upload(tenant_id: UUID, upload_id: UUID, *, storage: Storage, settings:
             f"Nothing has arrived for upload {upload_id} yet; POST the file to the url you were given first.",
             pointer="/upload_id",
         ) from None
+
+
+def forget_uploads(storage: Storage, limit: int = 100) -> int:
+    """Delete expired uploads, with whatever arrived for them; returns how many. Safe to run again."""
+    expired = select(Upload).where(Upload.expires_at <= datetime.now(UTC)).limit(limit)
+    with transaction() as session:
+        doomed = session.scalars(expired).all()
+    for upload in doomed:
+        storage.delete(upload.s3_key)
+        with transaction() as session:
+            session.execute(delete(Upload).where(Upload.id == upload.id))
+    return len(doomed)

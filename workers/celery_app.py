@@ -1,0 +1,76 @@
+"""The Celery application: one broker, four queues, and a role that says which task modules a process imports.
+
+Recovery is never the broker's: tasks are acknowledged when they start, carry ids only, and whatever is lost is found
+again in Postgres by the relay. There are no results, no retries and no countdowns here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from celery import Celery, Task
+
+from moderation.errors import ConfigurationError, LostLease
+from moderation.settings import settings
+
+log = logging.getLogger(__name__)
+
+# Task name → queue. The relay and beat know tasks by these names alone.
+SCREEN = "screening.screen"
+FETCH = "fetching.fetch"
+DELIVER = "delivery.deliver"
+CLEAN_UP = "housekeeping.clean_up"
+ROUTES = {SCREEN: "screening", FETCH: "fetching", DELIVER: "delivery", CLEAN_UP: "housekeeping"}
+
+# Only the screening role's module loads torch.
+TASK_MODULES = {
+    "screening": ["workers.screening"],
+    "io": ["workers.fetching", "workers.delivery", "workers.housekeeping"],
+}
+
+CLEAN_UP_EVERY_S = 60.0
+
+
+class LoggedTask(Task):  # type: ignore[misc]
+    """Every task: timed, and harmless when somebody else holds what it was sent for."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        started = time.monotonic()
+        try:
+            self.run(*args, **kwargs)
+        except LostLease as error:
+            log.warning("%s %s: %s", self.name, args, error)
+        finally:
+            log.info("%s %s took %.0f ms", self.name, args, (time.monotonic() - started) * 1000)
+
+
+def make_app() -> Celery:
+    """The application for this process's role; the relay and beat have none and import no task.
+
+    Raises ConfigurationError for a role that has no tasks.
+    """
+    role = settings().worker_role
+    if role is not None and role not in TASK_MODULES:
+        raise ConfigurationError(f"There are no tasks for the worker role {role!r}; use {' or '.join(TASK_MODULES)}.")
+    made = Celery("telltale", broker=settings().redis_url, task_cls=LoggedTask)
+    made.conf.update(
+        imports=TASK_MODULES.get(role or "", []),
+        task_routes={name: {"queue": queue} for name, queue in ROUTES.items()},
+        task_ignore_result=True,
+        task_acks_late=False,
+        worker_prefetch_multiplier=1,
+        worker_concurrency=settings().screening_threads if role == "screening" else settings().delivery_threads,
+        worker_hijack_root_logger=True,
+        worker_send_task_events=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={"socket_timeout": 10, "socket_connect_timeout": 5, "health_check_interval": 15},
+        beat_schedule={"clean up": {"task": CLEAN_UP, "schedule": CLEAN_UP_EVERY_S}},
+        timezone="UTC",
+    )
+    return made
+
+
+app = make_app()

@@ -1,0 +1,32 @@
+"""Sends events to the platforms' endpoints: one attempt a task; when the next one is due stands in Postgres."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from uuid import UUID
+
+from moderation import webhooks
+from moderation.db import transaction
+from moderation.settings import settings
+from workers.celery_app import DELIVER, app
+
+log = logging.getLogger(__name__)
+
+# The lease outlives the slowest attempt by this.
+MARGIN = timedelta(seconds=15)
+
+
+@app.task(name=DELIVER)
+def deliver(delivery_id: str) -> None:
+    """Send one delivery. No session is open while the endpoint is called."""
+    lease = timedelta(seconds=settings().delivery_timeout_s) + MARGIN
+    with transaction() as session:
+        parcel = webhooks.take(session, UUID(delivery_id), lease)
+    if parcel is None:
+        return
+    outcome = webhooks.attempt(parcel, settings())
+    with transaction(wake=True) as session:
+        delivery = webhooks.settle(session, parcel, outcome)
+    if delivery is not None and not outcome.succeeded:
+        log.warning("delivery %s to %s: %s", delivery_id, parcel.url, outcome.error or f"status {outcome.status}")

@@ -1,0 +1,26 @@
+"""Small chores, once a minute: bytes of erased images, answers older than a day, uploads nobody finished."""
+
+from __future__ import annotations
+
+import logging
+
+from moderation.storage import Storage
+
+from moderation import idempotency, originals, sources, submissions
+from moderation.db import transaction
+from moderation.settings import settings
+from workers.celery_app import CLEAN_UP, app
+
+log = logging.getLogger(__name__)
+
+
+@app.task(name=CLEAN_UP)
+def clean_up() -> None:
+    """Do every chore; each is safe to repeat."""
+    store = Storage(settings())
+    purged = originals.purge(store)
+    uploads = submissions.forget_uploads(store)
+    with transaction() as session:
+        answers = idempotency.forget_expired(session)
+        webhooks = sources.forget_received(session)
+    log.info("purged %d images, %d uploads, %d answers, %d webhook ids", purged, uploads, answers, webhooks)

@@ -1,0 +1,119 @@
+"""The relay: finds work in Postgres and tells the broker, a bounded window at a time.
+
+It polls every few tens of milliseconds and is woken by a bell after each commit. It may be killed at any moment, and
+several may run side by side: an offer nobody took is made again.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from uuid import UUID
+
+import psycopg
+from kombu.exceptions import OperationalError as BrokerError
+from redis.exceptions import RedisError
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.orm import Session
+
+from moderation import dispatch
+from moderation.db import listener, transaction
+from moderation.settings import Settings, settings
+from workers.celery_app import DELIVER, FETCH, SCREEN, app
+
+log = logging.getLogger(__name__)
+
+PAUSE_AFTER_ERROR_S = 1.0
+Offer = Callable[[Session], list[UUID]]
+
+
+class Relay:
+    """One turn after another until told to stop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """End after the turn under way."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Turn until stopped, through outages of Postgres and of the broker."""
+        while not self._stopping.is_set():
+            try:
+                with listener() as bell:
+                    self._turn_while_connected(bell)
+            except (psycopg.Error, OperationalError, DBAPIError) as error:
+                log.warning("the database is away: %s", error)
+                self._stopping.wait(PAUSE_AFTER_ERROR_S)
+
+    def _turn_while_connected(self, bell: psycopg.Connection) -> None:
+        interval = self._settings.relay_interval_ms / 1000
+        while not self._stopping.is_set():
+            try:
+                sent = self.turn()
+            except (BrokerError, RedisError, OSError) as error:
+                log.warning("the broker is away: %s", error)
+                self._stopping.wait(PAUSE_AFTER_ERROR_S)
+                continue
+            if not sent:
+                for _ in bell.notifies(timeout=interval, stop_after=1):
+                    break
+
+    def turn(self) -> int:
+        """Offer what is due now, of every kind; returns how many offers were made."""
+        lease = timedelta(seconds=self._settings.offer_lease_s)
+        window = self._settings.dispatch_window
+
+        def screening(session: Session) -> list[UUID]:
+            return dispatch.offer_cases(session, dispatch.SCREENING, window=window, lease=lease)
+
+        def fetching(session: Session) -> list[UUID]:
+            return dispatch.offer_cases(session, dispatch.FETCHING, window=window, lease=lease)
+
+        def deliveries(session: Session) -> list[UUID]:
+            per_endpoint = self._settings.deliveries_per_endpoint
+            return dispatch.offer_deliveries(session, per_endpoint=per_endpoint, lease=lease)
+
+        return (
+            self._send(SCREEN, "cases", screening)
+            + self._send(FETCH, "cases", fetching)
+            + self._send(DELIVER, "deliveries", deliveries)
+        )
+
+    def _send(self, task: str, table: str, offer: Offer) -> int:
+        with transaction() as session:
+            ids = offer(session)
+        sent = 0
+        try:
+            for sent, id_ in enumerate(ids, start=1):  # noqa: B007 - counts what the broker took
+                app.send_task(task, args=[str(id_)], retry=False)
+        except Exception:
+            self._withdraw(table, ids[max(sent - 1, 0) :])
+            raise
+        return len(ids)
+
+    def _withdraw(self, table: str, ids: Sequence[UUID]) -> None:
+        with transaction() as session:
+            dispatch.withdraw(session, table, ids)
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT."""
+    logging.basicConfig(level=settings().log_level, format="%(asctime)s %(levelname)s relay: %(message)s")
+    relay = Relay(settings())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: relay.stop())
+    log.info("relay started, polling every %d ms", settings().relay_interval_ms)
+    started = time.monotonic()
+    relay.run()
+    log.info("relay stopped after %.0f s", time.monotonic() - started)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The screening worker: takes a case, fetches and decodes its image, has it judged, and writes what was said.
+
+The one place beside retraining that loads the model. A case that may have killed a worker runs alone, decoding happens
+in a process that can be killed, and a GPU call that hangs ends this process; in every case the leases lapse and the
+relay offers the cases again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import timedelta
+from functools import partial
+from uuid import UUID
+
+from celery.signals import worker_init, worker_shutdown
+from moderation.sandbox import Sandbox, SandboxCrash, SandboxMemory, SandboxTimeout
+from moderation.storage import Storage
+
+from model.batcher import Batcher, BatcherClosed
+from model.detector import Detection, Detector, GoldenMismatch, Verdict
+from model.manifest import Manifest
+from model.preprocess import UndecodableImage, to_rgb
+from moderation import model_versions, screening
+from moderation.db import transaction
+from moderation.errors import ConfigurationError, NotFound, StorageUnavailable
+from moderation.screening import Job, Reading
+from moderation.settings import Settings, settings
+from moderation.tables import ModelVersion
+from moderation.vocabulary import FailureReason, Label
+from workers.celery_app import SCREEN, app
+from workers.gate import Gate
+from workers.heartbeat import Heartbeat
+
+log = logging.getLogger(__name__)
+
+STORE_RETRY_AFTER = timedelta(seconds=10)
+ERROR_RETRY_AFTER = timedelta(seconds=5)
+BEATS_PER_LEASE = 3
+
+
+class Screener:
+    """What one process needs to screen: a detector behind its batcher, a sandbox for decoding, the store."""
+
+    def __init__(self, detector: Detector, model_version_id: UUID, store: Storage, settings: Settings) -> None:
+        self.model_version_id = model_version_id
+        self._settings = settings
+        self._store = store
+        self._gate = Gate()
+        self._batcher = Batcher(
+            detector,
+            max_batch=settings.batch_size,
+            max_wait_ms=settings.batch_wait_ms,
+            hang_after_s=settings.gpu_timeout_s,
+        )
+        self._sandbox = Sandbox(settings.decode_processes, settings.decode_memory_bytes, settings.decode_timeout_s)
+        self._heart = Heartbeat(partial(screening.renew, settings=settings), settings.case_lease_s / BEATS_PER_LEASE)
+
+    def close(self) -> None:
+        """Finish what is in flight and let go of everything."""
+        self._batcher.close()
+        self._heart.stop()
+        self._sandbox.close()
+
+    def screen(self, case_id: UUID) -> None:
+        """Take one case through to its end. Running it twice is harmless."""
+        with self._gate.enter(alone=screening.must_run_alone(case_id)):
+            job = screening.begin(case_id, self.model_version_id, self._settings)
+            if job is None:
+                return
+            with self._heart.keeping(job.lease):
+                self._judge_and_write(job)
+
+    def _judge_and_write(self, job: Job) -> None:
+        try:
+            reading = self._judge(job)
+        except StorageUnavailable as error:
+            log.warning("case %s waits for the object store: %s", job.lease.case_id, error)
+            screening.postpone(job, STORE_RETRY_AFTER, counts=False)
+        except BatcherClosed:
+            screening.postpone(job, timedelta(0), counts=False)
+        except NotFound:
+            screening.give_up(job, FailureReason.IMAGE_ERASED, "The image's bytes are no longer stored.")
+        except (UndecodableImage, SandboxTimeout, SandboxMemory, SandboxCrash) as error:
+            screening.give_up(job, FailureReason.UNDECODABLE, str(error))
+        except Exception as error:
+            log.exception("case %s could not be judged", job.lease.case_id)
+            self._try_again_or_give_up(job, error)
+        else:
+            screening.finish(job, reading, self.model_version_id)
+
+    def _try_again_or_give_up(self, job: Job, error: Exception) -> None:
+        if job.lease.attempt < self._settings.case_attempts:
+            screening.postpone(job, ERROR_RETRY_AFTER, counts=True)
+        else:
+            screening.give_up(job, FailureReason.INTERNAL, f"Judging failed with {type(error).__name__}.")
+
+    def _judge(self, job: Job) -> Reading:
+        started = time.monotonic()
+        data = self._store.get(job.s3_key, max_bytes=job.image_bytes)
+        image = self._sandbox.call(partial(to_rgb, max_pixels=self._settings.max_image_pixels), data)
+        prepared = time.monotonic()
+        detection = self._batcher.submit(image, lambda verdict: _reading(verdict).wants_explanation(job.thresholds))
+        reading = _reading(detection.result())
+        log.info(
+            "case %s: %s, p_fake %.3f (fetched and decoded in %.0f ms, judged in %.0f ms) [%s]",
+            job.lease.case_id,
+            reading.label,
+            reading.p_fake,
+            (prepared - started) * 1000,
+            (time.monotonic() - prepared) * 1000,
+            job.request_id,
+        )
+        return reading
+
+
+def _reading(said: Verdict | Detection) -> Reading:
+    verdict, text = (said.verdict, said.explanation) if isinstance(said, Detection) else (said, None)
+    return Reading(
+        label=Label(verdict.label),
+        p_fake=verdict.p_fake,
+        logit=verdict.logit,
+        pair_mass=verdict.pair_mass,
+        engine=verdict.engine,
+        dtype=verdict.dtype,
+        explanation=text,
+    )
+
+
+def load_champion(settings: Settings) -> tuple[Detector, ModelVersion]:
+    """The champion, loaded and proven to answer as it did when it was registered.
+
+    Raises ConfigurationError where there is none, GoldenMismatch where it answers otherwise.
+    """
+    with transaction() as session:
+        version = model_versions.champion(session)
+    if version is None:
+        raise ConfigurationError(
+            "No model version is champion: run `telltale models register CHECKPOINT --promote` once."
+        )
+    manifest = Manifest.model_validate(version.manifest)
+    detector = Detector.load(
+        version.checkpoint, revision=manifest.revision, manifest=manifest, max_new_tokens=settings.max_new_tokens
+    )
+    detector.verify_golden()
+    log.info("champion %s answers its golden images as measured", version.name)
+    return detector, version
+
+
+_screener: Screener | None = None
+
+
+@worker_init.connect
+def _start(**_: object) -> None:
+    """Load before the first task; a worker that cannot serve its champion must not start."""
+    global _screener  # noqa: PLW0603 - one per process, made by Celery's own hook
+    try:
+        detector, version = load_champion(settings())
+    except (ConfigurationError, GoldenMismatch) as error:
+        log.critical("this worker cannot start: %s", error)
+        raise SystemExit(1) from error
+    _screener = Screener(detector, version.id, Storage(settings()), settings())
+
+
+@worker_shutdown.connect
+def _stop(**_: object) -> None:
+    if _screener is not None:
+        _screener.close()
+
+
+@app.task(name=SCREEN)
+def screen(case_id: str) -> None:
+    """Screen one case."""
+    if _screener is None:
+        raise ConfigurationError("The screening task runs in a Celery worker of the screening role only.")
+    _screener.screen(UUID(case_id))
