@@ -6,30 +6,47 @@ next start takes up again. It knows how processes are started, and nothing of wh
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import secrets
-from collections.abc import Sequence
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO, Self
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from infra.services import Postgres, SeaweedFS, Service, Valkey
-from infra.supervision import Program, Supervisor
+from infra import processes
+from infra.services import LOOPBACK, Postgres, SeaweedFS, Service, Valkey, free_port, wait_until
+from infra.supervision import Program, Supervisor, environment_with
+from moderation.errors import ConfigurationError
 
 SERVICES = "services"
+# Loading a 7B model from a slow disk takes a minute or two; the demo checkpoint takes seconds.
+PROCESSES_TIMEOUT_S = 300.0
 
 
-class OutsideServices(BaseSettings):
-    """The addresses of services that are already there; those that are None are started here."""
+class Outside(BaseSettings):
+    """The addresses that are already given by TELLTALE_*; a service whose address is None is started here."""
 
     model_config = SettingsConfigDict(env_prefix="TELLTALE_", frozen=True, extra="ignore")
 
     database_url: str | None = None
     redis_url: str | None = None
     s3_endpoint_url: str | None = None
+    public_url: str | None = None
+
+    @classmethod
+    def nothing(cls) -> Self:
+        """No address, whatever the environment says."""
+        return cls.model_construct()
 
 
-def embedded_services(folder: Path, outside: OutsideServices) -> list[Service]:
+def embedded_services(folder: Path, outside: Outside) -> list[Service]:
     """The services to run in `folder`, with the passwords of earlier starts."""
     kinds: dict[type[Service], str | None] = {
         Postgres: outside.database_url,
@@ -43,11 +60,15 @@ def embedded_services(folder: Path, outside: OutsideServices) -> list[Service]:
 def kept_passwords(file: Path, names: Sequence[str]) -> dict[str, str]:
     """A random password for each name, made at the first start and readable by the owner only."""
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch(mode=0o600)
-        file.write_text(json.dumps({name: secrets.token_urlsafe(24) for name in names}))
+        write_secret(file, {name: secrets.token_urlsafe(24) for name in names})
     passwords: dict[str, str] = json.loads(file.read_text())
     return passwords
+
+
+def write_secret(file: Path, content: Mapping[str, object]) -> None:
+    """Write JSON that only the owner can read."""
+    file.touch(mode=0o600)
+    file.write_text(json.dumps(content, indent=2))
 
 
 def service_program(service: Service) -> Program:
@@ -66,8 +87,138 @@ def service_program(service: Service) -> Program:
 
 def start_services(supervisor: Supervisor, services: Sequence[Service]) -> None:
     """Start the embedded services under a supervisor that runs, and return once all of them serve."""
+    if not services:
+        return
     for service in services:
         service.prepare()
     supervisor.start_group(SERVICES)
     for service in services:
         service.wait_ready()
+
+
+class Stack:
+    """One Telltale on this machine, in one folder.
+
+        with Stack(folder) as stack:  # embedded services, migrated, and every process, ready
+            stack.use()               # this process's settings are now the stack's
+            requests.get(stack.url + "/v1/cases")
+
+    `environment` is added to what its processes and its users see, such as TELLTALE_ALLOWED_HOSTS. `port` is the
+    api's; 0 takes a free one. `outside` are the services that are there already; by default, those of TELLTALE_*.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        environment: Mapping[str, str] | None = None,
+        outside: Outside | None = None,
+    ) -> None:
+        outside = outside or Outside()
+        self.folder = folder.resolve()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.port = port or free_port()
+        self.url = f"http://{LOOPBACK}:{self.port}"
+        self._lock = self._locked()
+        self.services = embedded_services(self.folder, outside)
+        self.environment = {name: value for service in self.services for name, value in service.environment.items()}
+        self.environment |= {} if outside.public_url else {"TELLTALE_PUBLIC_URL": self.url}
+        self.environment |= environment or {}
+        programs = [*map(service_program, self.services), *processes.processes(self.folder, self.port)]
+        self.supervisor = Supervisor(self.folder, programs, self.environment)
+
+    def start(self, say: Callable[[str], None] = lambda line: None) -> Self:
+        """Start everything and return once it is ready; `say` hears what is being done.
+
+        Call it on a thread that lives as long as the stack, such as the main one. Raises ConfigurationError, having
+        ended what it had started.
+        """
+        try:
+            say(f"Starting {', '.join(service.name for service in self.services) or 'no service: all are outside'} …")
+            self.supervisor.start().wait_started()
+            start_services(self.supervisor, self.services)
+            say("Preparing the database, the bucket and the model …")
+            self._prepare()
+            say("Starting the api, the relay, the workers and beat …")
+            self.supervisor.start_group(processes.GROUP)
+            wait_until(self._ready, f"The stack (its logs are in {self.supervisor.logs})", PROCESSES_TIMEOUT_S)
+        except BaseException:
+            self.stop()
+            raise
+        write_secret(self.folder / RUNNING, {"pid": self.supervisor.pid, "environment": self.environment})
+        return self
+
+    def use(self) -> None:
+        """Make the stack's settings those of this process."""
+        adopt(self.environment)
+
+    def stop(self) -> None:
+        """End every process: first ours, then the services; nothing is left running. Safe to repeat."""
+        (self.folder / RUNNING).unlink(missing_ok=True)
+        self.supervisor.stop()
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def _locked(self) -> IO[str]:
+        """One stack per folder; the lock goes when this process does."""
+        file = (self.folder / "lock").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(f"Telltale already runs on {self.folder}; use another --data.") from None
+        return file
+
+    def _prepare(self) -> None:
+        """In a process of its own, for it loads the model."""
+        done = subprocess.run(
+            [sys.executable, "-m", "infra.preparation"],
+            cwd=processes.ROOT,
+            env=environment_with(self.environment),
+            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+        if done.returncode:
+            raise ConfigurationError(f"The stack could not be prepared.\n{done.stderr.strip()}")
+
+    def _ready(self) -> bool:
+        """Whether the api says so and no process is down."""
+        if not self.supervisor.alive():
+            raise ConfigurationError(f"supervisord ended; see {self.supervisor.logs / 'supervisord.log'}")
+        if set(self.supervisor.states().values()) != {"RUNNING"}:
+            return False
+        try:
+            with urllib.request.urlopen(self.url + "/health/ready", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            return False
+
+
+RUNNING = "running.json"
+
+
+def adopt(environment: Mapping[str, str]) -> None:
+    """Make these TELLTALE_* variables the settings of this process."""
+    from moderation.settings import settings
+
+    os.environ.update(environment)
+    settings.cache_clear()
+
+
+def adopt_running(folder: Path) -> bool:
+    """Adopt the settings of the stack that runs in `folder`, if one does and the environment names no database."""
+    file = folder / RUNNING
+    if Outside().database_url or not file.exists():
+        return False
+    running = json.loads(file.read_text())
+    if not Path(f"/proc/{running['pid']}").exists():
+        return False
+    adopt(running["environment"])
+    return True

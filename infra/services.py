@@ -21,9 +21,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from moderation.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
 
 LOOPBACK = "127.0.0.1"
 # Below Linux's range for outgoing connections (32768 and up), so that no client happens to sit on a port between our
@@ -109,7 +112,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Postgres(Service):
-    """PostgreSQL 18: TCP on loopback with a scram password; no unix socket, whose path would be limited to 107 bytes."""
+    """PostgreSQL 18: TCP on loopback with a scram password; and no unix socket, whose path would have a limit."""
 
     name = "postgres"
     stop_signal = "INT"  # "fast": clients are disconnected, what is committed stays.
@@ -307,7 +310,7 @@ class SeaweedFS(Service):
             return False
         return True
 
-    def client(self):  # noqa: ANN201
+    def client(self) -> S3Client:
         """A boto3 client for it, which gives up fast."""
         import boto3
         from botocore.config import Config

@@ -17,7 +17,6 @@ import time
 import xmlrpc.client
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -78,7 +77,7 @@ class Supervisor:
         self._process = subprocess.Popen(
             tethered(command, "TERM"),
             cwd=self.folder,
-            env={**os.environ, **self.environment},
+            env=environment_with(self.environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             # Ctrl-C on the terminal is for whoever started this; it then stops the programs in order.
@@ -186,6 +185,11 @@ def tethered(command: Sequence[str], signal_name: str, user: str | None = None) 
     """`command`, which gets the signal when its parent ends, however that ends; run as `user` (needs root)."""
     # -I and -S: neither the environment nor site-packages, for speed and because another user may not read them.
     return [sys.executable, "-I", "-S", str(Path(tether.__file__)), signal_name, user or "-", *command]
+
+
+def environment_with(variables: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment, with `variables` on top: for a process to be started."""
+    return {**os.environ, **variables}
 
 
 def escaped(value: str | Path) -> str:

@@ -23,7 +23,7 @@ import redis
 from sqlalchemy import Engine
 
 import migrations
-from infra.local import OutsideServices, embedded_services, service_program, start_services
+from infra.local import Outside, embedded_services, service_program, start_services
 from infra.services import Postgres, SeaweedFS, Service, Valkey
 from infra.supervision import Supervisor
 from moderation import db as db_module
@@ -52,7 +52,10 @@ class ServiceRun:
 
     def supervisor(self) -> Supervisor:
         """The run's supervisor, as seen from any process."""
-        return Supervisor(self.folder, [service_program(service) for service in self.services], pid=self.supervisor_pid)
+        programs = [service_program(self.postgres), service_program(self.valkey)]
+        # SeaweedFS takes two seconds to end cleanly, and its data is thrown away.
+        programs.append(replace(service_program(self.seaweedfs), stop_signal="KILL"))
+        return Supervisor(self.folder, programs, pid=self.supervisor_pid)
 
     def environment(self, worker: str) -> dict[str, str]:
         """The settings of one test process: its own database, Redis database and bucket."""
@@ -87,7 +90,7 @@ def new_run() -> ServiceRun:
     """A fresh run in a folder of its own, its supervisor started, its services not."""
     # Not pytest's own temporary folder: its path may be closed to the user PostgreSQL runs as.
     folder = Path(tempfile.mkdtemp(prefix="telltale-tests-"))
-    postgres, valkey, seaweedfs = embedded_services(folder, OutsideServices.model_construct())
+    postgres, valkey, seaweedfs = embedded_services(folder, Outside.nothing())
     assert isinstance(postgres, Postgres) and isinstance(valkey, Valkey) and isinstance(seaweedfs, SeaweedFS)
     return ServiceRun(folder, replace(postgres, durable=False), valkey, seaweedfs)
 

@@ -1,0 +1,83 @@
+"""The `telltale` command: finds the subcommand, and says what went wrong in one line.
+
+Each subcommand is a module of `infra.commands`, imported only when it runs, so that `telltale --help` is quick and a
+machine that only detects needs no service. It knows their names, not what they do.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from moderation.errors import TelltaleError
+
+# Name, module and object, and the line that `telltale --help` prints: written here so that help imports no command.
+COMMANDS = {
+    "demo": ("infra.commands.demo:demo", "Start everything, submit the sample images, show what happens."),
+    "detect": ("infra.commands.detect:detect", "Judge image files here and now, with no service running."),
+    "up": ("infra.commands.up:up", "Start everything on this machine and keep it running until Ctrl-C."),
+    "migrate": ("infra.commands.migrate:migrate", "Bring the database's schema up to date."),
+    "models": ("infra.commands.models:models", "Register model versions, list them, choose the champion."),
+    "tenants": ("infra.commands.tenants:tenants", "Create and list tenants: the platforms that send images."),
+    "keys": ("infra.commands.keys:keys", "Create, list and revoke API keys."),
+    "users": ("infra.commands.users:users", "Create and list moderators, leads and administrators."),
+    "sources": ("infra.commands.sources:sources", "Create and list sources: whose webhooks are accepted, and how."),
+    "endpoints": ("infra.commands.endpoints:endpoints", "Create and list endpoints: where events are sent."),
+    "deliveries": ("infra.commands.deliveries:deliveries", "See what was sent to endpoints, and send it again."),
+    "submit": ("infra.commands.submit:submit", "Submit images to the service, and watch them being judged."),
+    "cases": ("infra.commands.cases:cases", "List, show and watch cases."),
+}
+
+
+# These need none, or start their own.
+WITHOUT_A_STACK = {"detect", "demo", "up"}
+
+
+class Commands(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of COMMANDS, which is that of a new user's needs."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command; None where there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in `--help`, without importing what it lists."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what Telltale raises on purpose becomes one line on stderr and exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except TelltaleError as error:
+            raise click.ClickException(error.message) from error
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="telltale")
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=".telltale",
+    show_default=True,
+    envvar="TELLTALE_DATA",
+    help="Speak to the `telltale up` that runs here, unless TELLTALE_DATABASE_URL is set.",
+)
+@click.pass_context
+def telltale(context: click.Context, data: Path) -> None:
+    """Tell whether an image is synthetic, and why."""
+    if context.invoked_subcommand not in WITHOUT_A_STACK:
+        from infra.local import adopt_running
+
+        adopt_running(data)

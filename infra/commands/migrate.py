@@ -1,0 +1,19 @@
+"""`telltale migrate`: bring the database's schema up to date."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.option("--revision", default="head", show_default=True, help="Up to this revision only.")
+def migrate(revision: str) -> None:
+    """Bring the database's schema up to date.
+
+    The database is that of TELLTALE_DATABASE_URL. Run again, or by several machines at once, it changes nothing more.
+    """
+    import migrations
+    from moderation.settings import settings
+
+    migrations.upgrade(settings().database_url, revision)
+    click.echo("The database is up to date.")

@@ -1,0 +1,30 @@
+"""What must be there before the processes start: the schema, the bucket and a champion. Safe to repeat.
+
+`python -m infra.preparation`; a process of its own, because making sure of a champion loads the model.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import migrations
+from moderation.errors import TelltaleError
+from moderation.settings import settings
+
+
+def prepare() -> None:
+    """Migrate, make the bucket, and register the configured model as champion where there is none."""
+    from moderation.storage import ensure_bucket
+
+    from infra.commands.models import ensure_champion
+
+    migrations.upgrade(settings().database_url)
+    ensure_bucket(settings())
+    ensure_champion(settings())
+
+
+if __name__ == "__main__":
+    try:
+        prepare()
+    except TelltaleError as error:
+        sys.exit(error.message)
