@@ -1,0 +1,70 @@
+"""`telltale users`: the people who review, lead and administer."""
+
+from __future__ import annotations
+
+import click
+
+from infra import listings
+from infra.printing import as_json_option, print_list, print_record
+from moderation import tenants
+from moderation.db import transaction
+from moderation.errors import InvalidRequest
+from moderation.vocabulary import Role
+
+tenant_option = click.option("--tenant", required=True, help="For whom they work.")
+role_option = click.option(
+    "--role", required=True, type=click.Choice([role.value for role in Role]), help="What they may do there."
+)
+
+
+@click.group()
+def users() -> None:
+    """Create and list moderators, leads and administrators."""
+
+
+@users.command()
+@click.argument("email")
+@tenant_option
+@role_option
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of asking.")
+@as_json_option
+def create(email: str, tenant: str, role: str, password_stdin: bool, as_json: bool) -> None:
+    """Create a person who can sign in. The password is asked for, never an option: those end up in histories."""
+    with transaction() as session:
+        tenants.tenant_named(session, tenant)
+    password = _from_stdin() if password_stdin else click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    with transaction() as session:
+        owner = tenants.tenant_named(session, tenant)
+        user = tenants.create_user(session, email, password)
+        tenants.add_member(session, user, owner, Role(role))
+    print_record({"id": user.id, "email": user.email, "tenant": tenant, "role": role}, as_json=as_json)
+
+
+def _from_stdin() -> str:
+    password = click.get_text_stream("stdin").readline().rstrip("\r\n")
+    if not password:
+        raise InvalidRequest("There is no password on standard input.")
+    return password
+
+
+@users.command()
+@click.argument("email")
+@tenant_option
+@role_option
+@as_json_option
+def grant(email: str, tenant: str, role: str, as_json: bool) -> None:
+    """Let a person work for another tenant too, or change their role there."""
+    with transaction() as session:
+        user = listings.user_with(session, email)
+        tenants.add_member(session, user, tenants.tenant_named(session, tenant), Role(role))
+    print_record({"email": user.email, "tenant": tenant, "role": role}, as_json=as_json)
+
+
+@users.command("list")
+@click.option("--tenant", help="Only this tenant's.")
+@as_json_option
+def list_(tenant: str | None, as_json: bool) -> None:
+    """List people and their roles, a line for each tenant they belong to."""
+    with transaction() as session:
+        rows = listings.users(session, tenant)
+    print_list(rows, as_json=as_json, none="There is no user yet: `telltale users create` makes one.")

@@ -1,0 +1,103 @@
+"""Rows on a terminal: a table for people, JSON for programs. It knows no rows of its own.
+
+Values are str, int, float, bool, None, lists of them, UUIDs and times (shown in UTC, to the second).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+# A pipe or a file has no width; ids and links must stay whole there.
+PIPE_WIDTH = 240
+COLOURS = {
+    "fake": "red",
+    "real": "green",
+    "decided": "green",
+    "delivered": "green",
+    "in_review": "yellow",
+    "pending": "yellow",
+    "failed": "red",
+    "disabled": "red",
+    "champion": "green",
+}
+
+Record = Mapping[str, Any]
+as_json_option = click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+
+
+def console() -> Console:
+    """Standard output; as wide as the terminal, or wide enough where there is none."""
+    made = Console(highlight=False)
+    if not made.is_terminal:
+        made.width = PIPE_WIDTH
+    return made
+
+
+def print_list(rows: Sequence[Record], *, as_json: bool, none: str) -> None:
+    """A table of rows that have the same keys, or a JSON list; `none` is what to say where there are no rows."""
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        click.echo(none)
+    else:
+        console().print(table(rows))
+
+
+def table(rows: Sequence[Record]) -> Table:
+    """Rows as a table, a column for each key of the first."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, value in rows[0].items():
+        # An id cut in two cannot be copied.
+        made.add_column(name.replace("_", " "), no_wrap=isinstance(value, UUID), overflow="fold")
+    for row in rows:
+        made.add_row(*(cell(value) for value in row.values()))
+    return made
+
+
+def print_record(record: Record, *, as_json: bool) -> None:
+    """One row, a line for each value, never wrapped, so that it can be copied."""
+    if as_json:
+        print_json(record)
+        return
+    width = max(len(name) for name in record) + 2
+    for name, value in record.items():
+        click.echo(f"{name.replace('_', ' '):<{width}}{cell(value).plain}")
+
+
+def print_once(what: str, secret: str, record: Record, *, as_json: bool) -> None:
+    """A row that was made, and with it a secret that cannot be shown again."""
+    print_record({**record, what: secret}, as_json=as_json)
+    if not as_json:
+        click.echo(f"Keep the {what} now: it is not shown again.", err=True)
+
+
+def print_json(value: Any) -> None:
+    """JSON, indented, with times as ISO 8601."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_as_json))
+
+
+def cell(value: Any) -> Text:
+    """One value for people, in colour where it is a word that has one."""
+    if value is None:
+        return Text("")
+    if isinstance(value, bool):
+        return Text("yes" if value else "no")
+    if isinstance(value, datetime):
+        return Text(f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}")
+    if isinstance(value, list | tuple):
+        return Text(", ".join(map(str, value)))
+    return Text(str(value), style=COLOURS.get(str(value), ""))
+
+
+def _as_json(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
