@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     # Leases, attempts, dispatch.
     case_lease_s: float = Field(default=30, gt=0, description="renewed while the worker lives")
     case_attempts: int = Field(default=3, ge=1)
-    dispatch_window: int = Field(default=64, ge=1, description="cases offered to the broker and not yet taken")
+    dispatch_window: int = Field(default=24, ge=1, description="cases offered to the broker and not yet taken")
     offer_lease_s: float = Field(default=15, gt=0, description="an offer nobody took is made again after this")
     relay_interval_ms: int = Field(default=50, ge=1)
 

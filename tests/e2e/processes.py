@@ -1,0 +1,126 @@
+"""Real processes of the service, started by a test against its own database, broker and bucket, and ended by it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Process:
+    """One process; its output goes to a file that a failing test can show."""
+
+    def __init__(self, name: str, module: list[str], log: Path, environment: Mapping[str, str]) -> None:
+        self.name = name
+        self._module = module
+        self._log = log
+        self._environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **environment}
+        self.starts = 0
+        self.popen = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self.starts += 1
+        with self._log.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", *self._module], cwd=ROOT, env=self._environment, stdout=output, stderr=output
+            )
+
+    def restart(self) -> None:
+        """Start it again; it must have ended."""
+        self.popen.wait(timeout=10)
+        self.popen = self._start()
+
+    def kill(self) -> None:
+        """SIGKILL, as the kernel does when memory is out."""
+        self.popen.kill()
+        self.popen.wait(timeout=10)
+
+    def end(self) -> None:
+        """SIGTERM, then SIGKILL for one that does not listen."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGTERM)
+            try:
+                self.popen.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self._log.read_text(errors="replace")
+
+
+class Stage:
+    """The processes of one test."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._environment = environment
+        self.processes: list[Process] = []
+
+    def relay(self) -> Process:
+        """Start a relay."""
+        return self._add("relay", ["workers.relay"], {})
+
+    def io(self) -> Process:
+        """Start a worker for links, deliveries and housekeeping."""
+        return self._worker("io", "workers.celery_app", "fetching,delivery,housekeeping")
+
+    def screening(self, app: str = "workers.celery_app") -> Process:
+        """Start a screening worker; `app` may be one that behaves badly."""
+        return self._worker("screening", app, "screening")
+
+    def _worker(self, role: str, app: str, queues: str) -> Process:
+        name = f"{role}{len(self.processes)}"
+        command = ["celery", "-A", app, "worker", "--pool", "threads", "-Q", queues, "-n", f"{name}@%h", "-l", "INFO"]
+        return self._add(name, [*command, "--without-gossip", "--without-mingle"], {"TELLTALE_WORKER_ROLE": role})
+
+    def _add(self, name: str, module: list[str], environment: Mapping[str, str]) -> Process:
+        log = self._folder / f"{name}.log"
+        process = Process(name, module, log, {**self._environment, **environment})
+        self.processes.append(process)
+        return process
+
+    def end(self) -> None:
+        """End every process."""
+        for process in self.processes:
+            process.end()
+
+    def report(self) -> str:
+        """The end of every log."""
+        return "\n".join(f"--- {p.name} (started {p.starts}×)\n{p.output()[-4000:]}" for p in self.processes)
+
+
+@contextlib.contextmanager
+def kept_alive(process: Process) -> Iterator[None]:
+    """Start the process again whenever it dies, as the supervisor does in `telltale up`."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.2):
+            if process.popen.poll() is not None:
+                process.restart()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def wait_for(condition: Callable[[], object], what: str, timeout_s: float, stage: Stage) -> None:
+    """Return once `condition` holds; fails with every log otherwise."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not happen within {timeout_s:.0f} s\n{stage.report()}")
+        time.sleep(0.1)

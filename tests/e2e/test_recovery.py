@@ -1,0 +1,81 @@
+"""Invariants 2 to 4: processes die, the broker forgets, images kill; every accepted case still ends, once."""
+
+from __future__ import annotations
+
+import redis
+from sqlalchemy import func, select
+
+from moderation.db import transaction
+from moderation.tables import Event, Verdict
+from moderation.vocabulary import CaseStatus, EventType, FailureReason
+from tests.e2e.conftest import all_in, case, new_tenant, picture, statuses, submit
+from tests.e2e.misbehaving_worker import COLOURS
+from tests.e2e.processes import Stage, kept_alive, wait_for
+
+JUDGED = (CaseStatus.DECIDED, CaseStatus.IN_REVIEW)
+MISBEHAVING = "tests.e2e.misbehaving_worker"
+
+
+def events_of(case_id: object, type_: EventType) -> int:
+    with transaction() as session:
+        return session.scalar(
+            select(func.count()).select_from(Event).where(Event.case_id == case_id, Event.type == type_)
+        )
+
+
+def test_a_worker_killed_in_the_middle_of_a_case_costs_time_and_nothing_else(stage: Stage) -> None:
+    slow = submit(new_tenant("killed"), picture(1, COLOURS["is slow"]))
+    stage.relay()
+    worker = stage.screening(MISBEHAVING)
+    wait_for(lambda: statuses([slow]) == [CaseStatus.SCREENING], "the case being taken", 60, stage)
+    worker.kill()
+    assert statuses([slow]) == [CaseStatus.SCREENING]
+    stage.screening()
+    wait_for(all_in([slow], *JUDGED), "the case finishing on another worker", 60, stage)
+    assert case(slow).attempts == 2
+    assert events_of(slow, EventType.VERDICT_COMPLETED) == 1
+
+
+def test_an_emptied_broker_loses_nothing(stage: Stage, redis_url: str) -> None:
+    tenant = new_tenant("emptied")
+    cases = [submit(tenant, picture(seed)) for seed in range(20)]
+    stage.relay()
+    client = redis.Redis.from_url(redis_url)
+    wait_for(lambda: client.llen("screening") > 0, "the relay filling the queue", 30, stage)
+    client.flushdb()
+    assert client.llen("screening") == 0
+    worker = stage.screening()
+    wait_for(lambda: any(s in JUDGED for s in statuses(cases)), "the first case", 60, stage)
+    client.flushdb()
+    wait_for(all_in(cases, *JUDGED), "every case finishing", 60, stage)
+    assert worker.starts == 1
+    assert [events_of(c, EventType.VERDICT_COMPLETED) for c in cases] == [1] * 20
+    client.close()
+
+
+def test_an_image_that_kills_its_worker_fails_alone(stage: Stage) -> None:
+    tenant = new_tenant("poisoned")
+    mates = [submit(tenant, picture(seed)) for seed in range(5)]
+    poison = submit(tenant, picture(0, COLOURS["kills"]))
+    mates += [submit(tenant, picture(seed)) for seed in range(5, 10)]
+    stage.relay()
+    worker = stage.screening(MISBEHAVING)
+    with kept_alive(worker):
+        wait_for(all_in(mates, *JUDGED), "every batch-mate getting its verdict", 120, stage)
+        wait_for(all_in([poison], CaseStatus.FAILED), "the poison failing", 120, stage)
+    assert case(poison).failure_reason is FailureReason.WORKER_LOST
+    assert worker.starts == 4  # three lost attempts, and the one that buried the case
+    # One crash each at most: after it, suspects ran one at a time.
+    assert max(case(mate).attempts for mate in mates) <= 2
+    with transaction() as session:
+        assert session.scalar(select(func.count()).select_from(Verdict)) == len(mates)
+
+
+def test_a_call_that_hangs_ends_the_worker_and_then_the_case(stage: Stage) -> None:
+    hanging = submit(new_tenant("hanging"), picture(0, COLOURS["hangs"]))
+    stage.relay()
+    worker = stage.screening(MISBEHAVING)
+    with kept_alive(worker):
+        wait_for(all_in([hanging], CaseStatus.FAILED), "the case that hangs failing", 120, stage)
+    assert case(hanging).failure_reason is FailureReason.WORKER_LOST
+    assert "hangs, ending this process" in worker.output()
