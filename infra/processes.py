@@ -24,7 +24,7 @@ def processes(folder: Path, port: int) -> list[Program]:
         ),
         _program("relay", ["workers.relay"]),
         *(worker(role) for role in QUEUES),
-        _program("beat", ["celery", "-A", "workers.celery_app", "beat", "--schedule", str(folder / "beat.db")], "io"),
+        _program("beat", ["celery", "-A", "workers.celery_app", "beat", "--schedule", str(folder / "beat.db")]),
     ]
 
 

@@ -26,7 +26,9 @@ from moderation.errors import ConfigurationError
 # Longer than a clean stop needs, short enough for somebody who pressed Ctrl-C; then SIGKILL.
 STOP_TIMEOUT_S = 10
 START_TIMEOUT_S = 15
+# Relative to supervisord's folder, where it stays.
 SOCKET = "supervisor.sock"
+LOGS = "log"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Supervisor:
     @property
     def logs(self) -> Path:
         """Where each program's output goes, as `<name>.log`."""
-        return self.folder / "log"
+        return self.folder / LOGS
 
     def start(self) -> Self:
         """Start supervisord, but no program yet. Must be called on a thread that outlives it, such as the main one.
@@ -138,15 +140,16 @@ class Supervisor:
         """A fresh connection, so that any thread and any process may ask."""
         from supervisor.xmlrpc import SupervisorTransport
 
-        # By way of the process's own working folder: the path of a unix socket is limited to 107 bytes.
+        # supervisord's working folder, as in its configuration.
         transport = SupervisorTransport(None, None, f"unix:///proc/{self.pid}/cwd/{SOCKET}")
         return xmlrpc.client.ServerProxy("http://supervisor", transport=transport)
 
     def _configuration(self) -> str:
         config = configparser.RawConfigParser()
-        config["unix_http_server"] = {"file": SOCKET, "chmod": "0600"}
+        # By way of the working folder: the path of a unix socket is limited to 107 bytes.
+        config["unix_http_server"] = {"file": f"/proc/self/cwd/{SOCKET}", "chmod": "0600"}
         config["supervisord"] = {
-            **{"logfile": escaped(self.logs / "supervisord.log"), "pidfile": "supervisord.pid", "silent": "true"},
+            **{"logfile": f"{LOGS}/supervisord.log", "pidfile": "supervisord.pid", "silent": "true"},
             **{"nodaemon": "true", "minfds": "1024"},
         }
         config["rpcinterface:supervisor"] = {
@@ -175,7 +178,7 @@ class Supervisor:
             # It waits a second longer before each new try; the sum is more than a day.
             "startretries": "500",
             "redirect_stderr": "true",
-            "stdout_logfile": escaped(self.logs / f"{program.name}.log"),
+            "stdout_logfile": f"{LOGS}/{program.name}.log",
             "stdout_logfile_maxbytes": "20MB",
             "stdout_logfile_backups": "1",
         }
