@@ -213,6 +213,7 @@ def _load_network(place: Path | str, revision: str | None, device: torch.device,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported, and refused below by name
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{place} could not be loaded: {error}") from error

@@ -17,11 +17,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pillow_heif import register_heif_opener
 
 register_heif_opener()
+Image.init()  # all formats now, rather than at first use in whatever thread comes first
 
 MAX_PIXELS = 100_000_000
 
 # Raster formats people upload. Left out on purpose: EPS (runs Ghostscript), WMF, and formats nobody sends.
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "JPEG2000", "PPM")
+# JPEG includes MPO, the two-picture JPEG of some phones.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "JPEG2000", "PPM")
 NAMED = "JPEG, PNG, WebP, GIF, AVIF, HEIC, TIFF or BMP"
 
 WHITE = (255, 255, 255, 255)
@@ -34,7 +36,10 @@ class UndecodableImage(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself before anything is decoded. `width` and `height` are in pixels, as stored."""
+    """What a file says of itself before anything is decoded.
+
+    `width` and `height` are in pixels, as stored; `animated` means that there are frames or pages beyond the first.
+    """
 
     format: str
     media_type: str
@@ -51,7 +56,7 @@ def read_header(image: bytes | Path) -> Header:
     with _open(image) as opened:
         return Header(
             format=str(opened.format),
-            media_type=Image.MIME.get(str(opened.format), "application/octet-stream"),
+            media_type="image/jpeg" if opened.format == "MPO" else Image.MIME[str(opened.format)],
             width=opened.width,
             height=opened.height,
             animated=_is_animated(opened),
@@ -106,6 +111,8 @@ def _open(image: bytes | Path) -> Image.Image:
 
 
 def _is_animated(opened: Image.Image) -> bool:
+    if opened.format == "MPO":  # its second picture is the same scene: a depth map, a stereo view
+        return False
     try:
         return bool(getattr(opened, "is_animated", False))
     except Exception as error:  # finding out reads on into the file, which may be damaged

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -119,7 +120,7 @@ def _judge_one(batcher: Batcher, name: str, explain: bool) -> Judged:
     from model.preprocess import UndecodableImage, read_header, to_rgb
 
     try:
-        data = click.get_binary_stream("stdin").read() if name == STDIN else Path(name).read_bytes()
+        data = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
         detection = batcher.submit(to_rgb(data), explain).result()
         return Judged(name, detection, first_frame_only=read_header(data).animated)
     except OSError as error:
@@ -177,8 +178,6 @@ def _print_table(outcomes: Iterator[Judged], explain: bool) -> int:
 
 
 def _cells(judged: Judged) -> tuple[str, str, str, str]:
-    from rich.markup import escape
-
     if judged.detection is None:
         return escape(judged.image), "[red]error[/red]", "", escape(str(judged.error))
     verdict = judged.detection.verdict

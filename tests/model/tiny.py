@@ -1,6 +1,7 @@
 """A LLaVA small enough for tests: the real classes and file formats, a few thousand random weights, its own tokenizer.
 
-Random weights give the same near-constant score for every image, so `build` scales them up until images differ.
+Random weights give nearly the same score for every image, so `build` scales them up until images differ, and the rows
+of the two verdict words further, until scores are as far from the boundary as a trained model's.
 """
 
 from __future__ import annotations
@@ -91,6 +92,8 @@ def build(size: int = SIZE, patch: int = PATCH, seed: int = 0) -> tuple[Any, Lla
         for weight in model.parameters():
             if weight.ndim > 1:
                 weight.mul_(6)
+        words = made.tokenizer.convert_tokens_to_ids(["Ġreal", "Ġfake"])
+        model.lm_head.weight[words] *= 8
     return model, made
 
 

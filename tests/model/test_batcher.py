@@ -1,0 +1,199 @@
+"""Threads hand in images; batches fill, errors stay with their image, hangs end the process, closing loses nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from model.batcher import EXIT_HUNG, Batcher, BatcherClosed
+from model.detector import Detector
+from model.engines.engine import Answer, Chooser, EngineError, Score
+from model.manifest import Manifest
+
+
+class StubEngine:
+    """Scores an image by its width, refuses images 13 pixels wide, and waits while the gate is shut."""
+
+    name, dtype = "stub", "float32"
+    manifest = Manifest(name="stub", kind="demo", base="none")
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.prepared_in: set[str] = set()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def prepare(self, image: Image.Image) -> int:
+        self.prepared_in.add(threading.current_thread().name)
+        if image.width == 14:
+            raise ValueError("cannot be prepared")
+        return image.width
+
+    def answer(self, prepared: Sequence[int], choose: Chooser) -> list[Answer]:
+        self.gate.wait(timeout=10)
+        self.batches.append(list(prepared))
+        if 13 in prepared:
+            raise EngineError("13 is unlucky")
+        scores = [Score(real=0.0, fake=float(width), pair_mass=1.0) for width in prepared]
+        return [Answer(score, choose(index, score)) for index, score in enumerate(scores)]
+
+
+@pytest.fixture
+def engine() -> StubEngine:
+    return StubEngine()
+
+
+@pytest.fixture
+def batcher(engine: StubEngine) -> Iterator[Batcher]:
+    with Batcher(Detector(engine), max_batch=4, max_wait_ms=200) as made:
+        yield made
+        engine.gate.set()
+
+
+def image(width: int) -> Image.Image:
+    return Image.new("RGB", (width, 1))
+
+
+def widths(futures: Sequence[Any]) -> list[float]:
+    return [future.result(timeout=10).verdict.logit for future in futures]
+
+
+def test_images_that_come_together_run_together(engine: StubEngine, batcher: Batcher) -> None:
+    assert widths([batcher.submit(image(width)) for width in (1, 2, 3, 4)]) == [1, 2, 3, 4]
+    assert engine.batches == [[1, 2, 3, 4]]
+
+
+def test_a_full_batch_does_not_wait(engine: StubEngine) -> None:
+    with Batcher(Detector(engine), max_batch=2, max_wait_ms=60_000) as batcher:
+        assert widths([batcher.submit(image(width)) for width in (1, 2)]) == [1, 2]
+
+
+def test_a_lone_image_waits_no_longer_than_it_must(engine: StubEngine, batcher: Batcher) -> None:
+    began = time.monotonic()
+    assert widths([batcher.submit(image(5))]) == [5]
+    assert 0.15 < time.monotonic() - began < 2
+    assert engine.batches == [[5]]
+
+
+def test_what_came_while_a_batch_ran_is_taken_at_once_up_to_the_limit(engine: StubEngine, batcher: Batcher) -> None:
+    engine.gate.clear()
+    first = [batcher.submit(image(width)) for width in range(1, 5)]
+    later = [batcher.submit(image(width)) for width in range(5, 11)]
+    engine.gate.set()
+    assert widths(first + later) == list(range(1, 11))
+    assert [len(batch) for batch in engine.batches] == [4, 4, 2]
+
+
+def test_results_go_to_whoever_submitted(batcher: Batcher) -> None:
+    order = [7, 3, 9, 1, 30, 20, 5, 5, 2, 11] * 5
+    with ThreadPoolExecutor(8) as threads:
+        futures = list(threads.map(lambda width: batcher.submit(image(width)), order))
+    assert widths(futures) == order
+
+
+def test_the_wish_for_text_goes_with_its_image(batcher: Batcher) -> None:
+    wishes = [True, False, lambda verdict: verdict.logit > 5, lambda verdict: verdict.logit > 5]
+    futures = [batcher.submit(image(width), wish) for width, wish in zip((1, 2, 3, 9), wishes, strict=True)]
+    assert [future.result(timeout=10).explanation for future in futures] == ["fake", None, None, "fake"]
+
+
+def test_a_bad_image_does_not_fail_its_batch_mates(engine: StubEngine, batcher: Batcher) -> None:
+    futures = [batcher.submit(image(width)) for width in (1, 13, 3, 4)]
+    assert widths([futures[0], futures[2], futures[3]]) == [1, 3, 4]
+    with pytest.raises(EngineError, match="unlucky"):
+        futures[1].result(timeout=10)
+    assert engine.batches == [[1, 13, 3, 4], [1], [13], [3], [4]]
+    assert widths([batcher.submit(image(8))]) == [8]
+
+
+def test_a_wish_that_raises_fails_only_its_own_image(batcher: Batcher) -> None:
+    futures = [batcher.submit(image(1)), batcher.submit(image(2), lambda verdict: verdict.nonsense)]
+    assert widths(futures[:1]) == [1]
+    with pytest.raises(AttributeError, match="nonsense"):
+        futures[1].result(timeout=10)
+
+
+def test_preparing_happens_and_fails_in_the_thread_that_submits(engine: StubEngine, batcher: Batcher) -> None:
+    with pytest.raises(ValueError, match="cannot be prepared"):
+        batcher.submit(image(14))
+    assert engine.prepared_in == {threading.current_thread().name}
+
+
+def test_a_hang_is_reported_while_it_lasts(engine: StubEngine) -> None:
+    hung: list[float] = []
+    reported = threading.Event()
+
+    def on_hang(seconds: float) -> None:
+        hung.append(seconds)
+        reported.set()
+
+    with Batcher(Detector(engine), max_wait_ms=0, hang_after_s=0.1, on_hang=on_hang) as batcher:
+        engine.gate.clear()
+        future = batcher.submit(image(1))
+        assert reported.wait(timeout=5)
+        assert not future.done()
+        engine.gate.set()
+        assert widths([future]) == [1]
+        time.sleep(0.2)
+    assert hung == [0.1]
+
+
+def test_a_hang_ends_the_process() -> None:
+    script = """
+import time
+from PIL import Image
+from model.batcher import Batcher
+from model.detector import Detector
+from tests.model.test_batcher import StubEngine
+
+engine = StubEngine()
+engine.answer = lambda prepared, choose: time.sleep(60)
+Batcher(Detector(engine), hang_after_s=0.1).submit(Image.new("RGB", (1, 1))).result()
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == EXIT_HUNG
+    assert "the device hangs" in ended.stderr
+
+
+def test_closing_finishes_what_is_queued(engine: StubEngine) -> None:
+    batcher = Batcher(Detector(engine), max_batch=2, max_wait_ms=60_000)
+    engine.gate.clear()
+    futures = [batcher.submit(image(width)) for width in (1, 2, 3, 4, 5)]
+    threading.Timer(0.1, engine.gate.set).start()
+    batcher.close()
+    assert all(future.done() for future in futures)
+    assert widths(futures) == [1, 2, 3, 4, 5]
+    with pytest.raises(BatcherClosed):
+        batcher.submit(image(6))
+    batcher.close()
+
+
+def test_closing_can_cancel_what_has_not_begun(engine: StubEngine) -> None:
+    batcher = Batcher(Detector(engine), max_batch=1, max_wait_ms=0)
+    engine.gate.clear()
+    begun, *queued = [batcher.submit(image(width)) for width in (1, 2, 3)]
+    while not begun.running():
+        time.sleep(0.005)
+    threading.Timer(0.1, engine.gate.set).start()
+    batcher.close(cancel=True)
+    assert widths([begun]) == [1]
+    assert not wait(queued, timeout=5).not_done
+    for future in queued:
+        with pytest.raises(CancelledError):
+            future.result()
+    assert engine.batches == [[1]]
+
+
+def test_a_cancelled_image_is_not_run(engine: StubEngine, batcher: Batcher) -> None:
+    futures = [batcher.submit(image(width)) for width in (1, 2, 3)]
+    assert futures[1].cancel()
+    assert widths([futures[0], futures[2]]) == [1, 3]
+    assert engine.batches == [[1, 3]]
