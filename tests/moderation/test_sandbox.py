@@ -1,0 +1,210 @@
+"""The sandbox, with functions that really hang, crash and swallow memory in real processes."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from moderation.errors import BadStatus, TelltaleError, Undecodable
+from moderation.sandbox import Sandbox, SandboxCrash, SandboxMemory, SandboxTimeout
+
+MEBIBYTE = 1024 * 1024
+LIMIT = 256 * MEBIBYTE
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    box = Sandbox(processes=2, memory_bytes=LIMIT, seconds=2)
+    yield box
+    box.close()
+
+
+def double(value: int) -> int:
+    return 2 * value
+
+
+def size_of(data: bytes, scale: int = 1) -> int:
+    return len(data) * scale
+
+
+def process_id() -> int:
+    return os.getpid()
+
+
+def is_threaded_parent() -> bool:
+    return threading.active_count() > 1
+
+
+def allocate(size: int) -> int:
+    return len(bytearray(size))
+
+
+def hang() -> None:
+    while True:
+        time.sleep(1)
+
+
+def hang_in_c() -> None:
+    """Blocks the interpreter itself: no signal handler written in Python ever runs."""
+    ctypes.PyDLL(None).sleep(30)
+
+
+def segfault() -> None:
+    ctypes.string_at(0)
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave() -> None:
+    sys.exit(3)
+
+
+def undecodable() -> None:
+    raise Undecodable("broken", pointer="/image")
+
+
+def bad_status() -> None:
+    raise BadStatus("cannot be pickled as it is", status=404)
+
+
+def unpicklable() -> object:
+    return lambda: None
+
+
+def test_a_call_returns_what_the_function_returns(sandbox: Sandbox) -> None:
+    assert sandbox.call(double, 21) == 42
+    assert sandbox.call(size_of, b"abc", scale=2) == 6
+    assert sandbox.call(process_id) != os.getpid()
+    assert not sandbox.call(is_threaded_parent)
+
+
+def test_large_arguments_arrive(sandbox: Sandbox) -> None:
+    assert sandbox.call(size_of, bytes(64 * MEBIBYTE)) == 64 * MEBIBYTE
+
+
+def test_the_functions_own_errors_pass_through(sandbox: Sandbox) -> None:
+    with pytest.raises(Undecodable, match="broken") as error:
+        sandbox.call(undecodable)
+    assert error.value.pointer == "/image"
+    with pytest.raises(RuntimeError, match="BadStatus: cannot be pickled as it is"):
+        sandbox.call(bad_status)
+    with pytest.raises((AttributeError, TypeError), match="pickle"):
+        sandbox.call(unpicklable)
+    assert sandbox.call(double, 1) == 2
+
+
+@pytest.mark.parametrize("function", [hang, hang_in_c])
+def test_a_call_that_hangs_is_ended_in_time(sandbox: Sandbox, function: object) -> None:
+    sandbox.call(double, 1)  # so that the start is not counted
+    start = time.monotonic()
+    with pytest.raises(SandboxTimeout, match="longer than 2 s"):
+        sandbox.call(function)  # type: ignore[arg-type]
+    assert 1.9 < time.monotonic() - start < 4
+    assert sandbox.call(double, 1) == 2
+
+
+@pytest.mark.parametrize(("function", "how"), [(segfault, "SIGSEGV"), (killed, "SIGKILL"), (leave, "SystemExit")])
+def test_a_crash_is_an_error_of_that_call_only(sandbox: Sandbox, function: object, how: str) -> None:
+    for _ in range(3):
+        with pytest.raises(SandboxCrash, match=how):
+            sandbox.call(function)  # type: ignore[arg-type]
+        assert sandbox.call(double, 4) == 8
+
+
+def test_memory_is_limited_and_the_process_survives(sandbox: Sandbox) -> None:
+    assert sandbox.call(allocate, LIMIT // 2) == LIMIT // 2
+    with pytest.raises(SandboxMemory, match=str(LIMIT)):
+        sandbox.call(allocate, LIMIT)
+    with pytest.raises(SandboxMemory):
+        sandbox.call(size_of, bytes(LIMIT))  # too large even to be read
+    assert sandbox.call(allocate, LIMIT // 2) == LIMIT // 2
+
+
+def test_the_errors_are_ours() -> None:
+    assert all(issubclass(kind, TelltaleError) for kind in (SandboxTimeout, SandboxCrash, SandboxMemory))
+
+
+def test_bad_calls_harm_no_call_beside_them() -> None:
+    """Sixteen threads, every third call bad in some way; every good one gets its own answer."""
+    box = Sandbox(processes=2, memory_bytes=LIMIT, seconds=1)
+    bad = [(segfault, SandboxCrash), (killed, SandboxCrash), (hang, SandboxTimeout), (leave, SandboxCrash)]
+
+    def one(number: int) -> bool:
+        if number % 3:
+            return box.call(double, number) == 2 * number
+        function, kind = bad[number // 3 % len(bad)]
+        with pytest.raises(kind):
+            box.call(function)
+        return True
+
+    try:
+        with ThreadPoolExecutor(16) as threads:
+            assert all(threads.map(one, range(48)))
+    finally:
+        box.close()
+
+
+def test_a_process_killed_while_idle_is_replaced(sandbox: Sandbox) -> None:
+    victims = {sandbox.call(process_id) for _ in range(10)}
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+    time.sleep(0.5)
+    assert sandbox.call(process_id) not in victims
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda n: sandbox.call(double, n), range(8))) == [2 * n for n in range(8)]
+
+
+def test_processes_are_recycled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moderation.sandbox.CALLS_PER_PROCESS", 2)
+    box = Sandbox(processes=1, memory_bytes=LIMIT, seconds=2)
+    try:
+        seen = [box.call(process_id) for _ in range(6)]
+    finally:
+        box.close()
+    assert len(set(seen)) == 3
+
+
+def test_nothing_starts_before_the_first_call() -> None:
+    before = set(multiprocessing.active_children())
+    box = Sandbox(processes=2, memory_bytes=LIMIT, seconds=2)
+    assert set(multiprocessing.active_children()) == before
+    box.close()
+
+
+def test_closing_ends_the_processes_and_whoever_waits(sandbox: Sandbox) -> None:
+    box = Sandbox(processes=1, memory_bytes=LIMIT, seconds=30)
+    pid = box.call(process_id)
+    with ThreadPoolExecutor(2) as threads:
+        waiting = [threads.submit(box.call, hang) for _ in range(2)]  # one under way, one in the queue
+        time.sleep(0.3)
+        start = time.monotonic()
+        box.close()
+        for call in waiting:
+            with pytest.raises(SandboxCrash, match="closed"):
+                call.result(10)
+        assert time.monotonic() - start < 5
+    assert not Path(f"/proc/{pid}").exists()
+    with pytest.raises(SandboxCrash, match="closed"):
+        box.call(double, 1)
+    box.close()
+    assert sandbox.call(double, 1) == 2
+
+
+def test_no_arguments_are_left_on_disk(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    sandbox.call(double, 1)
+    with pytest.raises(SandboxCrash):
+        sandbox.call(segfault)
+    assert list(tmp_path.iterdir()) == []
