@@ -278,7 +278,7 @@ def model_versions(session: Session) -> Rows:
             "stage": version.stage.value,
             "kind": version.manifest["kind"],
             "checkpoint": version.checkpoint,
-            "golden": len(version.manifest["golden"]),
+            "golden": len(version.manifest.get("golden", ())),
             "created_at": version.created_at,
             "promoted_at": version.promoted_at,
         }

@@ -1,0 +1,77 @@
+"""The demo's platform: a tenant of its own with a key, an inbound source, an endpoint and a moderator.
+
+Every run is a new tenant, because an image that a tenant sent before has its verdict already, and there would be
+nothing to see. The moderator is one person, who works for all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from moderation import sources, tenants, webhooks
+from moderation.db import transaction
+from moderation.settings import Settings
+from moderation.tables import Endpoint, Source, Tenant, User
+from moderation.vocabulary import Role, Scope, SourceKind, SourceScheme
+
+PREFIX = "demo-"
+MODERATOR = "moderator@demo.example"
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What the platform's own code would hold: where to send, and the secrets to do it with."""
+
+    tenant: str
+    key: str
+    hook_url: str
+    hook_secret: str
+    endpoint_secret: str
+    moderator: str = MODERATOR
+
+
+def new_platform(receiver_url: str, moderator_password: str, settings: Settings) -> Platform:
+    """Create the platform of this run; those of earlier runs are told nothing any more, for nobody listens."""
+    name = f"{PREFIX}{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    with transaction() as session:
+        _retire_endpoints(session)
+        tenant = tenants.create_tenant(session, name)
+        _, key = tenants.create_key(session, tenant.id, "demo", list(Scope))
+        source = _source(session, tenant)
+        endpoint = webhooks.create_endpoint(session, tenant.id, receiver_url, [], settings)
+        tenants.add_member(session, _moderator(session, moderator_password), tenant, Role.MODERATOR)
+        return Platform(
+            tenant=name,
+            key=key,
+            hook_url=f"{settings.public_url.rstrip('/')}/v1/hooks/{source.id}",
+            hook_secret=source.secrets[0],
+            endpoint_secret=endpoint.secrets[0],
+        )
+
+
+def _retire_endpoints(session: Session) -> None:
+    query = select(Endpoint).join(Tenant, Tenant.id == Endpoint.tenant_id)
+    for endpoint in session.scalars(query.where(Tenant.name.startswith(PREFIX), Endpoint.disabled_at.is_(None))):
+        webhooks.disable(session, endpoint, "The demo that listened here has ended.")
+
+
+def _source(session: Session, tenant: Tenant) -> Source:
+    source = Source(
+        tenant_id=tenant.id,
+        name="uploads",
+        scheme=SourceScheme.STANDARD,
+        kind=SourceKind.JSON,
+        secrets=[],
+        image_url_pointer="/data/image/url",
+        external_id_pointer="/data/image/id",
+    )
+    return sources.create_source(session, source)
+
+
+def _moderator(session: Session, password: str) -> User:
+    known = session.scalar(select(User).where(User.email == MODERATOR))
+    return known or tenants.create_user(session, MODERATOR, password)
