@@ -1,0 +1,216 @@
+"""What some bytes are: an image that can be judged, of which type and size; by content, never by a name.
+
+It decodes what strangers sent, so callers run it in a sandbox (moderation/sandbox.py); it keeps nothing and calls
+nobody. It does not know what an image shows, nor how a model wants its pixels.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+
+import pillow_heif
+from PIL import Image, UnidentifiedImageError
+
+from moderation.errors import BadImage, ImageTooLarge, Undecodable, UnsupportedType
+
+pillow_heif.register_heif_opener()
+
+ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC/HEIF and AVIF"
+MEDIA_TYPES = {
+    "JPEG": "image/jpeg",
+    "PNG": "image/png",
+    "WEBP": "image/webp",
+    "GIF": "image/gif",
+    "BMP": "image/bmp",
+    "TIFF": "image/tiff",
+    "HEIC": "image/heic",
+    "HEIF": "image/heif",
+    "AVIF": "image/avif",
+}
+ORIENTATION = 0x0112  # EXIF tag; 5 to 8 are turned by 90 or 270 degrees
+DNG_VERSION = 50706  # TIFF tag; what Pillow would open of such a file is its thumbnail
+
+# (offset, bytes, Pillow's name of the format)
+_IMAGES = [
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    (8, b"WEBP", "WEBP"),
+    (0, b"GIF87a", "GIF"),
+    (0, b"GIF89a", "GIF"),
+    (0, b"II*\x00", "TIFF"),
+    (0, b"MM\x00*", "TIFF"),
+    (0, b"II+\x00", "TIFF"),
+    (0, b"MM\x00+", "TIFF"),
+]
+# Brands of ISO base media files, at offset 8 after "ftyp" (ISO/IEC 23008-12, and the MP4 registration authority).
+_BRANDS = {
+    "AVIF": {b"avif", b"avis"},
+    "HEIC": {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"},
+    "HEIF": {b"mif1", b"msf1", b"mif2"},
+}
+_OTHERS = [
+    (8, b"CR\x02", "a camera raw file"),
+    (0, b"%PDF-", "a PDF document"),
+    (0, b"\x1aE\xdf\xa3", "a WebM or Matroska video"),
+    (8, b"AVI ", "an AVI video"),
+    (8, b"WAVE", "a sound file"),
+    (0, b"OggS", "an Ogg file"),
+    (0, b"ID3", "a sound file"),
+    (0, b"\x00\x00\x01\xba", "an MPEG video"),
+    (0, b"PK\x03\x04", "a ZIP archive or an office document"),
+    (0, b"\x1f\x8b", "gzip-compressed data"),
+    (0, b"8BPS", "a Photoshop file"),
+    (0, b"\x00\x00\x01\x00", "an icon"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"\x7fELF", "a program"),
+    (0, b"MZ", "a program"),
+]
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What is known of an image without judging it.
+
+    Width and height are in pixels as displayed, after EXIF orientation; `frames` is more than 1 for an animation or a
+    document with pages, of which the first is what is judged; `sha256` is of the bytes, in hex.
+    """
+
+    media_type: str
+    width: int
+    height: int
+    frames: int
+    sha256: str
+
+
+def inspect(data: bytes, max_pixels: int) -> ImageFacts:
+    """The facts of an image whose first frame decodes in full.
+
+    Raises UnsupportedType, naming what was found instead where it is known; Undecodable for empty, broken or truncated
+    bytes; ImageTooLarge above `max_pixels` (width times height, known before anything is decoded) or where decoding
+    takes more memory than the process may have.
+    """
+    if not data:
+        raise Undecodable("The file is empty: send the image's bytes.")
+    kind = _kind(data)
+    try:
+        opener = "HEIF" if kind == "HEIC" else kind
+        with _our_limit_only(), Image.open(BytesIO(data), formats=[opener]) as image:
+            _check_size(image, max_pixels)
+            _refuse_raw(image)
+            image.load()
+            width, height = _displayed_size(image)
+            return ImageFacts(MEDIA_TYPES[kind], width, height, _frames(image), hashlib.sha256(data).hexdigest())
+    except BadImage:
+        raise
+    except MemoryError as error:
+        raise ImageTooLarge("Decoding the image takes more memory than is allowed: send a smaller copy.") from error
+    except UnidentifiedImageError as error:
+        raise Undecodable(
+            f"The file begins like {kind}, but its header is broken or cut off: send it again."
+        ) from error
+    # Decoders raise whatever comes to them from broken bytes: OSError, SyntaxError, struct.error, IndexError, …
+    except Exception as error:
+        raise Undecodable(f"The {kind} image is broken or cut off, and does not decode: send it again.") from error
+
+
+def _kind(data: bytes) -> str:
+    """The format that the bytes claim by their beginning. Raises UnsupportedType for anything not accepted."""
+    other = _named(_OTHERS, data)
+    kind = _named(_IMAGES, data) or _iso_media_kind(data) or _bitmap(data)
+    if other is None and kind is not None:
+        return kind
+    found = other or _text_kind(data)
+    if found is None:
+        raise UnsupportedType(f"The file is not an image that can be read here: send {ACCEPTED}.")
+    raise UnsupportedType(f"The file is {found}, whatever its name says: send {ACCEPTED}.")
+
+
+def _named(table: list[tuple[int, bytes, str]], data: bytes) -> str | None:
+    return next((name for offset, magic, name in table if data.startswith(magic, offset)), None)
+
+
+def _iso_media_kind(data: bytes) -> str | None:
+    """HEIC, HEIF and AVIF by their brands: the major one if it tells, else any of the compatible ones."""
+    if data[4:8] != b"ftyp":
+        return None
+    major = data[8:12]
+    end = min(int.from_bytes(data[:4], "big"), 256)
+    brands = {major, *(data[at : at + 4] for at in range(16, end, 4))}
+    for name, candidates in (
+        ("AVIF", {major}),
+        ("HEIC", {major}),
+        ("AVIF", brands),
+        ("HEIC", brands),
+        ("HEIF", brands),
+    ):
+        if _BRANDS[name] & candidates:
+            return name
+    raise UnsupportedType(f"The file is a video (MP4, QuickTime or like them): send {ACCEPTED}.")
+
+
+def _bitmap(data: bytes) -> str | None:
+    # "BM" alone begins many a text; the size of the second header is one of a few.
+    known_headers = (12, 16, 40, 52, 56, 64, 108, 124)
+    return "BMP" if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in known_headers else None
+
+
+def _text_kind(data: bytes) -> str | None:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "text"
+    try:
+        start = codecs.getincrementaldecoder("utf-8-sig")().decode(data[:4096])
+    except UnicodeDecodeError:
+        return None
+    if any(character < " " and character not in "\t\n\r\f" for character in start):
+        return None
+    start = start.lstrip().lower()
+    if "<svg" in start:
+        return "SVG"
+    if start.startswith(("<!doctype html", "<html", "<head", "<body")):
+        return "a web page (HTML)"
+    return "text"
+
+
+@contextmanager
+def _our_limit_only() -> Iterator[None]:
+    """Pillow's own limit on pixels set aside: it warns or raises at numbers of its own, before ours is asked."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise Undecodable(f"The image is {width} × {height} pixels: send one that shows something.")
+    if width * height > max_pixels:
+        raise ImageTooLarge(
+            f"The image has {width} × {height} = {width * height} pixels, and at most {max_pixels} are accepted: "
+            "send a smaller copy."
+        )
+
+
+def _refuse_raw(image: Image.Image) -> None:
+    if DNG_VERSION in getattr(image, "tag_v2", ()):
+        raise UnsupportedType(f"The file is a camera raw file (DNG): send {ACCEPTED}.")
+
+
+def _displayed_size(image: Image.Image) -> tuple[int, int]:
+    """After loading: TIFF and HEIF are upright by then and say so, the others keep their orientation tag."""
+    turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    return (image.height, image.width) if turned else (image.width, image.height)
+
+
+def _frames(image: Image.Image) -> int:
+    # What comes after a JPEG's first image (MPO) is a preview or a depth map, not a frame.
+    return 1 if image.format in ("JPEG", "MPO") else int(getattr(image, "n_frames", 1))
