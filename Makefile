@@ -1,18 +1,64 @@
-# Everything installs itself into .venv; nothing here needs root, Docker or a hand-installed service.
+# Everything installs itself into .venv; nothing here needs root, Docker or a service installed by hand.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The one torch of this project. From the usual index it brings CUDA with it (some GB); where pip is pointed at an index
+# of CPU builds (or at both), `torch==2.13.0` takes the CPU build and nothing later replaces it.
+TORCH := torch==2.13.0
+PYTEST_PROCESSES ?= auto
 
+.DEFAULT_GOAL := help
 .PHONY: help install demo test check format constraints demo-checkpoint eval-demo clean
 
 help:  ## Show this list.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 $(STAMP): pyproject.toml constraints.txt
-	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Telltale needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
+	@test -d $(VENV) || { echo "Making $(VENV) …"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing torch (the largest part) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(TORCH)
+	@echo "Installing the rest …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 install: $(STAMP)  ## Create .venv and install Telltale with everything it needs to run and to be tested.
+
+demo: $(STAMP)  ## Start everything, submit sample images, show what happens; ONCE=1 ends after the table.
+	@$(BIN)/telltale demo $(if $(ONCE),--once)
+
+test: $(STAMP)  ## Run every test, in parallel processes, against real services started for them.
+	@$(BIN)/pytest -n $(PYTEST_PROCESSES)
+
+check: $(STAMP)  ## Lint, format, types, imports, migrations and the compose file.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --config importlinter.toml
+	$(BIN)/alembic --config migrations/alembic.ini upgrade head --sql | $(BIN)/squawk
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+format: $(STAMP)  ## Format the code.
+	$(BIN)/ruff check --fix --quiet
+	$(BIN)/ruff format
+
+demo-checkpoint: $(STAMP)  ## Rebuild the demo checkpoint from its recipe (a CPU is enough).
+	$(BIN)/python -m model.demo build
+
+eval-demo: $(STAMP)  ## Measure the demo checkpoint again on its held-out images.
+	@$(BIN)/python -m model.demo evaluate
+
+# Without torch's own pins of CUDA packages, which depend on the build of torch, and without any address.
+constraints:  ## Pin every dependency anew in constraints.txt.
+	$(BIN)/pip-compile --quiet --strip-extras --all-extras --no-header --no-annotate --no-emit-index-url \
+		--no-emit-find-links --no-emit-trusted-host --no-emit-options --upgrade-package $(TORCH) --output-file - \
+		pyproject.toml | sed -E -e '/^(#|telltale @|nvidia-|cuda-|triton|$$)/d' -e 's/^(torch==[0-9.]+)\+.*/\1/' \
+		> constraints.new
+	mv constraints.new constraints.txt
+
+clean:  ## Remove what the tools and the embedded stack keep; .venv stays.
+	rm -rf .telltale build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -27,6 +27,7 @@ COMMANDS = {
     "sources": ("infra.commands.sources:sources", "Create and list sources: whose webhooks are accepted, and how."),
     "endpoints": ("infra.commands.endpoints:endpoints", "Create and list endpoints: where events are sent."),
     "deliveries": ("infra.commands.deliveries:deliveries", "See what was sent to endpoints, and send it again."),
+    "policies": ("infra.commands.policies:policies", "Set and show policies: what is decided, and what is reviewed."),
     "submit": ("infra.commands.submit:submit", "Submit images to the service, and watch them being judged."),
     "cases": ("infra.commands.cases:cases", "List, show and watch cases."),
 }
