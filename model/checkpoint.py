@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from transformers import AutoImageProcessor, AutoTokenizer, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import AutoImageProcessor, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.image_processing_backends import PilBackend
 
 from model import manifest as manifests
@@ -104,6 +104,8 @@ def locate(source: str | Path, revision: str | None = None) -> tuple[Path | str,
     folder = DEMO_FOLDER if source == DEMO else Path(source)
     if folder.is_dir():
         return folder, None
+    if source == DEMO:
+        raise CheckpointError("The demo checkpoint is not installed: build it with `make demo-checkpoint`.")
     name, _, at = str(source).partition("@")
     revision = revision or at or None
     if not HUB_ID.fullmatch(name):
@@ -167,6 +169,9 @@ def classic_name(name: str) -> str:
 def load_processor(place: Path | str, revision: str | None, config: Any, manifest: Manifest) -> Any:
     """The processor of a checkpoint, or the one its manifest names, with every setting that the token count hangs on.
 
+    `tokenizer.json` is taken as it stands, as transformers 4.45 took it. The LlamaTokenizer of transformers 5 rebuilds
+    it from `legacy` instead, and with `legacy` false turns `▁Does` after the image into `Does`, another token than the
+    file says (seen on 5.23 with Llama 2's vocabulary).
     Raises CheckpointError.
     """
     if manifest.processor is not None:
@@ -174,7 +179,7 @@ def load_processor(place: Path | str, revision: str | None, config: Any, manifes
     origin = {"revision": revision, "trust_remote_code": False}
     try:
         images = AutoImageProcessor.from_pretrained(place, backend="pil", **origin)
-        tokenizer = AutoTokenizer.from_pretrained(place, **origin)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(place, **origin)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{place} has no processor that can be loaded: {error}") from error
     if not isinstance(images, PilBackend):
@@ -265,6 +270,12 @@ def _check_agreement(config: Any, processor: Any, manifest: Manifest) -> prompts
         raise CheckpointError(f"{manifest.name}: {error}") from error
     if tokens.prompt.count(config.image_token_id) != expected:
         raise CheckpointError(f"{manifest.name}: the prompt does not hold {expected} image tokens.")
+    if tokens.prompt[0] != processor.tokenizer.bos_token_id:
+        raise CheckpointError(f"{manifest.name}: the tokenizer does not begin the prompt with its BOS.")
+    if tokens.prompt[-1] == processor.tokenizer.eos_token_id:
+        raise CheckpointError(
+            f"{manifest.name}: the tokenizer ends the prompt with EOS, and an answer could not follow."
+        )
     return tokens
 
 

@@ -7,6 +7,8 @@ nothing of verdicts, and it does not colour-manage: an embedded ICC profile is i
 from __future__ import annotations
 
 import io
+import logging
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Any, cast
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pillow_heif import register_heif_opener
+
+log = logging.getLogger(__name__)
 
 register_heif_opener()
 Image.init()  # all formats now, rather than at first use in whatever thread comes first
@@ -122,14 +126,22 @@ def _is_animated(opened: Image.Image) -> bool:
 def _decode(opened: Image.Image) -> Image.Image:
     try:
         opened.load()
-        upright = ImageOps.exif_transpose(opened)
-        return _flatten(_to_eight_bits(upright))
+        return _flatten(_to_eight_bits(_upright(opened)))
     except (UndecodableImage, MemoryError):
         raise
     except Exception as error:  # codecs raise whatever they like on damaged data
         raise UndecodableImage(
             f"The image is truncated or damaged: check that the upload was complete, or export it again. ({error})"
         ) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says. EXIF that cannot be read says nothing, as in every viewer: the pixels are sound."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except (SyntaxError, struct.error) as error:  # how Pillow refuses a TIFF header it does not know
+        log.info("EXIF that cannot be read is ignored: %s", error)
+        return image
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:

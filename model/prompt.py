@@ -54,12 +54,13 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, *, image_token: str, image_tok
 def encode_answer(tokenizer: Any, prompt: Prompt, answer: str) -> tuple[int, ...]:
     """The ids of `answer` as they follow the prompt, without BOS or EOS.
 
-    Raises PromptError where the tokenizer would merge the prompt's last token with the answer's first.
+    Raises PromptError where the tokenizer would merge the prompt's last token with the answer's first, or ends every
+    text with EOS.
     """
     alone = tokenizer(prompt.text)["input_ids"]
     together = tokenizer(f"{prompt.text} {answer}")["input_ids"]
     if together[: len(alone)] != alone:
-        raise PromptError(f"The tokenizer merges the end of {prompt.text!r} with the answer after it.")
+        raise PromptError(f"The tokenizer merges the end of {prompt.text!r} with the answer, or adds EOS between them.")
     return tuple(together[len(alone) :])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from model import manifest as manifests
@@ -13,6 +14,9 @@ from model.detector import Detector
 from model.engines.transformers import TransformersEngine
 from model.manifest import Calibration
 from tests.model import tiny
+
+# A network this small only loses time to threads, all the more where test processes share the cores.
+torch.set_num_threads(1)
 
 COLORS = ("red", "green", "blue", "black", "white", "yellow", "cyan", "magenta")
 

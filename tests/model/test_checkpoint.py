@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, processors
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from model import checkpoint
@@ -189,6 +190,23 @@ def test_features_with_cls_are_refused(folder: Path) -> None:
         load(folder, device="cpu")
 
 
+def test_tokens_are_those_of_tokenizer_json_whatever_class_is_named(folder: Path) -> None:
+    """transformers 5 would rebuild a LlamaTokenizer from `legacy` and forget what the file says."""
+    expected = load(folder, device="cpu").tokens
+    edit(folder / "tokenizer_config.json", tokenizer_class="LlamaTokenizer", legacy=False)
+    assert load(folder, device="cpu").tokens == expected
+
+
+@pytest.mark.parametrize(("special", "says"), [([], "BOS"), (["<s>", "$A", "</s>"], "EOS")])
+def test_a_prompt_begins_with_bos_and_stays_open(folder: Path, special: list[str], says: str) -> None:
+    template = processors.TemplateProcessing(single=special or "$A", special_tokens=[("<s>", 0), ("</s>", 1)])
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.post_processor = template
+    tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(CheckpointError, match=says):
+        load(folder, device="cpu")
+
+
 def test_a_prompt_the_tokenizer_cannot_carry_is_refused(folder: Path) -> None:
     manifest = tiny.manifest()
     manifest = manifest.model_copy(update={"prompt": manifest.prompt.model_copy(update={"fake_word": " synthetic"})})
@@ -208,6 +226,14 @@ def test_a_hub_id_with_its_commit(tmp_path: Path) -> None:
     assert locate(tmp_path) == (tmp_path, None)
     with pytest.raises(CheckpointError, match="neither a folder nor a hub id"):
         locate(tmp_path / "nowhere")
+
+
+def test_a_demo_checkpoint_that_is_not_there_says_how_to_build_it(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(checkpoint, "DEMO_FOLDER", tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="make demo-checkpoint"):
+        locate("demo")
+    monkeypatch.setattr(checkpoint, "DEMO_FOLDER", tmp_path)
+    assert locate("demo") == (tmp_path, None)
 
 
 def test_a_hub_id_needs_a_manifest() -> None:

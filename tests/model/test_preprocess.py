@@ -71,6 +71,11 @@ def test_exif_rotation_is_applied(kind: str) -> None:
     assert near(upright.getpixel((16, 56)), WHITE, by=8)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
+def test_exif_that_cannot_be_read_is_ignored(kind: str) -> None:
+    assert to_rgb(encoded(Image.new("RGB", (64, 32), RED), kind, exif=b"Exif\0\0garbage")).size == (64, 32)
+
+
 def test_cmyk() -> None:
     assert near(to_rgb(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG")).getpixel((8, 8)), RED, by=6)
 
@@ -140,6 +145,7 @@ def test_the_header_is_told() -> None:
     assert not header.animated
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # the error says it to the sender
 @pytest.mark.parametrize(
     ("data", "says"),
     [
