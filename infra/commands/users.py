@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from infra import listings
@@ -41,7 +43,7 @@ def create(email: str, tenant: str, role: str, password_stdin: bool, as_json: bo
 
 
 def _from_stdin() -> str:
-    password = click.get_text_stream("stdin").readline().rstrip("\r\n")
+    password = sys.stdin.readline().rstrip("\r\n")
     if not password:
         raise InvalidRequest("There is no password on standard input.")
     return password

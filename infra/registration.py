@@ -1,0 +1,166 @@
+"""From a checkpoint to a model version: its manifest read or made, its answers proven, its row written.
+
+A checkpoint with a manifest brings its golden outputs along; one without (a hub id, a downloaded folder) is taken for a
+published FakeVLM and judged on the shipped samples. torch is imported only where the network must be run.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+import model.demo
+from infra.demo.samples import FOLDER as SAMPLES
+from infra.demo.samples import samples
+from model import manifest as manifests
+from model.manifest import Manifest, ManifestError
+from moderation import model_versions
+from moderation.errors import ConfigurationError
+from moderation.tables import ModelVersion
+
+if TYPE_CHECKING:
+    from model.detector import Detector
+
+DEMO = "demo"
+GOLDEN = "golden"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a checkpoint is: a folder, or a hub id with (perhaps) its commit. `text` is what a version's row keeps."""
+
+    text: str
+    folder: Path | None
+    revision: str | None = None
+
+    @classmethod
+    def of(cls, given: str, revision: str | None = None) -> Source:
+        """Raises ConfigurationError for what is neither."""
+        if given == DEMO:
+            return cls(DEMO, Path(model.demo.__file__).parent / "checkpoint")
+        if Path(given).is_dir():
+            return cls(str(Path(given).resolve()), Path(given).resolve())
+        name, _, at = given.partition("@")
+        if not HUB_ID.fullmatch(name):
+            raise ConfigurationError(f"{given} is neither a checkpoint folder nor a hub id (owner/name).")
+        return cls(name, None, revision or at or None)
+
+    def manifest(self) -> Manifest | None:
+        """The manifest that comes with it. Raises ConfigurationError where there is one that cannot be read."""
+        if self.folder is None or not (self.folder / manifests.FILE_NAME).is_file():
+            return None
+        with explained():
+            return manifests.read(self.folder)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """What is wrong with a checkpoint, as an error of the service."""
+    try:
+        yield
+    except ManifestError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def prepared(source: Source, name: str | None, say: Say) -> Manifest:
+    """The manifest of a checkpoint that was loaded and answers as its golden outputs say, or has been given them now.
+
+    A folder's new manifest is written into it. Raises ConfigurationError.
+    """
+    manifest = source.manifest()
+    if manifest is None:
+        source = pinned(source, say)
+    say(f"Loading {source.text} …")
+    detector = _loaded(source, manifest)
+    manifest = _renamed(detector.manifest, name)
+    if manifest.golden:
+        say("Comparing its answers with its golden outputs …")
+        _verify(detector, source)
+        return manifest
+    say("Making golden outputs on the shipped samples …")
+    return _with_goldens(detector, manifest, source)
+
+
+def pinned(source: Source, say: Say) -> Source:
+    """A hub id at a full commit hash, asked of the hub where none was given. Raises ConfigurationError."""
+    if source.folder is not None or source.revision is not None:
+        return source
+    from huggingface_hub import HfApi
+
+    say(f"Asking the hub for the newest commit of {source.text} …")
+    try:
+        revision = HfApi().model_info(source.text, timeout=20).sha
+    except Exception as error:  # what it raises is its HTTP library's, which differs from version to version
+        raise ConfigurationError(
+            f"The hub did not say which commit of {source.text} is newest ({type(error).__name__}). Pass the full "
+            "40-digit hash that it shows under 'Files and versions': --revision HASH."
+        ) from error
+    return Source(source.text, None, revision)
+
+
+def write(session: Session, source: Source, manifest: Manifest) -> ModelVersion:
+    """The version's row; registering the same manifest again is the same version. Raises Conflict for a taken name."""
+    stored = manifest.model_dump(mode="json")
+    return model_versions.register(session, checkpoint=source.text, manifest=stored, digest=manifest.digest())
+
+
+def unambiguous(session: Session, manifest: Manifest) -> Manifest:
+    """The manifest, renamed by its digest where another version has its name (a checkpoint that was built anew)."""
+    taken = select(ModelVersion.id).where(ModelVersion.name == manifest.name, ModelVersion.digest != manifest.digest())
+    return _renamed(manifest, f"{manifest.name}-{manifest.digest()[:7]}") if session.scalar(taken) else manifest
+
+
+def _renamed(manifest: Manifest, name: str | None) -> Manifest:
+    return manifest.model_copy(update={"name": name}) if name else manifest
+
+
+def _loaded(source: Source, manifest: Manifest | None) -> Detector:
+    from model import checkpoint
+    from model.detector import Detector
+
+    try:
+        given = manifest or checkpoint.fakevlm_manifest(source.folder or source.text, source.revision)
+        return Detector.load(source.folder or source.text, revision=source.revision, manifest=given)
+    except checkpoint.CheckpointError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def _verify(detector: Detector, source: Source) -> None:
+    from model.detector import GoldenMismatch
+
+    try:
+        detector.verify_golden(source.folder or SAMPLES)
+    except GoldenMismatch as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def _with_goldens(detector: Detector, manifest: Manifest, source: Source) -> Manifest:
+    """The shipped samples are a hub checkpoint's golden images; a folder gets copies, for it may travel alone."""
+    from model.detector import make_goldens
+
+    folder, images = SAMPLES, [sample.path for sample in samples()]
+    if source.folder is not None:
+        folder = source.folder
+        images = [_copied(image, folder / GOLDEN) for image in images]
+    try:
+        complete = manifest.model_copy(update={"golden": make_goldens(detector, folder, images)})
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    if source.folder is not None:
+        complete.write(source.folder)
+    return complete
+
+
+def _copied(image: Path, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return Path(shutil.copy(image, folder))
