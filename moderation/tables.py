@@ -76,7 +76,8 @@ class Row(DeclarativeBase):
     )
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         datetime: DateTime(timezone=True),
-        dict[str, Any]: JSONB,
+        # None is NULL in SQL too, not the JSON value null.
+        dict[str, Any]: JSONB(none_as_null=True),
         list[str]: ARRAY(Text),
         str: Text,
         **{word: _stored(word) for word in WORDS},
