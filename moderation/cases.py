@@ -9,6 +9,8 @@ is judged nor where its bytes are.
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,6 +21,7 @@ from sqlalchemy import func, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from moderation import webhooks
+from moderation.db import storable
 from moderation.errors import IllegalTransition, LostLease, NotFound
 from moderation.tables import Case, Image, Policy, Submission, Verdict
 from moderation.vocabulary import (
@@ -42,8 +45,9 @@ LEGAL: Mapping[CaseStatus, frozenset[CaseStatus]] = {
     CaseStatus.IN_REVIEW: frozenset({CaseStatus.DECIDED}),
     CaseStatus.FAILED: frozenset({CaseStatus.FETCHING, CaseStatus.QUEUED}),
 }
-# Characters; with 8 kB of metadata an event stays under its 20 kB whatever the script.
-MAX_EXPLANATION_IN_EVENT = 2000
+# Bytes as JSON; with 8 kB of metadata and the longest id an event stays under its 20 kB, whatever the script.
+MAX_EXPLANATION_IN_EVENT = 8000
+MAX_FAILURE_DETAIL = 500  # characters
 WORKER = "worker"
 
 
@@ -173,7 +177,7 @@ def fail(session: Session, case: Case, reason: FailureReason, detail: str) -> No
     """End the case without a verdict; a person can retry it."""
     before = _move(case, CaseStatus.FAILED)
     case.failure_reason = reason
-    case.failure_detail = detail
+    case.failure_detail = storable(detail[:MAX_FAILURE_DETAIL])
     case.settled_at = datetime.now(UTC)
     _record(session, case, EventType.VERDICT_FAILED, actor=WORKER, before=before)
 
@@ -350,6 +354,15 @@ def _event_data(case: Case) -> dict[str, Any]:
     """The case with its explanation cut to what an event may hold."""
     data = describe(case)
     verdict = data["verdict"]
-    if verdict and verdict["explanation"] and len(verdict["explanation"]) > MAX_EXPLANATION_IN_EVENT:
-        verdict["explanation"] = verdict["explanation"][:MAX_EXPLANATION_IN_EVENT] + "…"
+    if verdict and verdict["explanation"]:
+        verdict["explanation"] = _cut(verdict["explanation"])
     return data
+
+
+def _cut(explanation: str) -> str:
+    """As much of it as an event has room for: JSON takes one to six bytes for a character."""
+    sizes = itertools.accumulate(
+        len(json.dumps(character, ensure_ascii=False).encode()) - 2 for character in explanation
+    )
+    kept = sum(1 for _ in itertools.takewhile(lambda size: size <= MAX_EXPLANATION_IN_EVENT, sizes))
+    return explanation if kept == len(explanation) else explanation[:kept] + "…"

@@ -5,6 +5,7 @@ It knows no tables. No transaction is held open across a GPU call or an outside 
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +14,13 @@ from functools import cache
 import psycopg
 import uuid_utils.compat
 from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from moderation.settings import settings
+
+log = logging.getLogger(__name__)
 
 # The relay listens here.
 WORK_CHANNEL = "telltale_work"
@@ -55,8 +60,20 @@ def transaction(*, wake: bool = False) -> Iterator[Session]:
         ring()
 
 
+def storable(text_: str) -> str:
+    """A text as Postgres can hold it: neither NULs nor halves of surrogate pairs, which become replacement marks."""
+    return text_.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
+
+
 def ring() -> None:
-    """Wake the relay."""
+    """Wake the relay; a warning where that fails, for the work is committed and the relay's next turn finds it."""
+    try:
+        _notify()
+    except (DBAPIError, PoolTimeout) as error:
+        log.warning("the relay's bell did not ring: %s", error)
+
+
+def _notify() -> None:
     with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text(f"NOTIFY {WORK_CHANNEL}"))
 

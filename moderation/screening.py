@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from moderation import cases, policy, tenants
 from moderation.cases import Lease
-from moderation.db import transaction
+from moderation.db import storable, transaction
 from moderation.dispatch import SCREENING
 from moderation.policy import Thresholds
 from moderation.settings import Settings
@@ -156,7 +156,7 @@ def _keep_verdict(session: Session, image_id: UUID, model_version_id: UUID, read
     if reading.explanation is not None:
         session.execute(
             insert(Explanation)
-            .values(verdict_id=verdict.id, model_version_id=model_version_id, text=reading.explanation)
+            .values(verdict_id=verdict.id, model_version_id=model_version_id, text=storable(reading.explanation))
             .on_conflict_do_nothing()
         )
         session.refresh(verdict, ["explanation"])
