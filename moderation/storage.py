@@ -1,0 +1,214 @@
+"""The object store (S3 and what speaks like it): image bytes by key, and links that let others at one of them.
+
+Keys are named here and nowhere else. It does not know what the bytes are, nor which row speaks of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from moderation import outbound
+from moderation.errors import ConfigurationError, ImageTooLarge, NotFound, StorageUnavailable
+from moderation.settings import Settings
+
+if TYPE_CHECKING:
+    from types_boto3_s3.client import S3Client
+
+CONNECT_TIMEOUT_S = 3
+READ_TIMEOUT_S = 15  # between two pieces of an answer
+ATTEMPTS = 3
+CONNECTIONS = 64  # at once; as many as a process's threads, or they wait for one another
+FOREIGN_LINK_S = 300
+
+_MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+_HAVE_IT = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """What the store knows of an object without its bytes; `size` in bytes."""
+
+    size: int
+    media_type: str
+
+
+def original_key(tenant_id: UUID, image_id: UUID) -> str:
+    """Where an image's bytes are, as they were sent; written once."""
+    return f"originals/{tenant_id}/{image_id}"
+
+
+def upload_key(tenant_id: UUID, upload_id: UUID) -> str:
+    """Where a platform puts a large file before submitting it; whoever has the link may write it again."""
+    return f"uploads/{tenant_id}/{upload_id}"
+
+
+class Storage:
+    """One deployment's bucket. Safe to use from many threads; a process needs one.
+
+    Everything raises StorageUnavailable when the store does not answer, after a few attempts, or refuses.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._bucket = settings.s3_bucket
+        self._region = settings.s3_region
+        self._endpoint = settings.s3_endpoint_url
+        access = (settings.s3_region, settings.s3_access_key, settings.s3_secret_key)
+        self._client = _client(settings.s3_endpoint_url, *access)
+        # A presigned link is bound to the host it was signed for, so those are signed for the public one.
+        self._public_client = _client(settings.s3_public_url or settings.s3_endpoint_url, *access)
+
+    def put(self, key: str, data: bytes, media_type: str) -> None:
+        """Store an object; one of this key is replaced."""
+        with _translated(key):
+            self._client.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType=media_type)
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        """An object's bytes. Raises NotFound, and ImageTooLarge above `max_bytes` without reading them."""
+        with _translated(key):
+            answer = self._client.get_object(Bucket=self._bucket, Key=key)
+            with answer["Body"] as body:
+                if answer["ContentLength"] > max_bytes:
+                    raise ImageTooLarge(f"The file has {answer['ContentLength']} bytes; at most {max_bytes} are read.")
+                return body.read()
+
+    def head(self, key: str) -> StoredObject:
+        """An object's size and type. Raises NotFound."""
+        with _translated(key):
+            answer = self._client.head_object(Bucket=self._bucket, Key=key)
+            return StoredObject(answer["ContentLength"], answer["ContentType"])
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object of this key."""
+        try:
+            self.head(key)
+        except NotFound:
+            return False
+        return True
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object within the store; its bytes do not travel. Raises NotFound."""
+        with _translated(source):
+            origin = {"Bucket": self._bucket, "Key": source}
+            self._client.copy_object(Bucket=self._bucket, Key=target, CopySource=origin)  # type: ignore[arg-type]
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        with _translated(key):
+            self._client.delete_object(Bucket=self._bucket, Key=key)
+
+    def presigned_get(self, key: str, *, seconds: int) -> str:
+        """A link by which anybody can read the object for so long, at the store's public address."""
+        with _translated(key):
+            parameters = {"Bucket": self._bucket, "Key": key}
+            return self._public_client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=seconds)
+
+    def presigned_post(self, key: str, *, max_bytes: int, seconds: int, min_bytes: int = 1) -> dict[str, Any]:
+        """`{url, fields}` of a form by which anybody can write this key; the store itself refuses other sizes."""
+        with _translated(key):
+            return self._public_client.generate_presigned_post(
+                self._bucket, key, Conditions=[["content-length-range", min_bytes, max_bytes]], ExpiresIn=seconds
+            )
+
+    def ensure_bucket(self) -> None:
+        """Make the bucket unless it is there."""
+        with _translated(self._bucket):
+            try:
+                # Outside of us-east-1 AWS wants to be told the region; other stores may not know the word.
+                if self._endpoint is None and self._region != "us-east-1":
+                    where: Any = {"LocationConstraint": self._region}
+                    self._client.create_bucket(Bucket=self._bucket, CreateBucketConfiguration=where)
+                else:
+                    self._client.create_bucket(Bucket=self._bucket)
+            except ClientError as error:
+                if error.response["Error"]["Code"] not in _HAVE_IT:
+                    raise
+        self.ping()  # a bucket of this name may be somebody else's
+
+    def ping(self) -> None:
+        """Return when the store answers and the bucket is ours to use."""
+        try:
+            with _translated(self._bucket):
+                self._client.head_bucket(Bucket=self._bucket)
+        except NotFound as error:
+            raise StorageUnavailable(f"The object store has no bucket '{self._bucket}': create it.") from error
+
+
+def foreign_object(
+    settings: Settings,
+    *,
+    endpoint_url: str | None,
+    region: str | None,
+    access_key: str | None,
+    secret_key: str | None,
+    bucket: str,
+    key: str,
+    resolve: outbound.Resolver | None = None,
+) -> bytes:
+    """An object of somebody else's store, read with credentials they gave; `endpoint_url` None is AWS's own.
+
+    The address is theirs to say, so it is a link like any other: we only sign it, and moderation/outbound.py calls it,
+    with its limits on address, size and time, and its errors.
+    """
+    if not access_key or not secret_key:
+        raise ConfigurationError(
+            "The source has no credentials for its store: set its s3_access_key and s3_secret_key."
+        )
+    try:
+        client = _client(endpoint_url, region or "us-east-1", access_key, secret_key)
+        link = client.generate_presigned_url(
+            "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=FOREIGN_LINK_S
+        )
+    except (BotoCoreError, ValueError) as error:
+        raise ConfigurationError(f"The source's store cannot be addressed: {error}") from error
+    return outbound.fetch_image(link, settings, resolve=resolve).data
+
+
+def _client(endpoint_url: str | None, region: str, access_key: str | None, secret_key: str | None) -> S3Client:
+    # A session of its own: boto3's shared one is not safe to make clients from in several threads.
+    client: S3Client = boto3.session.Session().client(
+        "s3",
+        endpoint_url=endpoint_url,
+        region_name=region,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        config=_config(endpoint_url),
+    )
+    return client
+
+
+def _config(endpoint_url: str | None) -> Config:
+    return Config(
+        signature_version="s3v4",
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        max_pool_connections=CONNECTIONS,
+        # A bucket as a part of the host name needs DNS that other stores seldom have.
+        # With AWS it is "virtual" and not "auto", which would presign for the global host, and that one redirects.
+        s3={"addressing_style": "path" if endpoint_url else "virtual"},
+        # Newer checksums that other stores do not know are left to where S3 itself demands them.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+
+
+@contextmanager
+def _translated(name: str) -> Iterator[None]:
+    """botocore's errors as ours."""
+    try:
+        yield
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code in _MISSING:
+            raise NotFound(f"The store holds nothing under '{name}'.") from error
+        raise StorageUnavailable(f"The object store refused: {code}. Check its bucket and credentials.") from error
+    except BotoCoreError as error:
+        raise StorageUnavailable("The object store does not answer: check its address and that it is up.") from error
