@@ -1,0 +1,64 @@
+"""The application: every route, what surrounds each request, and the document that describes them all.
+
+It wires; what a route does is in its own file.
+"""
+
+from __future__ import annotations
+
+from flask import Response, request
+from flask_openapi3 import OpenAPI
+
+from api import auth, health, problems, process, reference, requests
+from api.intake import (
+    cases,
+    submissions,
+)
+from api.process import ApiProcess
+from moderation.settings import Settings
+
+BLUEPRINTS = (
+    submissions.api,
+    cases.api,
+    health.api,
+)
+# Of a form, parts; nobody needs more.
+MAX_FORM_PARTS = 16
+
+
+class Application(OpenAPI):
+    """A Flask application with our own request class, JSON and limits."""
+
+    request_class = requests.Request
+    json_provider_class = requests.StrictJson
+
+
+def create_app(settings: Settings) -> Application:
+    """An application for these settings. It opens no connection before the first request."""
+    app = Application(
+        __name__,
+        info=reference.INFO,
+        security_schemes=reference.SECURITY_SCHEMES,
+        doc_ui=False,
+        static_folder=None,
+        validation_error_status=400,
+        validation_error_model=problems.Problem,
+        validation_error_callback=problems.raise_again,
+    )
+    app.config.update(MAX_CONTENT_LENGTH=requests.MAX_JSON_BYTES, MAX_FORM_PARTS=MAX_FORM_PARTS)
+    process.install(app, ApiProcess.of(settings))
+    problems.install(app)
+    app.before_request(requests.adopt_request_id)
+    app.before_request(_refuse_unacceptable)
+    app.before_request(auth.authenticate)
+    app.after_request(requests.add_headers)
+    for blueprint in BLUEPRINTS:
+        app.register_api(blueprint)
+    reference.install(app)
+    auth.refuse_unmarked(app)
+    return app
+
+
+def _refuse_unacceptable() -> Response | None:
+    if request.path.startswith("/v1/"):
+        problems.refuse_unacceptable()
+    return None

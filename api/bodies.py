@@ -1,0 +1,185 @@
+"""The JSON bodies that several endpoints share, as they appear in the OpenAPI document.
+
+They check what comes in and describe what goes out; what is true of a case is decided in moderation.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from flask import Response
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from moderation.submissions import MAX_EXTERNAL_ID
+from moderation.vocabulary import CaseStatus, DecidedBy, FailureReason, Label, Priority, ReviewReason
+
+# What a view returns: a body, and where they are not the usual ones a status and headers. (Flask's own name for it
+# cannot be resolved when the OpenAPI document is made.)
+Answer = Response | dict[str, Any] | tuple[Any, int] | tuple[Any, int, dict[str, str]]
+
+
+def _without_nul(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("a NUL character cannot be stored; leave it out")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_without_nul)]
+ExternalId = Annotated[Text, Field(min_length=1, max_length=MAX_EXTERNAL_ID)]
+Url = Annotated[Text, Field(min_length=1, max_length=4096)]
+
+
+class Sent(BaseModel):
+    """Base of what clients send: a field nobody knows is an error, for it is mostly a misspelt one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Shown(BaseModel):
+    """Base of what clients are shown, readable straight from a row."""
+
+    model_config = ConfigDict(from_attributes=True, extra="forbid")
+
+
+class SubmissionFields(Sent):
+    """What a submission says beside its image."""
+
+    external_id: ExternalId | None = Field(default=None, description="your own id for it", examples=["post-81723"])
+    metadata: dict[str, Any] = Field(
+        default_factory=dict, description="whatever you want back with the case", examples=[{"uploader": "u-17"}]
+    )
+    priority: Priority = Field(default=Priority.NORMAL, description="among your own cases")
+
+
+class CasePath(BaseModel):
+    """Where a case is named in the path."""
+
+    case_id: UUID
+
+
+class ImageShown(Shown):
+    """The image of a case. `judged_frame`: of an animation the first frame is judged."""
+
+    id: UUID
+    sha256: str
+    media_type: str
+    width: int
+    height: int
+    bytes: int
+    frames: int
+    judged_frame: str = Field(description="`only`, or `first of several`")
+    erased: bool
+
+
+class ModelShown(Shown):
+    """What made a verdict. `kind` says `demo` where it is the demo model, not FakeVLM."""
+
+    version: str
+    kind: str
+    prompt: str
+    calibration: str
+    engine: str
+    dtype: str
+
+
+class VerdictShown(Shown):
+    """What the model said. `p_fake` is calibrated; `logit` is z_fake − z_real before calibration."""
+
+    label: Label
+    p_fake: float = Field(ge=0, le=1)
+    logit: float
+    pair_mass: float = Field(description="probability of the two verdict words together; low means: not answering")
+    explanation: str | None
+    model: ModelShown
+
+
+class DecisionShown(Shown):
+    """How the case ended, and who or what ended it."""
+
+    label: Label
+    by: DecidedBy
+    policy_version: int | None
+
+
+class FailureShown(Shown):
+    """Why there is no verdict."""
+
+    reason: FailureReason
+    detail: str | None
+
+
+class CaseShown(Shown):
+    """A case, from its submission to its end."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "id": "0199c0de-6b1c-7c3a-9d43-2f6f2f1f4a55",
+                "status": "decided",
+                "sequence": 4,
+                "external_id": "post-81723",
+                "metadata": {"uploader": "u-17"},
+                "priority": "normal",
+                "image": {
+                    "id": "0199c0de-6b1c-7c3a-9d43-2f6f2f1f4a56",
+                    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                    "media_type": "image/jpeg",
+                    "width": 1024,
+                    "height": 768,
+                    "bytes": 183204,
+                    "frames": 1,
+                    "judged_frame": "only",
+                    "erased": False,
+                },
+                "verdict": {
+                    "label": "fake",
+                    "p_fake": 0.971253,
+                    "logit": 3.518214,
+                    "pair_mass": 0.998412,
+                    "explanation": "This is a fake image. A regular checkerboard covers the smooth areas.",
+                    "model": {
+                        "version": "demo-1",
+                        "kind": "demo",
+                        "prompt": "<image>Does the image looks real/fake?",
+                        "calibration": "none",
+                        "engine": "transformers",
+                        "dtype": "float32",
+                    },
+                },
+                "decision": {"label": "fake", "by": "policy", "policy_version": 1},
+                "review_reason": None,
+                "failure": None,
+                "created_at": "2026-01-01T12:00:00+00:00",
+                "settled_at": "2026-01-01T12:00:01.204000+00:00",
+            }
+        }
+    )
+
+    id: UUID
+    status: CaseStatus
+    sequence: int = Field(description="grows with every event of the case: the order of its webhooks")
+    external_id: str | None
+    metadata: dict[str, Any]
+    priority: Priority
+    image: ImageShown | None = Field(description="None until a link has been read")
+    verdict: VerdictShown | None
+    decision: DecisionShown | None
+    review_reason: ReviewReason | None = Field(description="why it waits for a person, while it does")
+    failure: FailureShown | None
+    created_at: datetime
+    settled_at: datetime | None
+
+
+class CasesShown(Shown):
+    """A page of cases, newest first."""
+
+    cases: list[CaseShown]
+    next: str | None = Field(description="the `cursor` of the next page; None on the last")
+
+
+class AcceptedShown(Shown):
+    """The cases that were opened, in the order of what was sent."""
+
+    cases: list[CaseShown]

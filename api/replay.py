@@ -1,0 +1,70 @@
+"""`Idempotency-Key`: the same request again gets the first one's answer, marked as a replay.
+
+What a key is and how long it is kept is moderation/idempotency.py's; this is its HTTP side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flask import request
+from sqlalchemy.orm import Session
+
+from api.auth import caller
+from moderation import cases, idempotency
+from moderation.submissions import OnCommit
+from moderation.tables import Case
+
+KEY_HEADER = "Idempotency-Key"
+REPLAYED_HEADER = "Idempotent-Replayed"
+# For OpenAPI; read here and not by the framework's header models, which would reject every other header.
+PARAMETER = {
+    "name": KEY_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "1 to 255 characters, a UUID serves well. The same key and request within 24 h get the same answer.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": idempotency.MAX_KEY_LENGTH},
+}
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The cases as they were when they were accepted, and whether that was an earlier request."""
+
+    cases: list[dict[str, Any]]
+    replayed: bool
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {REPLAYED_HEADER: "true"} if self.replayed else {}
+
+
+def accept_once(fingerprint: str, act: Callable[[OnCommit], object]) -> Accepted:
+    """Open cases through `act`, unless this request did so before under its Idempotency-Key.
+
+    `act` is given what it must run in the transaction that makes the cases. If it raises, the key is free again.
+    Raises IdempotencyMismatch, RequestInProgress, InvalidRequest, and whatever `act` raises.
+    """
+    key = request.headers.get(KEY_HEADER)
+    tenant_id = caller().tenant_id
+    shown: list[dict[str, Any]] = []
+
+    def keep(session: Session, opened: Sequence[Case]) -> None:
+        shown.extend(cases.describe(case) for case in opened)
+        if key is not None:
+            idempotency.complete(session, tenant_id, key, {"cases": shown})
+
+    if key is None:
+        act(keep)
+        return Accepted(shown, replayed=False)
+    known = idempotency.begin(tenant_id, key, fingerprint)
+    if known is not None:
+        return Accepted(known["cases"], replayed=True)
+    try:
+        act(keep)
+    except BaseException:
+        idempotency.abandon(tenant_id, key)
+        raise
+    return Accepted(shown, replayed=False)
