@@ -38,7 +38,8 @@ check: $(STAMP)  ## Lint, format, types, imports, migrations and the compose fil
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --config importlinter.toml
-	$(BIN)/alembic --config migrations/alembic.ini upgrade head --sql | $(BIN)/squawk
+	$(BIN)/python -c 'from alembic import command; import migrations; command.upgrade(migrations.config("postgresql://"), "head", sql=True)' \
+		| $(BIN)/squawk --stdin-filepath migrations.sql
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 format: $(STAMP)  ## Format the code.

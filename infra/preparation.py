@@ -10,16 +10,16 @@ import sys
 import migrations
 from moderation.errors import TelltaleError
 from moderation.settings import settings
+from moderation.storage import Storage
 
 
 def prepare() -> None:
     """Migrate, make the bucket, and register the configured model as champion where there is none."""
-    from moderation.storage import ensure_bucket
 
     from infra.commands.models import ensure_champion
 
     migrations.upgrade(settings().database_url)
-    ensure_bucket(settings())
+    Storage(settings()).ensure_bucket()
     ensure_champion(settings())
 
 

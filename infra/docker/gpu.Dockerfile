@@ -1,0 +1,22 @@
+# The workers that judge images: torch with CUDA, from PyPI, and the model package.
+FROM python:3.11-slim AS build
+RUN python -m venv /venv
+WORKDIR /source
+COPY constraints.txt ./
+# By itself and first: it is by far the largest layer, and changes least.
+RUN /venv/bin/pip install --no-cache-dir --constraint constraints.txt torch
+COPY . .
+RUN /venv/bin/pip install --no-cache-dir --constraint constraints.txt '.[workers,model]'
+
+FROM python:3.11-slim
+RUN useradd --system --uid 10001 --create-home telltale
+COPY --from=build /venv /venv
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1
+USER 10001
+WORKDIR /home/telltale
+# Where checkpoints from the hub are kept; mount a volume here.
+ENV HF_HOME=/home/telltale/checkpoints
+RUN mkdir checkpoints
+ENV TELLTALE_WORKER_ROLE=screening
+CMD ["celery", "-A", "workers.celery_app", "worker", "--pool", "threads", "--hostname", "screening@%h", \
+     "--queues", "screening", "--without-gossip", "--without-mingle", "--loglevel", "INFO"]
