@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 # The demo checkpoint that ships with the package.
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent / "demo" / "checkpoint"
+SAMPLES_FOLDER = DEMO_FOLDER.with_name("samples")
 
 # FakeVLM's own scripts take their processor from here.
 LLAVA_PROCESSOR = "llava-hf/llava-1.5-7b-hf"
@@ -116,6 +117,12 @@ def locate(source: str | Path, revision: str | None = None) -> tuple[Path | str,
             "the hub shows it under 'Files and versions'. (A folder of that name does not exist.)"
         )
     return name, revision
+
+
+def golden_folder(source: str | Path) -> Path:
+    """Where a checkpoint's golden images are: beside its manifest, or for a hub id the samples that ship with us."""
+    folder = DEMO_FOLDER if source == DEMO else Path(source)
+    return folder if folder.is_dir() else SAMPLES_FOLDER
 
 
 def fakevlm_manifest(source: str | Path, revision: str | None = None) -> Manifest:

@@ -18,6 +18,7 @@ from moderation.sandbox import Sandbox, SandboxCrash, SandboxMemory, SandboxTime
 from moderation.storage import Storage
 
 from model.batcher import Batcher, BatcherClosed
+from model.checkpoint import CheckpointError, golden_folder
 from model.detector import Detection, Detector, GoldenMismatch, Verdict
 from model.manifest import Manifest
 from model.preprocess import UndecodableImage, to_rgb
@@ -130,7 +131,8 @@ def _reading(said: Verdict | Detection) -> Reading:
 def load_champion(settings: Settings) -> tuple[Detector, ModelVersion]:
     """The champion, loaded and proven to answer as it did when it was registered.
 
-    Raises ConfigurationError where there is none, GoldenMismatch where it answers otherwise.
+    Raises ConfigurationError where there is none, CheckpointError where it cannot be loaded, GoldenMismatch where it
+    answers otherwise.
     """
     with transaction() as session:
         version = model_versions.champion(session)
@@ -142,7 +144,7 @@ def load_champion(settings: Settings) -> tuple[Detector, ModelVersion]:
     detector = Detector.load(
         version.checkpoint, revision=manifest.revision, manifest=manifest, max_new_tokens=settings.max_new_tokens
     )
-    detector.verify_golden()
+    detector.verify_golden(golden_folder(version.checkpoint))
     log.info("champion %s answers its golden images as measured", version.name)
     return detector, version
 
@@ -156,7 +158,7 @@ def _start(**_: object) -> None:
     global _screener  # noqa: PLW0603 - one per process, made by Celery's own hook
     try:
         detector, version = load_champion(settings())
-    except (ConfigurationError, GoldenMismatch) as error:
+    except (ConfigurationError, CheckpointError, GoldenMismatch) as error:
         log.critical("this worker cannot start: %s", error)
         raise SystemExit(1) from error
     _screener = Screener(detector, version.id, Storage(settings()), settings())
