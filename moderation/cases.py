@@ -18,7 +18,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, or_, select, text, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
 from moderation import webhooks
 from moderation.db import storable
@@ -215,6 +215,16 @@ def case_of(session: Session, tenant_id: UUID, case_id: UUID, *, lock: bool = Fa
     return case
 
 
+# What `describe` reads: a query each for a whole page of cases.
+_DESCRIBED = (
+    selectinload(Case.submission),
+    selectinload(Case.image),
+    selectinload(Case.policy),
+    selectinload(Case.verdict).selectinload(Verdict.explanation),
+    selectinload(Case.verdict).selectinload(Verdict.model_version),
+)
+
+
 def listed(
     session: Session,
     tenant_id: UUID,
@@ -226,7 +236,7 @@ def listed(
     external_id: str | None = None,
 ) -> list[Case]:
     """The tenant's cases, newest first, from just before the case `before` on (keyset paging)."""
-    query = select(Case).where(Case.tenant_id == tenant_id).order_by(Case.id.desc()).limit(limit)
+    query = select(Case).where(Case.tenant_id == tenant_id).order_by(Case.id.desc()).limit(limit).options(*_DESCRIBED)
     if before is not None:
         query = query.where(Case.id < before)
     if status is not None:

@@ -42,6 +42,7 @@ def engine() -> Engine:
         pool_timeout=10,
         connect_args={
             "options": "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s",
+            "connect_timeout": 5,
             "application_name": "telltale",
         },
     )

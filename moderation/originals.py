@@ -6,6 +6,7 @@ always has its bytes. It does not know what an image shows or whose case it is.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -16,11 +17,13 @@ from sqlalchemy.orm import Session
 
 from moderation import webhooks
 from moderation.db import new_id, transaction
-from moderation.errors import Conflict, NotFound
+from moderation.errors import Conflict, NotFound, StorageUnavailable
 from moderation.images import ImageFacts
 from moderation.storage import Storage, original_key
 from moderation.tables import Case, Image, Submission
 from moderation.vocabulary import EventType
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,13 +78,30 @@ def attach(session: Session, original: Original) -> Image:
 
 
 def discard_duplicate(storage: Storage, original: Original, image: Image) -> None:
-    """Remove the copy that lost the race to be the tenant's one original."""
-    if image.s3_key != original.s3_key:
+    """Remove the copy that lost the race to be the tenant's one original.
+
+    The case is accepted by now: a store that does not answer leaves an object nobody speaks of, and a warning.
+    """
+    if image.s3_key == original.s3_key:
+        return
+    try:
         storage.delete(original.s3_key)
+    except StorageUnavailable as error:
+        log.warning("%s stays behind in the store: %s", original.s3_key, error)
 
 
 def _live(tenant_id: UUID, sha256: str) -> Select[Image]:
     return select(Image).where(Image.tenant_id == tenant_id, Image.sha256 == sha256, Image.erased_at.is_(None))
+
+
+def image_of(session: Session, tenant_id: UUID, image_id: UUID) -> Image:
+    """One of the tenant's images that has its bytes. Raises NotFound."""
+    image = session.scalar(select(Image).where(Image.id == image_id, Image.tenant_id == tenant_id))
+    if image is None:
+        raise NotFound(f"There is no image {image_id}.")
+    if image.erased_at is not None:
+        raise NotFound(f"Image {image_id} was erased.")
+    return image
 
 
 def erase(session: Session, tenant_id: UUID, image_id: UUID, *, actor: str, request_id: str | None) -> Image:
@@ -121,7 +141,12 @@ def purge(storage: Storage, limit: int = 100) -> int:
             select(Image).where(Image.erased_at.is_not(None), Image.purged_at.is_(None)).limit(limit)
         ).all()
     for image in doomed:
-        storage.delete(image.s3_key)
-        with transaction() as session:
-            session.get_one(Image, image.id).purged_at = datetime.now(UTC)
+        purge_one(storage, image)
     return len(doomed)
+
+
+def purge_one(storage: Storage, image: Image) -> None:
+    """Delete the bytes of one erased image, in a transaction of its own. Safe to run again."""
+    storage.delete(image.s3_key)
+    with transaction() as session:
+        session.get_one(Image, image.id).purged_at = datetime.now(UTC)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from moderation import cases, originals, outbound
 from moderation.db import new_id, transaction
-from moderation.errors import InvalidRequest, NotFound, TooBusy
+from moderation.errors import AddressRefused, InvalidRequest, NotFound, TelltaleError, TooBusy
 from moderation.images import ImageFacts
 from moderation.settings import Settings
 from moderation.storage import Storage, upload_key
@@ -60,11 +61,28 @@ def check(request: Request, settings: Settings) -> None:
     """Refuse what cannot be stored or sent on. Raises InvalidRequest."""
     if request.external_id is not None and not 0 < len(request.external_id) <= MAX_EXTERNAL_ID:
         raise InvalidRequest(f"external_id has 1 to {MAX_EXTERNAL_ID} characters.", pointer="/external_id")
-    size = len(json.dumps(request.metadata, ensure_ascii=False).encode())
+    _refuse_unstorable(request.external_id, "/external_id")
+    size = _refuse_unstorable(request.metadata, "/metadata")
     if size > settings.max_metadata_bytes:
         raise InvalidRequest(
             f"metadata is {size} bytes as JSON; the limit is {settings.max_metadata_bytes}.", pointer="/metadata"
         )
+
+
+# A NUL as JSON writes it, and not a backslash followed by "u0000".
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def _refuse_unstorable(value: Any, pointer: str) -> int:
+    """Bytes of the value as JSON. Raises InvalidRequest for what Postgres does not hold: NaN, NUL, half a character."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        size = len(text.encode())
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{pointer[1:]} cannot be stored as JSON: {error}.", pointer=pointer) from error
+    if _NUL.search(text):
+        raise InvalidRequest(f"{pointer[1:]} holds a NUL character; leave it out.", pointer=pointer)
+    return size
 
 
 def fingerprint(request: Request, image: str) -> str:
@@ -103,14 +121,16 @@ def submit_links(
 ) -> list[Case]:
     """Open a case for each link, all or none; workers read the links.
 
-    Raises InvalidRequest or AddressRefused with a pointer to the link at fault, and TooBusy.
+    Raises InvalidRequest or AddressRefused, with a pointer into the list (/0/image_url), and TooBusy.
     """
     if not 0 < len(requests) <= MAX_BATCH:
         raise InvalidRequest(f"A batch has 1 to {MAX_BATCH} links; this one has {len(requests)}.")
-    for request, link in requests:
-        check(request, settings)
-        if link.url is not None:
-            outbound.check_url(link.url, settings)
+    for index, (request, link) in enumerate(requests):
+        try:
+            _check_link(request, link, settings)
+        except TelltaleError as error:
+            error.pointer = f"/{index}{error.pointer or ''}"
+            raise
     refuse_if_full(requests[0][0].tenant_id, settings)
     with transaction(wake=True) as session:
         opened = [
@@ -120,6 +140,16 @@ def submit_links(
         if on_commit:
             on_commit(session, opened)
     return opened
+
+
+def _check_link(request: Request, link: Link, settings: Settings) -> None:
+    check(request, settings)
+    if link.url is not None:
+        try:
+            outbound.check_url(link.url, settings)
+        except AddressRefused as error:
+            error.pointer = "/image_url"
+            raise
 
 
 def _submission(request: Request, link: Link | None = None) -> Submission:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 
 from moderation import outbound, signing
 from moderation.errors import InvalidRequest, NotFound, TelltaleError
@@ -109,6 +110,11 @@ def endpoint_of(session: Session, tenant_id: UUID, endpoint_id: UUID) -> Endpoin
     return endpoint
 
 
+def endpoints_of(session: Session, tenant_id: UUID) -> list[Endpoint]:
+    """All of the tenant's endpoints, oldest first."""
+    return list(session.scalars(select(Endpoint).where(Endpoint.tenant_id == tenant_id).order_by(Endpoint.id)))
+
+
 def rotate_secret(endpoint: Endpoint) -> str:
     """Add a new secret in front; deliveries are signed with the newest two, so receivers can change over in peace."""
     fresh = signing.new_secret()
@@ -121,7 +127,7 @@ def enable(endpoint: Endpoint) -> None:
     endpoint.disabled_at = endpoint.disabled_reason = endpoint.failing_since = endpoint.paused_until = None
 
 
-def disable(session: Session, endpoint: Endpoint, reason: str) -> None:
+def disable(session: Session, endpoint: Endpoint, reason: str, *, actor: str = "delivery") -> None:
     """Stop sending to an endpoint, and tell the tenant's other endpoints. What is pending stays and can be replayed."""
     endpoint.disabled_at = datetime.now(UTC)
     endpoint.disabled_reason = reason
@@ -130,7 +136,7 @@ def disable(session: Session, endpoint: Endpoint, reason: str) -> None:
         session,
         EventType.ENDPOINT_DISABLED,
         tenant_id=endpoint.tenant_id,
-        actor="delivery",
+        actor=actor,
         data={"endpoint_id": str(endpoint.id), "url": endpoint.url, "reason": reason},
     )
 
@@ -147,6 +153,49 @@ def ping(session: Session, endpoint: Endpoint) -> Delivery:
     session.add(delivery)
     session.flush()
     return delivery
+
+
+def delivery_of(session: Session, tenant_id: UUID, delivery_id: UUID) -> Delivery:
+    """One of the tenant's deliveries, locked. Raises NotFound."""
+    delivery = session.scalar(
+        select(Delivery)
+        .join(Endpoint)
+        .where(Delivery.id == delivery_id, Endpoint.tenant_id == tenant_id)
+        .with_for_update(of=Delivery)
+    )
+    if delivery is None:
+        raise NotFound(f"There is no delivery {delivery_id}.")
+    return delivery
+
+
+def deliveries_of(
+    session: Session,
+    tenant_id: UUID,
+    *,
+    before: UUID | None = None,
+    limit: int = 50,
+    endpoint_id: UUID | None = None,
+    status: DeliveryStatus | None = None,
+) -> list[Delivery]:
+    """The tenant's deliveries with their events, newest first, from just before the delivery `before` on."""
+    query = select(Delivery).join(Endpoint).where(Endpoint.tenant_id == tenant_id)
+    query = query.options(joinedload(Delivery.event)).order_by(Delivery.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(Delivery.id < before)
+    if endpoint_id is not None:
+        query = query.where(Delivery.endpoint_id == endpoint_id)
+    if status is not None:
+        query = query.where(Delivery.status == status)
+    return list(session.scalars(query))
+
+
+def attempts_of(session: Session, deliveries: Sequence[Delivery]) -> dict[UUID, list[DeliveryAttempt]]:
+    """The log of each of these deliveries, oldest attempt first."""
+    log: dict[UUID, list[DeliveryAttempt]] = {delivery.id: [] for delivery in deliveries}
+    query = select(DeliveryAttempt).where(DeliveryAttempt.delivery_id.in_(log)).order_by(DeliveryAttempt.id)
+    for attempt in session.scalars(query):
+        log[attempt.delivery_id].append(attempt)
+    return log
 
 
 def replay(session: Session, delivery: Delivery) -> None:
