@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 ALIVE_POLL_S = 0.3
+# Importing torch and loading the demo model takes 5 to 20 s on two cores; a 7B model from a cold disk, minutes.
+WORKERS_TIMEOUT_S = 600.0
+PING_S = 0.5
 
 
 @click.command()
@@ -118,10 +121,30 @@ def _stack(console: Console, data: Path, port: int, *, allowed: Sequence[str]) -
         stack.start(say=lambda line: _say(console, status.update, line))
     try:
         stack.use()
+        with console.status("Waiting for the workers …"):
+            _wait_for_workers(stack)
         console.print(f"Telltale is up after {time.monotonic() - started:.1f} s.")
         yield stack
     finally:
         stack.stop()
+
+
+def _wait_for_workers(stack: Stack) -> None:
+    """Return once every worker takes tasks, its model loaded: until then a case's time would be the start's.
+
+    Raises ClickException after WORKERS_TIMEOUT_S.
+    """
+    from celery import Celery
+
+    from infra.processes import QUEUES
+    from moderation.settings import settings
+
+    deadline = time.monotonic() + WORKERS_TIMEOUT_S
+    with Celery(broker=settings().redis_url, set_as_current=False) as broker:
+        while len(answers := broker.control.ping(timeout=PING_S, limit=len(QUEUES))) < len(QUEUES):
+            if time.monotonic() > deadline:
+                up = ", ".join(name for answer in answers for name in answer) or "none"
+                raise click.ClickException(f"Not every worker came up (up: {up}); see {stack.supervisor.logs}.")
 
 
 def _say(console: Console, update: Callable[[str], None], line: str) -> None:
