@@ -18,6 +18,8 @@ from moderation.vocabulary import CaseStatus
 
 SCREENING = (CaseStatus.QUEUED, CaseStatus.SCREENING)
 FETCHING = (CaseStatus.FETCHING,)
+# Any constant: the first half of the advisory locks that relays take.
+RELAY_LOCK = 4_207_312
 
 # Offered and not yet taken: what the broker holds. It bounds how long an urgent case waits behind what was sent before.
 _OFFERED = text(
@@ -57,6 +59,8 @@ _OFFER_CASES = text(
         LIMIT :free
     ), locked AS (
         SELECT cases.id, due.turn, due.priority, due.queued_at FROM cases JOIN due USING (id)
+        -- Asked again of the row as it is once locked: a worker may have taken or settled it since it was read.
+        WHERE status = ANY(:statuses) AND (lease_until IS NULL OR lease_until <= now())
         ORDER BY due.turn, due.priority DESC, due.queued_at
         FOR UPDATE OF cases SKIP LOCKED
     ), offered AS (
@@ -86,7 +90,9 @@ _OFFER_DELIVERIES = text(
         ) d
         WHERE e.disabled_at IS NULL AND (e.paused_until IS NULL OR e.paused_until <= now())
     ), locked AS (
-        SELECT deliveries.id FROM deliveries JOIN due USING (id) FOR UPDATE OF deliveries SKIP LOCKED
+        SELECT deliveries.id FROM deliveries JOIN due USING (id)
+        WHERE status = 'pending' AND next_attempt_at <= now() AND (lease_until IS NULL OR lease_until <= now())
+        FOR UPDATE OF deliveries SKIP LOCKED
     )
     UPDATE deliveries SET offered_until = now() + :lease FROM locked WHERE deliveries.id = locked.id
     RETURNING deliveries.id
@@ -95,8 +101,13 @@ _OFFER_DELIVERIES = text(
 
 
 def offer_cases(session: Session, statuses: Sequence[CaseStatus], *, window: int, lease: timedelta) -> list[UUID]:
-    """Offer as many due cases as the window has room for; ids in the order they should run."""
+    """Offer as many due cases as the window has room for; ids in the order they should run.
+
+    None while another relay is at the same work.
+    """
     values = [status.value for status in statuses]
+    if not _alone(session, f"cases {values}"):
+        return []
     free = window - session.execute(_OFFERED, {"statuses": values}).scalar_one()
     if free <= 0:
         return []
@@ -105,9 +116,20 @@ def offer_cases(session: Session, statuses: Sequence[CaseStatus], *, window: int
 
 
 def offer_deliveries(session: Session, *, per_endpoint: int, lease: timedelta) -> list[UUID]:
-    """Offer the due deliveries of every endpoint that is neither disabled nor paused."""
+    """Offer the due deliveries of every endpoint that is neither disabled nor paused; none while another relay does."""
+    if not _alone(session, "deliveries"):
+        return []
     rows = session.execute(_OFFER_DELIVERIES, {"per_endpoint": per_endpoint, "lease": lease})
     return list(rows.scalars())
+
+
+def _alone(session: Session, work: str) -> bool:
+    """Whether no other relay is making offers of this work, from now until the commit.
+
+    Two that read the same state would each fill the window, and offer the same rows.
+    """
+    query = text("SELECT pg_try_advisory_xact_lock(:relay, hashtext(:work))")
+    return bool(session.execute(query, {"relay": RELAY_LOCK, "work": work}).scalar_one())
 
 
 def withdraw(session: Session, table: str, ids: Sequence[UUID]) -> None:
