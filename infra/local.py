@@ -117,7 +117,7 @@ class Stack:
     ) -> None:
         outside = outside or Outside()
         self.folder = folder.resolve()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.port = port or free_port()
         self.url = f"http://{LOOPBACK}:{self.port}"
         self._lock = self._locked()
@@ -125,7 +125,8 @@ class Stack:
         self.environment = {name: value for service in self.services for name, value in service.environment.items()}
         self.environment |= {} if outside.public_url else {"TELLTALE_PUBLIC_URL": self.url}
         self.environment |= environment or {}
-        programs = [*map(service_program, self.services), *processes.processes(self.folder, self.port)]
+        self.embedded = [service_program(service) for service in self.services]
+        programs = [*self.embedded, *processes.processes(self.folder, self.port)]
         self.supervisor = Supervisor(self.folder, programs, self.environment)
 
     def start(self, say: Callable[[str], None] = lambda line: None) -> Self:

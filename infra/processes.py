@@ -24,14 +24,16 @@ def processes(folder: Path, port: int) -> list[Program]:
         ),
         _program("relay", ["workers.relay"]),
         *(worker(role) for role in QUEUES),
-        _program("beat", ["celery", "-A", "workers.celery_app", "beat", "--schedule", str(folder / "beat.db")]),
+        _program(
+            "beat", ["celery", "--quiet", "-A", "workers.celery_app", "beat", "--schedule", str(folder / "beat.db")]
+        ),
     ]
 
 
 def worker(role: str) -> Program:
     """The Celery worker of one role. Threads, because its work is waiting: for the GPU, for S3, for other servers."""
     command = [
-        *("celery", "-A", "workers.celery_app", "worker", "--pool", "threads", "--hostname", f"{role}@%h"),
+        *("celery", "--quiet", "-A", "workers.celery_app", "worker", "--pool", "threads", "--hostname", f"{role}@%h"),
         *("--queues", ",".join(QUEUES[role]), "--without-gossip", "--without-mingle", "--loglevel", "INFO"),
     ]
     return _program(role, command, role)

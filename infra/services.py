@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 # Below Linux's range for outgoing connections (32768 and up), so that no client happens to sit on a port between our
-# choosing it and the server's binding it.
-PORTS = range(20_000, 32_000)
+# choosing it and the server's binding it. And the part of it that is SeaweedFS's: it wants a second port 10,000 higher.
+PORTS = range(12_000, 22_000)
 # Ports this process has handed out: the servers they are meant for may not have bound them yet.
 _handed_out: set[int] = set()
 # PostgreSQL refuses to run as root; the wheel's own launcher uses a system user of this name too.
@@ -99,7 +99,7 @@ class Service:
 
     def prepare(self) -> None:
         """Make the folder, and in it what the service needs before its first start. Safe to repeat."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def answers(self) -> bool:
         """Whether it is ready to serve, now."""
@@ -167,7 +167,6 @@ class Postgres(Service):
         if (self.folder / "PG_VERSION").exists():
             return
         super().prepare()
-        self.folder.chmod(0o700)
         entry = self._system_user()
         password_file = self.folder.with_name("initdb.password")
         password_file.touch(mode=0o600)
@@ -265,7 +264,8 @@ class Valkey(Service):
 # `weed mini` is several servers in one process; each listens on a port for HTTP and on one for gRPC.
 WEED_INNER_PORTS = (
     *("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc"),
-    *("admin.port", "admin.port.grpc", "s3.port.grpc"),
+    # Not admin.port.grpc: one of its own parts looks for that at admin.port + 10000 whatever it is told.
+    *("admin.port", "s3.port.grpc"),
 )
 
 

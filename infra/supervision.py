@@ -62,8 +62,12 @@ class Supervisor:
 
     @property
     def logs(self) -> Path:
-        """Where each program's output goes, as `<name>.log`."""
+        """Where each program's output goes, and supervisord's own."""
         return self.folder / LOGS
+
+    def log_of(self, program: str) -> Path:
+        """The file that one program's output goes to; at 20 MB a new one begins."""
+        return self.logs / f"{program}.log"
 
     def start(self) -> Self:
         """Start supervisord, but no program yet. Must be called on a thread that outlives it, such as the main one.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from types import FrameType
 
@@ -13,7 +15,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta", "bright_blue")
+COLOURS = ("cyan", "green", "yellow", "magenta", "blue")
 POLL_S = 0.3
 
 
@@ -27,8 +29,9 @@ POLL_S = 0.3
     help="Where everything is kept; the next start takes it up again.",
 )
 @click.option("--port", default=8000, show_default=True, help="The api's port on 127.0.0.1; 0 takes a free one.")
-@click.option("--quiet", is_flag=True, help="Do not print the processes' output; it is in DATA/log all the same.")
-def up(data: Path, port: int, quiet: bool) -> None:
+@click.option("--verbose", is_flag=True, help="Print what the embedded services say, too.")
+@click.option("--quiet", is_flag=True, help="Print no process's output. It is in DATA/log all the same.")
+def up(data: Path, port: int, verbose: bool, quiet: bool) -> None:
     """Start everything on this machine and keep it running until Ctrl-C.
 
     PostgreSQL, Valkey and SeaweedFS are started too, unless TELLTALE_DATABASE_URL, TELLTALE_REDIS_URL or
@@ -37,15 +40,15 @@ def up(data: Path, port: int, quiet: bool) -> None:
     from infra.local import Stack
 
     console = Console(stderr=True, highlight=False)
-    stack = Stack(data, port=port)
     with ends_on_signals():
+        stack = Stack(data, port=port)
+        shown = [program.name for program in stack.supervisor.programs if verbose or program not in stack.embedded]
+        follower = Follower([] if quiet else [stack.supervisor.log_of(name) for name in shown], console)
         try:
-            follower = Follower(stack.supervisor.logs, console)
             stack.start(say=console.print)
-            console.print(f"Ready: {stack.url} · API documentation at {stack.url}/docs · Ctrl-C ends it.")
+            console.print(f"Ready at {stack.url}, documented at {stack.url}/docs. Ctrl-C ends it.", soft_wrap=True)
             while stack.supervisor.alive():
-                if not quiet:
-                    follower.print_new()
+                follower.print_new()
                 time.sleep(POLL_S)
             raise click.ClickException(f"supervisord ended; see {stack.supervisor.logs / 'supervisord.log'}")
         except KeyboardInterrupt:
@@ -70,29 +73,26 @@ def ends_on_signals() -> Iterator[None]:
 
 
 class Follower:
-    """Prints what is appended to every `*.log` of a folder, each line after its process's name."""
+    """Prints what is appended to log files, each line after its process's name."""
 
-    def __init__(self, folder: Path, console: Console) -> None:
-        self.folder = folder
+    def __init__(self, files: Sequence[Path], console: Console) -> None:
         self.console = console
-        # Per file: how far it was read, and which file that was, for a full log is replaced.
-        self._read: dict[Path, tuple[int, int]] = {}
-        for file in folder.glob("*.log"):
-            self._read[file] = (file.stat().st_size, file.stat().st_ino)
+        # How far each was read, and which file that was, for a full log is replaced by a new one.
+        self._read = {file: (file.stat().st_size, file.stat().st_ino) if file.exists() else (0, 0) for file in files}
 
     def print_new(self) -> None:
         """Print the lines that are complete and were not printed yet."""
-        for index, file in enumerate(sorted(self.folder.glob("*.log"))):
-            style = COLOURS[index % len(COLOURS)]
+        for file, style in zip(self._read, cycle(COLOURS), strict=False):
             for line in self._new_lines(file):
-                self.console.print(Text(f"{file.stem:>11} | ", style), Text.from_ansi(line), sep="", soft_wrap=True)
+                self.console.print(Text(f"{file.stem:>9} | ", style), Text.from_ansi(line), sep="", soft_wrap=True)
 
     def _new_lines(self, file: Path) -> list[str]:
+        if not file.exists():
+            return []
         with file.open("rb") as stream:
-            inode = file.stat().st_ino
-            offset, known = self._read.get(file, (0, inode))
-            stream.seek(offset if known == inode else 0)
-            start = stream.tell()
+            offset, known = self._read[file]
+            inode = os.fstat(stream.fileno()).st_ino
+            start = stream.seek(offset if known == inode else 0)
             complete, newline, _ = stream.read().rpartition(b"\n")
         self._read[file] = (start + len(complete) + len(newline), inode)
         return complete.decode(errors="replace").splitlines()
