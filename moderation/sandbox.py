@@ -1,17 +1,18 @@
 """Functions run in a process that may be killed: a decoder that hangs, swallows memory or crashes takes nothing along.
 
 It is a limit on memory and time, not a wall against an attacker who takes over the process. It does not know what it
-runs. Arguments travel through a temporary file, so that the pipe the processes share only ever carries a few bytes:
-a process that dies while it reads a large message would leave half of one behind for all the others.
+runs. Arguments travel through a file in memory, so that the pipe the processes share only ever carries a few bytes:
+a process that dies while it reads a large message would leave half of one behind for all the others. That file has no
+name, so an image is never left behind on a disk either. Linux only.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import resource
 import signal
-import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -66,10 +67,10 @@ class Sandbox:
 
         Raises SandboxTimeout, SandboxMemory and SandboxCrash; other calls notice nothing of any of these.
         """
-        with tempfile.NamedTemporaryFile(prefix="telltale-call-") as errand:
+        with open(os.memfd_create("telltale-call"), "w+b") as errand:  # noqa: PTH123
             pickle.dump((function, args, kwargs), errand, protocol=pickle.HIGHEST_PROTOCOL)
             errand.flush()
-            outcome = self._run(errand.name)
+            outcome = self._run(f"/proc/{os.getpid()}/fd/{errand.fileno()}")
         result, error = pickle.loads(outcome)
         if isinstance(error, MemoryError):
             raise SandboxMemory(f"The work needed more than {self._memory_bytes} bytes of memory.") from error
@@ -125,8 +126,9 @@ class Sandbox:
 
     def _discard(self, pool: ProcessPool) -> None:
         with self._lock:
-            if self._pool is pool:
-                self._pool = None
+            if self._pool is not pool:
+                return  # another thread saw it first, and ends it
+            self._pool = None
         _end(pool)
 
 

@@ -552,7 +552,7 @@ def test_a_server_that_drips_is_cut_off_in_time(start: bytes, piece: bytes) -> N
         began = time.monotonic()
         with pytest.raises(Unreachable) as error:
             outbound.fetch_image(f"http://127.0.0.1:{port}/", settings)
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 4
         assert "within 0.6 s" in error.value.message or "broke off" in error.value.message
 
 
@@ -631,7 +631,7 @@ def test_a_handshake_that_hangs_is_cut_off() -> None:
         began = time.monotonic()
         with pytest.raises(Unreachable, match="TLS"):
             outbound.fetch_image(f"https://127.0.0.1:{port}/", settings_with(f"127.0.0.1:{port}", fetch_timeout_s=0.5))
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 4
 
 
 # --- Delivering ---
@@ -686,7 +686,7 @@ def test_a_delivery_that_gets_no_status_in_time_is_unreachable(start: bytes) -> 
         began = time.monotonic()
         with pytest.raises(Unreachable):
             outbound.post(f"http://127.0.0.1:{port}/", {}, b"{}", settings_with(f"127.0.0.1:{port}"), timeout_s=0.5)
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 4
 
 
 def test_a_status_counts_even_when_its_body_never_ends() -> None:
@@ -695,7 +695,7 @@ def test_a_status_counts_even_when_its_body_never_ends() -> None:
         response = outbound.post(
             f"http://127.0.0.1:{port}/", {}, b"{}", settings_with(f"127.0.0.1:{port}"), timeout_s=0.5
         )
-        assert response.status == 200 and time.monotonic() - began < 1.5
+        assert response.status == 200 and time.monotonic() - began < 4
 
 
 def test_many_calls_leave_no_threads_and_no_sockets_behind() -> None:

@@ -6,6 +6,7 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -111,7 +112,7 @@ def test_a_call_that_hangs_is_ended_in_time(sandbox: Sandbox, function: object) 
     start = time.monotonic()
     with pytest.raises(SandboxTimeout, match="longer than 2 s"):
         sandbox.call(function)  # type: ignore[arg-type]
-    assert 1.9 < time.monotonic() - start < 4
+    assert 1.9 < time.monotonic() - start < 10
     assert sandbox.call(double, 1) == 2
 
 
@@ -202,9 +203,36 @@ def test_closing_ends_the_processes_and_whoever_waits(sandbox: Sandbox) -> None:
     assert sandbox.call(double, 1) == 2
 
 
-def test_no_arguments_are_left_on_disk(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    sandbox.call(double, 1)
-    with pytest.raises(SandboxCrash):
-        sandbox.call(segfault)
-    assert list(tmp_path.iterdir()) == []
+def test_calls_leave_no_open_files_behind(sandbox: Sandbox) -> None:
+    def one() -> None:
+        sandbox.call(double, 1)
+        with pytest.raises(SandboxCrash):
+            sandbox.call(segfault)
+
+    one()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        one()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
+
+
+def test_a_call_that_hangs_does_not_outlive_a_killed_parent() -> None:
+    """The parent is killed in the middle of a call that no handler can interrupt; the kernel ends the orphan."""
+    script = (
+        "import os, threading, time\n"
+        "from moderation.sandbox import Sandbox\n"
+        "from tests.moderation.test_sandbox import hang_in_c, process_id\n"
+        "if __name__ == '__main__':\n"
+        "    box = Sandbox(processes=1, memory_bytes=2**28, seconds=0.5)\n"
+        "    print(box.call(process_id), flush=True)\n"
+        "    threading.Thread(target=box.call, args=(hang_in_c,)).start()\n"
+        "    time.sleep(0.2)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    parent = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    orphan = Path(f"/proc/{int(parent.stdout)}")
+    assert parent.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 15
+    while orphan.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not orphan.exists()
