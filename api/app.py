@@ -10,15 +10,31 @@ from flask_openapi3 import OpenAPI
 
 from api import auth, health, problems, process, reference, requests
 from api.intake import (
+    appeals,
+    batch,
     cases,
+    deliveries,
+    endpoints,
+    hooks,
+    images,
+    retries,
     submissions,
+    uploads,
 )
 from api.process import ApiProcess
 from moderation.settings import Settings
 
 BLUEPRINTS = (
     submissions.api,
+    batch.api,
+    uploads.api,
     cases.api,
+    appeals.api,
+    retries.api,
+    images.api,
+    hooks.api,
+    endpoints.api,
+    deliveries.api,
     health.api,
 )
 # Of a form, parts; nobody needs more.

@@ -34,7 +34,7 @@ class Ready(Shown):
     model: dict[str, str] = Field(examples=[{"version": "demo-1", "kind": "demo"}])
 
 
-@api.get("/health/live", summary="Is the process alive?", responses={200: Alive})
+@api.get("/health/live", summary="Is the process alive?", responses={200: Alive} | problems.declared())
 @public
 def live() -> Answer:
     """Touches nothing, so that a database that is away restarts no process."""

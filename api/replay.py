@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flask import request
+from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from api.auth import caller
@@ -17,16 +17,19 @@ from moderation import cases, idempotency
 from moderation.submissions import OnCommit
 from moderation.tables import Case
 
-KEY_HEADER = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotent-Replayed"
-# For OpenAPI; read here and not by the framework's header models, which would reject every other header.
-PARAMETER = {
-    "name": KEY_HEADER,
-    "in": "header",
-    "required": False,
-    "description": "1 to 255 characters, a UUID serves well. The same key and request within 24 h get the same answer.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": idempotency.MAX_KEY_LENGTH},
-}
+
+
+class IdempotencyHeader(BaseModel):
+    """The header of requests that open cases."""
+
+    key: str | None = Field(
+        default=None,
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=idempotency.MAX_KEY_LENGTH,
+        description="a UUID serves well; the same key and request within 24 h get the same answer",
+    )
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,12 @@ class Accepted:
         return {REPLAYED_HEADER: "true"} if self.replayed else {}
 
 
-def accept_once(fingerprint: str, act: Callable[[OnCommit], object]) -> Accepted:
-    """Open cases through `act`, unless this request did so before under its Idempotency-Key.
+def accept_once(key: str | None, fingerprint: str, act: Callable[[OnCommit], object]) -> Accepted:
+    """Open cases through `act`, unless this request did so before under its Idempotency-Key `key`.
 
     `act` is given what it must run in the transaction that makes the cases. If it raises, the key is free again.
     Raises IdempotencyMismatch, RequestInProgress, InvalidRequest, and whatever `act` raises.
     """
-    key = request.headers.get(KEY_HEADER)
     tenant_id = caller().tenant_id
     shown: list[dict[str, Any]] = []
 

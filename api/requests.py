@@ -20,7 +20,8 @@ from moderation.errors import InvalidRequest
 
 REQUEST_ID_HEADER = "X-Request-Id"
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-MAX_JSON_BYTES = 1024 * 1024
+# A batch of 100 links with their metadata.
+MAX_JSON_BYTES = 2 * 1024 * 1024
 
 
 class StrictJson(DefaultJSONProvider):

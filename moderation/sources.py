@@ -33,6 +33,8 @@ GITHUB_SIGNATURE = "x-hub-signature-256"
 # Where each scheme puts the id by which a repeated webhook is known; a source may name another header.
 ID_HEADERS = {SourceScheme.STANDARD: "webhook-id", SourceScheme.GITHUB: "x-github-delivery", SourceScheme.BEARER: None}
 
+MAX_WEBHOOK_ID = 255
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -89,6 +91,8 @@ def _webhook_id(source: Source, headers: Mapping[str, str], body: bytes) -> str:
     """The sender's id; where it sends none, the body is its own id."""
     name = source.id_header or ID_HEADERS[source.scheme]
     sent = headers.get(name.lower()) if name else None
+    if sent and len(sent) > MAX_WEBHOOK_ID:
+        raise InvalidRequest(f"A webhook's id ({name}) has at most {MAX_WEBHOOK_ID} characters.")
     return sent or hashlib.sha256(body).hexdigest()
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import time
 from typing import Any
 from uuid import UUID
@@ -13,29 +11,26 @@ from pydantic import Field
 
 from api import problems
 from api.auth import SECURITY, caller, requires
-from api.bodies import Answer, CasePath, CaseShown, CasesShown, ExternalId, Sent
+from api.bodies import Answer, CasePath, CaseShown, CasesShown, ExternalId
+from api.paging import Page
 from api.process import current
 from moderation import cases
 from moderation.db import transaction
-from moderation.errors import InvalidRequest
 from moderation.vocabulary import SETTLED, CaseStatus, Label, Scope
 
 api = APIBlueprint("cases", __name__, abp_tags=[Tag(name="Cases")], abp_security=SECURITY)
 
-MAX_PAGE = 100
 # How often a long poll looks: soon at first, for a verdict takes well under a second when nothing is waiting.
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 0.5
 
 
-class CaseFilter(Sent):
+class CaseFilter(Page):
     """Which cases, and which page of them."""
 
     status: CaseStatus | None = None
     label: Label | None = Field(default=None, description="of the decision")
     external_id: ExternalId | None = None
-    limit: int = Field(default=50, ge=1, le=MAX_PAGE)
-    cursor: str | None = Field(default=None, description="`next` of the page before; opaque")
 
 
 @api.get("/v1/cases/<uuid:case_id>", summary="One case", responses={200: CaseShown} | problems.declared(401, 403, 404))
@@ -54,33 +49,14 @@ def list_cases(query: CaseFilter) -> Answer:
         found = cases.listed(
             session,
             caller().tenant_id,
-            before=read_cursor(query.cursor),
+            before=query.before,
             limit=query.limit + 1,
             status=query.status,
             label=query.label,
             external_id=query.external_id,
         )
-        page = found[: query.limit]
-        following = make_cursor(page[-1].id) if len(found) > query.limit else None
+        page, following = query.cut(found)
         return {"cases": [cases.describe(case) for case in page], "next": following}
-
-
-def make_cursor(last: UUID) -> str:
-    """Where the next page begins: just below `last`."""
-    return base64.urlsafe_b64encode(last.bytes).decode().rstrip("=")
-
-
-def read_cursor(cursor: str | None) -> UUID | None:
-    """The id in a cursor. It grants nothing: what it leads to is looked up among the caller's own rows.
-
-    Raises InvalidRequest.
-    """
-    if cursor is None:
-        return None
-    try:
-        return UUID(bytes=base64.b64decode(cursor + "==", altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequest("This cursor is not one of ours: use `next` as it came.", pointer="/cursor") from error
 
 
 def case_url(case_id: object) -> str:

@@ -15,16 +15,17 @@ from flask import request
 from flask_openapi3 import APIBlueprint, FileStorage, Tag
 from flask_openapi3.utils import parse_body, parse_form
 from pydantic import Field, model_validator
+from werkzeug.datastructures import FileStorage as FilePart
 
 from api import problems
 from api.auth import SECURITY, caller, requires
 from api.bodies import Answer, CaseShown, Sent, SubmissionFields, Url
 from api.intake.cases import case_url, settled_within
 from api.process import ApiProcess, current
-from api.replay import Accepted, accept_once
+from api.replay import Accepted, IdempotencyHeader, accept_once
 from api.requests import request_id, strict_json
 from moderation import images, submissions
-from moderation.errors import ImageTooLarge, InvalidRequest, Undecodable, UnsupportedType
+from moderation.errors import ImageTooLarge, InvalidRequest, TelltaleError, Undecodable, UnsupportedType
 from moderation.images import ImageFacts
 from moderation.sandbox import SandboxCrash, SandboxMemory, SandboxTimeout
 from moderation.submissions import Link, OnCommit
@@ -89,10 +90,10 @@ api.components_schemas.update(_form_schemas | _json_schemas)
     openapi_extensions={"requestBody": {"required": True, "content": _form | _json}},
 )
 @requires(Scope.SUBMISSIONS_WRITE)
-def submit(query: Wait) -> Answer:
+def submit(header: IdempotencyHeader, query: Wait) -> Answer:
     """Answers 202 with the case; with `wait`, 200 with the settled case if it settles in time."""
     submission = _read()
-    accepted = accept_once(submission.fingerprint, lambda on_commit: _open_case(submission, on_commit))
+    accepted = accept_once(header.key, submission.fingerprint, lambda on_commit: _open_case(submission, on_commit))
     return _answer(accepted, query.wait)
 
 
@@ -108,17 +109,18 @@ def _answer(accepted: Accepted, wait_s: float) -> Answer:
 def _read() -> Submission:
     if request.mimetype == "multipart/form-data":
         data, fields = _from_form(current())
-        return Submission(_said(fields), data=data)
+        return Submission(said(fields), data=data)
     if request.mimetype == "application/json":
         body = SubmissionBody.model_validate(request.get_json())
-        return Submission(_said(body), upload_id=body.upload_id, image_url=body.image_url)
+        return Submission(said(body), upload_id=body.upload_id, image_url=body.image_url)
     raise UnsupportedType(
         "Send multipart/form-data with the image as the file part 'image', or application/json with image_url or "
         f"upload_id; not {request.mimetype or 'a body without a Content-Type'}."
     )
 
 
-def _said(fields: SubmissionFields) -> submissions.Request:
+def said(fields: SubmissionFields) -> submissions.Request:
+    """What the caller said, and who the caller is."""
     return submissions.Request(
         tenant_id=caller().tenant_id,
         actor=caller().actor,
@@ -143,7 +145,7 @@ def _from_form(process: ApiProcess) -> tuple[bytes, SubmissionFields]:
     return data, SubmissionFields.model_validate(_form_fields())
 
 
-def _image_part() -> FileStorage:
+def _image_part() -> FilePart:
     for name in request.files:
         if name != "image":
             raise InvalidRequest(
@@ -170,8 +172,7 @@ def _form_fields() -> dict[str, Any]:
 def _open_case(submission: Submission, on_commit: OnCommit) -> None:
     process = current()
     if submission.image_url is not None:
-        links = [(submission.said, Link(url=submission.image_url))]
-        submissions.submit_links(links, settings=process.settings, on_commit=on_commit)
+        _open_link(submission.said, submission.image_url, on_commit)
         return
     data = submission.data if submission.data is not None else _uploaded(submission, process)
     submissions.submit_image(
@@ -182,6 +183,15 @@ def _open_case(submission: Submission, on_commit: OnCommit) -> None:
         settings=process.settings,
         on_commit=on_commit,
     )
+
+
+def _open_link(said: submissions.Request, url: str, on_commit: OnCommit) -> None:
+    try:
+        submissions.submit_links([(said, Link(url=url))], settings=current().settings, on_commit=on_commit)
+    except TelltaleError as error:
+        # There is no list here for the pointer to go into.
+        error.pointer = error.pointer.removeprefix("/0") if error.pointer else None
+        raise
 
 
 def _uploaded(submission: Submission, process: ApiProcess) -> bytes:

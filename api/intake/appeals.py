@@ -1,0 +1,36 @@
+"""`POST /v1/cases/{id}/appeal`: a decided case goes to a person."""
+
+from __future__ import annotations
+
+from flask_openapi3 import APIBlueprint, Tag
+from pydantic import Field
+
+from api import problems
+from api.auth import SECURITY, caller, requires
+from api.bodies import Answer, CasePath, CaseShown, Sent, Text
+from moderation import cases
+from moderation.db import transaction
+from moderation.vocabulary import Scope
+
+api = APIBlueprint("appeals", __name__, abp_tags=[Tag(name="Cases")], abp_security=SECURITY)
+
+MAX_MESSAGE = 2000
+
+
+class AppealBody(Sent):
+    """What the moderator should know."""
+
+    message: Text | None = Field(default=None, max_length=MAX_MESSAGE, examples=["The uploader sent the raw file."])
+
+
+@api.post(
+    "/v1/cases/<uuid:case_id>/appeal",
+    summary="Appeal a decision",
+    responses={200: CaseShown} | problems.declared(401, 403, 404, 409, 413, 415),
+)
+@requires(Scope.CASES_APPEAL)
+def appeal(path: CasePath, body: AppealBody) -> Answer:
+    """Only a decided case can be appealed; it is `in_review` until a moderator has answered."""
+    with transaction(wake=True) as session:
+        who = caller()
+        return cases.describe(cases.appeal(session, who.tenant_id, path.case_id, actor=who.actor, message=body.message))
