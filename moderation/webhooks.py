@@ -278,6 +278,7 @@ def attempt(parcel: Parcel, settings: Settings) -> Outcome:
     """Sign and send one delivery. Whatever goes wrong is an outcome: an event that cannot be signed is not sent."""
     started = time.monotonic()
     try:
+        _refuse_too_large(parcel)
         headers = signing.sign(parcel.secrets, str(parcel.event_id), datetime.now(UTC), parcel.body)
         response = outbound.post(
             parcel.url,
@@ -291,15 +292,19 @@ def attempt(parcel: Parcel, settings: Settings) -> Outcome:
 
 
 def payload(event: Event) -> bytes:
-    """The body that is signed and sent: `{type, timestamp, data}`, under 20 kB."""
-    body = json.dumps(
+    """The body that is signed and sent: `{type, timestamp, data}`, under 20 kB for every event recorded here."""
+    return json.dumps(
         {"type": event.type.value, "timestamp": event.created_at.isoformat(), "data": event.data},
         ensure_ascii=False,
         separators=(",", ":"),
     ).encode()
-    if len(body) > MAX_PAYLOAD_BYTES:
-        raise InvalidRequest(f"event {event.id} is {len(body)} bytes; events are links and facts, under 20 kB")
-    return body
+
+
+def _refuse_too_large(parcel: Parcel) -> None:
+    """Not before the delivery is taken: refused here, it is a failed attempt that everybody can see."""
+    if len(parcel.body) >= MAX_PAYLOAD_BYTES:
+        size = len(parcel.body)
+        raise InvalidRequest(f"Event {parcel.event_id} has {size} bytes, and receivers count on less than 20 kB.")
 
 
 def settle(session: Session, parcel: Parcel, outcome: Outcome) -> Delivery | None:
@@ -329,7 +334,8 @@ def settle(session: Session, parcel: Parcel, outcome: Outcome) -> Delivery | Non
 def _delivered(delivery: Delivery, endpoint: Endpoint) -> None:
     delivery.status = DeliveryStatus.DELIVERED
     delivery.delivered_at = datetime.now(UTC)
-    endpoint.failing_since = endpoint.paused_until = None
+    # A pause runs its time: this attempt may have begun before the endpoint asked for it.
+    endpoint.failing_since = None
 
 
 def _failed(session: Session, delivery: Delivery, endpoint: Endpoint, outcome: Outcome) -> None:
@@ -337,10 +343,10 @@ def _failed(session: Session, delivery: Delivery, endpoint: Endpoint, outcome: O
     endpoint.failing_since = endpoint.failing_since or now
     if outcome.status == GONE:
         delivery.status = DeliveryStatus.FAILED
-        disable(session, endpoint, "It answered 410 Gone.")
+        _disable_once(session, endpoint, "It answered 410 Gone.")
         return
     if now - endpoint.failing_since >= DISABLE_AFTER:
-        disable(session, endpoint, "Every attempt of the last 5 days failed.")
+        _disable_once(session, endpoint, "Every attempt of the last 5 days failed.")
     if outcome.status in BUSY_STATUSES:
         endpoint.paused_until = now + _pause(outcome)
     if delivery.attempts >= len(SCHEDULE):
@@ -350,6 +356,12 @@ def _failed(session: Session, delivery: Delivery, endpoint: Endpoint, outcome: O
     if outcome.retry_after is not None:
         wait = max(wait, min(timedelta(seconds=outcome.retry_after), MAX_RETRY_AFTER))
     delivery.next_attempt_at = now + wait
+
+
+def _disable_once(session: Session, endpoint: Endpoint, reason: str) -> None:
+    """Several attempts may be under way when the first of them finds the endpoint gone."""
+    if endpoint.disabled_at is None:
+        disable(session, endpoint, reason)
 
 
 def _pause(outcome: Outcome) -> timedelta:
