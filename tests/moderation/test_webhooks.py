@@ -1,0 +1,473 @@
+"""Webhooks out: schedule, pauses, ends, replays, and what a real receiver with the official package verifies."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+import standardwebhooks
+from sqlalchemy import Engine, select, update
+
+from moderation import cases, dispatch, webhooks
+from moderation.db import transaction
+from moderation.errors import AddressRefused, InvalidRequest, NotFound
+from moderation.settings import Settings, settings
+from moderation.tables import Delivery, DeliveryAttempt, Endpoint, Event, Tenant
+from moderation.vocabulary import CaseStatus, DeliveryStatus, EventType
+from moderation.webhooks import SCHEDULE, Outcome, Parcel
+from tests import factories
+from tests.factories import make_case, make_endpoint, make_tenant
+from tests.moderation.test_outbound import serving
+
+LEASE = timedelta(seconds=30)
+
+
+@pytest.fixture
+def tenant(db: Engine) -> Tenant:
+    with transaction() as session:
+        return make_tenant(session)
+
+
+@pytest.fixture
+def endpoint(tenant: Tenant) -> Endpoint:
+    with transaction() as session:
+        return make_endpoint(session, tenant)
+
+
+def answered(status: int | None, retry_after: int | None = None) -> Outcome:
+    error = None if status is not None else "It does not answer."
+    return Outcome(status, "", error, 5, retry_after)
+
+
+def pinged(endpoint: Endpoint) -> UUID:
+    with transaction() as session:
+        return webhooks.ping(session, session.get_one(Endpoint, endpoint.id)).id
+
+
+def taken(delivery_id: UUID, lease: timedelta = LEASE) -> Parcel:
+    """The delivery under way, whenever it is due."""
+    with transaction() as session:
+        session.execute(
+            update(Delivery).where(Delivery.id == delivery_id).values(next_attempt_at=datetime(2020, 1, 1, tzinfo=UTC))
+        )
+    with transaction() as session:
+        parcel = webhooks.take(session, delivery_id, lease)
+    assert parcel is not None
+    return parcel
+
+
+def settle(parcel: Parcel, outcome: Outcome) -> Delivery:
+    with transaction() as session:
+        delivery = webhooks.settle(session, parcel, outcome)
+    assert delivery is not None
+    return delivery
+
+
+def wait_of(delivery: Delivery) -> float:
+    """Seconds until the next attempt."""
+    return (delivery.next_attempt_at - datetime.now(UTC)).total_seconds()
+
+
+def reread(endpoint: Endpoint) -> Endpoint:
+    with transaction() as session:
+        return session.get_one(Endpoint, endpoint.id)
+
+
+def age_failure(endpoint: Endpoint, age: timedelta) -> None:
+    with transaction() as session:
+        session.get_one(Endpoint, endpoint.id).failing_since = datetime.now(UTC) - age
+
+
+# --- The schedule ---
+
+
+def test_the_schedule_is_that_of_standard_webhooks_with_up_to_ten_percent_of_jitter(endpoint: Endpoint) -> None:
+    minute, hour = 60, 3600
+    delays = [5, 5 * minute, 30 * minute, 2 * hour, 5 * hour, 10 * hour, 14 * hour, 20 * hour, 24 * hour]
+    delivery_id = pinged(endpoint)
+    for number, delay in enumerate(delays, start=1):
+        delivery = settle(taken(delivery_id), answered(500))
+        assert (delivery.attempts, delivery.status) == (number, DeliveryStatus.PENDING)
+        assert delay - 1 <= wait_of(delivery) <= delay * 1.1
+    last = settle(taken(delivery_id), answered(500))
+    assert (last.attempts, last.status) == (10, DeliveryStatus.FAILED)
+    with transaction() as session:
+        log = session.scalars(select(DeliveryAttempt.attempt).order_by(DeliveryAttempt.id)).all()
+    assert list(log) == list(range(1, 11))
+
+
+def test_jitter_spreads_what_failed_together(endpoint: Endpoint) -> None:
+    waits = []
+    for _ in range(12):
+        delivery_id = pinged(endpoint)
+        settle(taken(delivery_id), answered(503))
+        waits.append(wait_of(settle(taken(delivery_id), answered(503))))
+    assert all(299 <= wait <= 330 for wait in waits)
+    assert max(waits) - min(waits) > 3
+
+
+def test_the_first_attempt_is_due_at_once(endpoint: Endpoint) -> None:
+    delivery_id = pinged(endpoint)
+    with transaction() as session:
+        assert dispatch.offer_deliveries(session, per_endpoint=4, lease=LEASE) == [delivery_id]
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+def test_only_2xx_is_success(endpoint: Endpoint, status: int) -> None:
+    delivery = settle(taken(pinged(endpoint)), answered(status))
+    assert delivery.status is DeliveryStatus.DELIVERED and delivery.delivered_at is not None
+
+
+@pytest.mark.parametrize("status", [None, 100, 199, 300, 301, 302, 304, 400, 401, 404, 500])
+def test_everything_else_is_tried_again(endpoint: Endpoint, status: int | None) -> None:
+    delivery = settle(taken(pinged(endpoint)), answered(status))
+    assert (delivery.status, delivery.delivered_at) == (DeliveryStatus.PENDING, None)
+    assert reread(endpoint).failing_since is not None
+    assert reread(endpoint).paused_until is None
+
+
+# --- Leases ---
+
+
+def test_a_delivery_is_taken_once_and_not_before_its_time(endpoint: Endpoint) -> None:
+    delivery_id = pinged(endpoint)
+    parcel = taken(delivery_id)
+    with transaction() as session:
+        assert webhooks.take(session, delivery_id, LEASE) is None
+    settle(parcel, answered(500))
+    with transaction() as session:
+        assert webhooks.take(session, delivery_id, LEASE) is None
+    settle(taken(delivery_id), answered(200))
+    with transaction() as session:
+        session.get_one(Delivery, delivery_id).next_attempt_at = datetime(2020, 1, 1, tzinfo=UTC)
+        session.flush()
+        assert webhooks.take(session, delivery_id, LEASE) is None, "a delivered event stays delivered"
+
+
+def test_a_late_sender_writes_nothing(endpoint: Endpoint) -> None:
+    delivery_id = pinged(endpoint)
+    late = taken(delivery_id, lease=timedelta(seconds=-1))
+    newer = taken(delivery_id)
+    with transaction() as session:
+        assert webhooks.settle(session, late, answered(410)) is None
+    assert reread(endpoint).disabled_at is None
+    assert settle(newer, answered(200)).status is DeliveryStatus.DELIVERED
+    with transaction() as session:
+        assert session.scalars(select(DeliveryAttempt.attempt)).all() == [2]
+
+
+def test_a_sender_that_dies_on_the_last_attempt_leaves_no_delivery_behind(endpoint: Endpoint) -> None:
+    delivery_id = pinged(endpoint)
+    for _ in SCHEDULE:
+        taken(delivery_id, lease=timedelta(seconds=-1))
+    delivery = settle(taken(delivery_id), answered(500))
+    assert (delivery.attempts, delivery.status) == (len(SCHEDULE) + 1, DeliveryStatus.FAILED)
+
+
+# --- Endpoints that are busy, gone, or broken for days ---
+
+
+@pytest.mark.parametrize("status", [429, 502, 504])
+def test_a_busy_endpoint_is_left_alone_for_a_while(endpoint: Endpoint, status: int) -> None:
+    delivery_id = pinged(endpoint)
+    pinged(endpoint)
+    settle(taken(delivery_id), answered(status))
+    paused_until = reread(endpoint).paused_until
+    assert paused_until is not None
+    assert 55 < (paused_until - datetime.now(UTC)).total_seconds() <= 60
+    with transaction() as session:
+        assert dispatch.offer_deliveries(session, per_endpoint=4, lease=LEASE) == []
+
+
+@pytest.mark.parametrize(("retry_after", "pause"), [(1, 1), (120, 120), (10**9, 3600)])
+def test_retry_after_is_honoured_up_to_an_hour(endpoint: Endpoint, retry_after: int, pause: int) -> None:
+    delivery = settle(taken(pinged(endpoint)), answered(429, retry_after))
+    paused_until = reread(endpoint).paused_until
+    assert paused_until is not None
+    assert pause - 2 < (paused_until - datetime.now(UTC)).total_seconds() <= pause
+    assert wait_of(delivery) > max(pause, 5) - 2
+    other = settle(taken(pinged(endpoint)), answered(503, retry_after))
+    assert wait_of(other) > max(pause, 5) - 2, "a Retry-After counts for the delivery, whatever the status"
+
+
+def test_a_success_that_was_under_way_does_not_end_the_pause(endpoint: Endpoint) -> None:
+    first, second = taken(pinged(endpoint)), taken(pinged(endpoint))
+    settle(first, answered(429, 600))
+    settle(second, answered(200))
+    now = reread(endpoint)
+    assert now.paused_until is not None and now.paused_until > datetime.now(UTC) + timedelta(minutes=9)
+    assert now.failing_since is None
+
+
+def test_gone_disables_at_once_and_tells_the_tenants_others(tenant: Tenant, endpoint: Endpoint) -> None:
+    with transaction() as session:
+        other, stranger = make_endpoint(session, tenant), make_endpoint(session, make_tenant(session))
+    first, second = taken(pinged(endpoint)), taken(pinged(endpoint))
+    waiting = pinged(endpoint)
+    assert settle(first, answered(410)).status is DeliveryStatus.FAILED
+    settle(second, answered(410))
+    now = reread(endpoint)
+    assert now.disabled_at is not None and now.disabled_reason == "It answered 410 Gone."
+    with transaction() as session:
+        told = session.scalars(select(Delivery).join(Event).where(Event.type == EventType.ENDPOINT_DISABLED)).all()
+        assert [delivery.endpoint_id for delivery in told] == [other.id], "once, and to nobody else"
+        assert stranger.id != other.id
+        event = told[0].event
+        assert event.data == {"endpoint_id": str(endpoint.id), "url": endpoint.url, "reason": now.disabled_reason}
+        assert webhooks.take(session, waiting, LEASE) is None, "what is pending waits"
+
+
+def test_five_days_of_nothing_but_failure_disable(endpoint: Endpoint) -> None:
+    settle(taken(pinged(endpoint)), answered(500))
+    age_failure(endpoint, timedelta(days=5) - timedelta(minutes=1))
+    settle(taken(pinged(endpoint)), answered(None))
+    assert reread(endpoint).disabled_at is None
+    age_failure(endpoint, timedelta(days=5))
+    settle(taken(pinged(endpoint)), answered(None))
+    assert "5 days" in (reread(endpoint).disabled_reason or "")
+
+
+def test_one_success_starts_the_five_days_anew(endpoint: Endpoint) -> None:
+    age_failure(endpoint, timedelta(days=4))
+    settle(taken(pinged(endpoint)), answered(200))
+    assert reread(endpoint).failing_since is None
+    settle(taken(pinged(endpoint)), answered(500))
+    failing_since = reread(endpoint).failing_since
+    assert failing_since is not None and datetime.now(UTC) - failing_since < timedelta(minutes=1)
+
+
+def test_an_endpoint_that_is_enabled_again_gets_what_was_pending(endpoint: Endpoint) -> None:
+    waiting = pinged(endpoint)
+    with transaction() as session:
+        webhooks.disable(session, session.get_one(Endpoint, endpoint.id), "for the test")
+    with transaction() as session:
+        assert dispatch.offer_deliveries(session, per_endpoint=4, lease=LEASE) == []
+        webhooks.enable(session.get_one(Endpoint, endpoint.id))
+    with transaction() as session:
+        assert dispatch.offer_deliveries(session, per_endpoint=4, lease=LEASE) == [waiting]
+
+
+# --- Replay and ping ---
+
+
+def test_a_replay_starts_over_with_the_same_event(endpoint: Endpoint) -> None:
+    first = taken(pinged(endpoint))
+    settle(first, answered(200))
+    with transaction() as session:
+        webhooks.replay(session, session.get_one(Delivery, first.delivery_id))
+    with transaction() as session:
+        again = webhooks.take(session, first.delivery_id, LEASE)
+    assert again is not None
+    assert (again.event_id, again.body) == (first.event_id, first.body)
+    assert settle(again, answered(500)).attempts == 1
+
+
+def test_a_replay_shuts_out_the_attempt_that_was_under_way(endpoint: Endpoint) -> None:
+    old = taken(pinged(endpoint))
+    with transaction() as session:
+        webhooks.replay(session, session.get_one(Delivery, old.delivery_id))
+        assert webhooks.settle(session, old, answered(410)) is None
+    assert reread(endpoint).disabled_at is None
+
+
+def test_a_range_is_replayed_for_one_endpoint_from_since_until_just_before_until(
+    tenant: Tenant, endpoint: Endpoint
+) -> None:
+    with transaction() as session:
+        make_endpoint(session, tenant)
+    for _ in range(4):
+        with transaction() as session:
+            make_case(session, tenant)
+    with transaction() as session:
+        query = select(Delivery).join(Event).where(Delivery.endpoint_id == endpoint.id).order_by(Event.created_at)
+        mine = session.scalars(query).all()
+        times = [delivery.event.created_at for delivery in mine]
+    for delivery in mine:
+        settle(taken(delivery.id), answered(200))
+    with transaction() as session:
+        assert webhooks.replay_range(session, session.get_one(Endpoint, endpoint.id), times[1], times[3]) == 2
+    with transaction() as session:
+        assert set(dispatch.offer_deliveries(session, per_endpoint=10, lease=LEASE)) >= {mine[1].id, mine[2].id}
+        pending = session.scalars(query.where(Delivery.status == DeliveryStatus.PENDING)).all()
+        assert [delivery.id for delivery in pending] == [mine[1].id, mine[2].id]
+
+
+def test_a_ping_goes_to_its_endpoint_alone_whatever_it_subscribed_to(tenant: Tenant) -> None:
+    with transaction() as session:
+        picky = make_endpoint(session, tenant, event_types=["verdict.failed"])
+        make_endpoint(session, tenant)
+    delivery_id = pinged(picky)
+    with transaction() as session:
+        assert session.scalars(select(Delivery.id)).all() == [delivery_id]
+    body = json.loads(taken(delivery_id).body)
+    assert (body["type"], body["data"]) == ("endpoint.ping", {"endpoint_id": str(picky.id)})
+
+
+# --- Real sending ---
+
+
+def receiver(
+    status: int, headers: dict[str, str] | None = None
+) -> Callable[[http.server.BaseHTTPRequestHandler], None]:
+    def handle(request: http.server.BaseHTTPRequestHandler) -> None:
+        request.send_response(status)
+        for name, value in (headers or {}).items():
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(b"got it")
+
+    return handle
+
+
+def sending(*ports: int) -> Settings:
+    hosts = tuple(f"127.0.0.1:{port}" for port in ports)
+    return settings().model_copy(update={"allowed_hosts": hosts, "delivery_timeout_s": 1.0})
+
+
+def test_the_official_package_verifies_what_is_sent_also_while_a_secret_rotates(tenant: Tenant) -> None:
+    with serving(receiver(204)) as server:
+        with transaction() as session:
+            factories.make_version(session)
+            endpoint = make_endpoint(session, tenant, server.url("/hook"))
+            old = endpoint.secrets[0]
+            fresh = webhooks.rotate_secret(endpoint)
+            case = make_case(session, tenant, CaseStatus.DECIDED, external_id="post-9", details={"ü": "\U0001f9ff"})
+        with transaction() as session:
+            due = dispatch.offer_deliveries(session, per_endpoint=10, lease=LEASE)
+        for delivery_id in due:
+            with transaction() as session:
+                parcel = webhooks.take(session, delivery_id, LEASE)
+            assert parcel is not None
+            outcome = webhooks.attempt(parcel, sending(server.port))
+            assert outcome.succeeded, outcome
+            settle(parcel, outcome)
+    assert len(server.seen) == 3
+    events = []
+    for method, path, headers, body in server.seen:
+        assert (method, path, headers["content-type"]) == ("POST", "/hook", "application/json")
+        assert UUID(headers["webhook-id"]).version == 7
+        for secret in (old, fresh):
+            events.append(standardwebhooks.Webhook(secret).verify(body, headers))
+    in_order = sorted(events[::2], key=lambda event: event["data"]["sequence"])
+    assert [event["type"] for event in in_order] == ["submission.accepted", "verdict.completed", "decision.created"]
+    assert in_order[-1]["data"]["id"] == str(case.id)
+    assert in_order[-1]["data"]["metadata"] == {"ü": "\U0001f9ff"}
+    assert datetime.fromisoformat(in_order[0]["timestamp"]).tzinfo is not None
+
+
+def test_an_answer_is_kept_in_the_log(tenant: Tenant) -> None:
+    with serving(receiver(429, {"Retry-After": "77"})) as server:
+        with transaction() as session:
+            endpoint = make_endpoint(session, tenant, server.url())
+        parcel = taken(pinged(endpoint))
+        outcome = webhooks.attempt(parcel, sending(server.port))
+    assert (outcome.status, outcome.retry_after) == (429, 77)
+    settle(parcel, outcome)
+    with transaction() as session:
+        logged = session.scalars(select(DeliveryAttempt)).one()
+    assert (logged.response_status, logged.response_excerpt, logged.error) == (429, "got it", None)
+
+
+def test_redirects_are_not_followed(tenant: Tenant) -> None:
+    with serving(receiver(200)) as inner, serving(receiver(307, {"Location": inner.url()})) as outer:
+        with transaction() as session:
+            endpoint = make_endpoint(session, tenant, outer.url())
+        outcome = webhooks.attempt(taken(pinged(endpoint)), sending(inner.port, outer.port))
+    assert (outcome.status, outcome.succeeded, inner.seen) == (307, False, [])
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/hook", "http://169.254.169.254/latest", "ftp://example.com/"])
+def test_an_address_that_is_not_public_is_never_called(tenant: Tenant, url: str) -> None:
+    with pytest.raises(AddressRefused), transaction() as session:
+        webhooks.create_endpoint(session, tenant.id, url, [], settings())
+    with transaction() as session:
+        endpoint = make_endpoint(session, tenant, url)
+    outcome = webhooks.attempt(taken(pinged(endpoint)), settings())
+    assert outcome.status is None and outcome.error is not None and not outcome.succeeded
+
+
+def test_an_endpoint_that_hangs_costs_its_timeout_and_no_more(tenant: Tenant) -> None:
+    with serving(lambda request: time.sleep(2.5)) as server:
+        with transaction() as session:
+            endpoint = make_endpoint(session, tenant, server.url())
+        started = time.monotonic()
+        outcome = webhooks.attempt(taken(pinged(endpoint)), sending(server.port))
+        assert time.monotonic() - started < 2
+    assert outcome.status is None and outcome.error is not None
+
+
+@pytest.mark.parametrize("secrets", [[], ["whsec_"], ["whsec_not base64"], ["nonsense!"]])
+def test_an_event_that_cannot_be_signed_is_not_sent_and_everybody_can_see_it(
+    tenant: Tenant, secrets: list[str]
+) -> None:
+    with serving(receiver(200)) as server:
+        with transaction() as session:
+            endpoint = make_endpoint(session, tenant, server.url(), secrets=secrets)
+        parcel = taken(pinged(endpoint))
+        delivery = settle(parcel, webhooks.attempt(parcel, sending(server.port)))
+    assert server.seen == []
+    assert delivery.status is DeliveryStatus.PENDING
+    with transaction() as session:
+        logged = session.scalars(select(DeliveryAttempt)).one()
+    assert logged.response_status is None and logged.error
+
+
+def test_an_event_that_is_too_large_is_not_sent_and_everybody_can_see_it(tenant: Tenant) -> None:
+    with serving(receiver(200)) as server:
+        with transaction() as session:
+            make_endpoint(session, tenant, server.url())
+            webhooks.record(
+                session, EventType.CASE_IN_REVIEW, tenant_id=tenant.id, actor="test", data={"text": "x" * 20_000}
+            )
+            delivery_id = session.scalars(select(Delivery.id)).one()
+        parcel = taken(delivery_id)
+        settle(parcel, webhooks.attempt(parcel, sending(server.port)))
+    assert server.seen == []
+    with transaction() as session:
+        assert "20 kB" in (session.scalars(select(DeliveryAttempt.error)).one() or "")
+
+
+# --- Endpoints ---
+
+
+def test_an_endpoint_is_made_with_a_secret_and_known_event_types_only(tenant: Tenant) -> None:
+    with transaction() as session:
+        made = webhooks.create_endpoint(session, tenant.id, "https://example.com/hook", ["verdict.failed"], settings())
+    assert len(made.secrets) == 1 and made.secrets[0].startswith("whsec_")
+    for unknown in ("verdict.done", "case.taken", ""):
+        with pytest.raises(InvalidRequest, match=r"verdict\.completed") as refused, transaction() as session:
+            webhooks.create_endpoint(session, tenant.id, "https://example.com/hook", [unknown], settings())
+        assert refused.value.pointer == "/event_types"
+
+
+def test_at_most_two_secrets_sign(endpoint: Endpoint) -> None:
+    with transaction() as session:
+        row = session.get_one(Endpoint, endpoint.id)
+        first, second = webhooks.rotate_secret(row), webhooks.rotate_secret(row)
+    assert reread(endpoint).secrets == [second, first]
+
+
+def test_another_tenants_endpoints_and_deliveries_do_not_exist(tenant: Tenant, endpoint: Endpoint) -> None:
+    delivery_id = pinged(endpoint)
+    with transaction() as session:
+        other = make_tenant(session)
+        with pytest.raises(NotFound):
+            webhooks.endpoint_of(session, other.id, endpoint.id)
+        with pytest.raises(NotFound):
+            webhooks.delivery_of(session, other.id, delivery_id)
+        assert webhooks.endpoints_of(session, other.id) == []
+        assert webhooks.deliveries_of(session, other.id) == []
+        assert webhooks.delivery_of(session, tenant.id, delivery_id).id == delivery_id
+
+
+def test_events_that_stay_inside_are_delivered_to_nobody(tenant: Tenant, endpoint: Endpoint) -> None:
+    with transaction() as session:
+        case = make_case(session, tenant)
+        cases.postpone(session, factories.take_case(session, case), timedelta(0), counts=True)
+        assert len(factories.events_of(session, case.id)) == 3
+        assert len(session.scalars(select(Delivery)).all()) == 1
