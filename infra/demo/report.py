@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ from infra.printing import COLOURS
 
 # About two lines of the explanation's column at 100 columns.
 SHORT = 96
+FIRST_SENTENCE = re.compile(r"\AThis is a (real|fake) image\.\s*")
 WIDTH = 100
 
 
@@ -51,7 +53,10 @@ def _explanation(shipment: Shipment, *, wide: bool) -> Text:
     if complaint:
         return Text(complaint, "red")
     text = shipment.verdict["explanation"]
-    return Text(text if wide else textwrap.shorten(text, SHORT, placeholder=" …"))
+    if not wide:
+        # The first sentence repeats the label.
+        text = textwrap.shorten(FIRST_SENTENCE.sub("", text) or text, SHORT, placeholder=" …")
+    return Text(text)
 
 
 def _decision(shipment: Shipment) -> Text:
