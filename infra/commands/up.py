@@ -23,9 +23,8 @@ POLL_S = 0.3
 @click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
-    default=".telltale",
-    show_default=True,
-    envvar="TELLTALE_DATA",
+    default=lambda: click.get_current_context().find_root().params["data"],
+    show_default=".telltale",
     help="Where everything is kept; the next start takes it up again.",
 )
 @click.option("--port", default=8000, show_default=True, help="The api's port on 127.0.0.1; 0 takes a free one.")

@@ -1,0 +1,1 @@
+"""The revisions, oldest first; each stands alone and never imports live code."""
