@@ -26,7 +26,7 @@ from moderation.errors import (
     Unreachable,
     UnsupportedType,
 )
-from moderation.sandbox import Sandbox
+from moderation.sandbox import Sandbox, SandboxCrash, SandboxMemory, SandboxTimeout
 from moderation.settings import Settings
 from moderation.storage import Storage
 from moderation.tables import Case, Source
@@ -131,6 +131,9 @@ def failure_of(error: TelltaleError) -> FailureReason:
         ImageTooLarge: FailureReason.IMAGE_TOO_LARGE,
         UnsupportedType: FailureReason.LINK_NOT_IMAGE,
         Undecodable: FailureReason.UNDECODABLE,
+        SandboxTimeout: FailureReason.UNDECODABLE,
+        SandboxMemory: FailureReason.IMAGE_TOO_LARGE,
+        SandboxCrash: FailureReason.UNDECODABLE,
     }
     for kind, reason in reasons.items():
         if isinstance(error, kind):

@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import cache
 from uuid import UUID
 
-from moderation.sandbox import Sandbox
-from moderation.storage import Storage
-
 from moderation import fetching
+from moderation.sandbox import Sandbox
 from moderation.settings import settings
+from moderation.storage import Storage
 from workers.celery_app import FETCH, app
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from moderation.storage import Storage
-
 from moderation import idempotency, originals, sources, submissions
 from moderation.db import transaction
 from moderation.settings import settings
+from moderation.storage import Storage
 from workers.celery_app import CLEAN_UP, app
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,6 @@ from functools import partial
 from uuid import UUID
 
 from celery.signals import worker_init, worker_shutdown
-from moderation.sandbox import Sandbox, SandboxCrash, SandboxMemory, SandboxTimeout
-from moderation.storage import Storage
 
 from model.batcher import Batcher, BatcherClosed
 from model.checkpoint import CheckpointError, golden_folder
@@ -25,8 +23,10 @@ from model.preprocess import UndecodableImage, to_rgb
 from moderation import model_versions, screening
 from moderation.db import transaction
 from moderation.errors import ConfigurationError, NotFound, StorageUnavailable
+from moderation.sandbox import Sandbox, SandboxCrash, SandboxMemory, SandboxTimeout
 from moderation.screening import Job, Reading
 from moderation.settings import Settings, settings
+from moderation.storage import Storage
 from moderation.tables import ModelVersion
 from moderation.vocabulary import FailureReason, Label
 from workers.celery_app import SCREEN, app

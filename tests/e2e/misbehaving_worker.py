@@ -33,9 +33,7 @@ def _deed(prepared: torch.Tensor) -> str | None:
     return {colour: deed for deed, colour in COLOURS.items()}.get(bright)
 
 
-def _misbehave(
-    self: Detector, prepared: Sequence[Any], explain: Explain | Sequence[Explain] = True
-) -> list[Detection]:
+def _misbehave(self: Detector, prepared: Sequence[Any], explain: Explain | Sequence[Explain] = True) -> list[Detection]:
     deeds = {_deed(one) for one in prepared}
     if "kills" in deeds:
         os.kill(os.getpid(), signal.SIGKILL)

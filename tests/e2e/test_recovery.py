@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import redis
 from sqlalchemy import func, select
 
@@ -71,6 +72,7 @@ def test_an_image_that_kills_its_worker_fails_alone(stage: Stage) -> None:
         assert session.scalar(select(func.count()).select_from(Verdict)) == len(mates)
 
 
+@pytest.mark.parametrize("stage", [{"TELLTALE_CASE_ATTEMPTS": "1", "TELLTALE_GPU_TIMEOUT_S": "3"}], indirect=True)
 def test_a_call_that_hangs_ends_the_worker_and_then_the_case(stage: Stage) -> None:
     hanging = submit(new_tenant("hanging"), picture(0, COLOURS["hangs"]))
     stage.relay()
