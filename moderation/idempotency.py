@@ -10,17 +10,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from moderation.db import transaction
-from moderation.errors import IdempotencyMismatch, InvalidRequest, RequestInProgress
+from moderation.errors import Conflict, IdempotencyMismatch, InvalidRequest, RequestInProgress
 from moderation.tables import IdempotencyKey
 
 KEPT_FOR = timedelta(hours=24)
 LEASE = timedelta(seconds=60)
 MAX_KEY_LENGTH = 255
+IN_PROGRESS = "The first request with this Idempotency-Key is still running; try again shortly."
 
 
 def begin(tenant_id: UUID, key: str, fingerprint: str) -> dict[str, Any] | None:
@@ -50,9 +51,9 @@ def _claimed(session: Session, tenant_id: UUID, key: str, fingerprint: str) -> b
 
 
 def _known(session: Session, tenant_id: UUID, key: str, fingerprint: str) -> dict[str, Any] | None:
-    row = session.scalars(
-        select(IdempotencyKey).where(IdempotencyKey.tenant_id == tenant_id, IdempotencyKey.key == key).with_for_update()
-    ).one()
+    row = session.get(IdempotencyKey, (tenant_id, key), with_for_update=True)
+    if row is None:  # freed by the first request in this very moment
+        raise RequestInProgress(IN_PROGRESS)
     if row.fingerprint != fingerprint:
         raise IdempotencyMismatch(
             "This Idempotency-Key was used with a different request. Use a new key for a new request."
@@ -61,14 +62,20 @@ def _known(session: Session, tenant_id: UUID, key: str, fingerprint: str) -> dic
         return row.answer
     now = datetime.now(UTC)
     if row.lease_until > now:
-        raise RequestInProgress("The first request with this Idempotency-Key is still running; try again shortly.")
+        raise RequestInProgress(IN_PROGRESS)
     row.lease_until = now + LEASE
     return None
 
 
 def complete(session: Session, tenant_id: UUID, key: str, answer: dict[str, Any]) -> None:
-    """Store the answer; in the transaction that makes it true."""
-    row = session.get_one(IdempotencyKey, (tenant_id, key))
+    """Store the answer; in the transaction that makes it true.
+
+    Raises Conflict where the lease lapsed meanwhile and the same request, sent again, was answered first: then what
+    this transaction did must not stand beside what that one did.
+    """
+    row = session.get(IdempotencyKey, (tenant_id, key), with_for_update=True)
+    if row is None or row.answer is not None:
+        raise Conflict("This request took so long that its Idempotency-Key went to a later one; send it again.")
     row.answer = answer
 
 
