@@ -49,6 +49,8 @@ LEGAL: Mapping[CaseStatus, frozenset[CaseStatus]] = {
 MAX_EXPLANATION_IN_EVENT = 8000
 MAX_FAILURE_DETAIL = 500  # characters
 WORKER = "worker"
+# A row that waited for its lock is read anew, also where the session had read it before.
+FRESH = {"populate_existing": True}
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def renew(session: Session, leases: list[Lease], lease: timedelta) -> None:
 
 def held(session: Session, lease: Lease) -> Case:
     """The case under a lease, locked. Raises LostLease where somebody else has taken it since."""
-    case = session.scalar(select(Case).where(Case.id == lease.case_id).with_for_update(of=Case))
+    query = select(Case).where(Case.id == lease.case_id).with_for_update(of=Case)
+    case = session.scalar(query, execution_options=FRESH)
     if case is None or case.fence != lease.fence or case.lease_until is None:
         raise LostLease(f"Case {lease.case_id} has been taken over; fence {lease.fence} is no longer the newest.")
     return case
@@ -208,7 +211,7 @@ def case_of(session: Session, tenant_id: UUID, case_id: UUID, *, lock: bool = Fa
     """One of the tenant's cases. Raises NotFound, also for another tenant's."""
     query = select(Case).where(Case.id == case_id, Case.tenant_id == tenant_id)
     if lock:
-        query = query.with_for_update(of=Case)
+        query = query.with_for_update(of=Case).execution_options(**FRESH)
     case = session.scalar(query)
     if case is None:
         raise NotFound(f"There is no case {case_id}.")

@@ -52,8 +52,13 @@ def version_named(session: Session, name: str) -> ModelVersion:
 
 
 def promote(session: Session, version_id: UUID, *, actor: str) -> ModelVersion:
-    """Make a version champion and retire the one that was; promoting the champion changes nothing."""
-    version = session.get_one(ModelVersion, version_id, with_for_update=True)
+    """Make a version champion and retire the one that was; promoting the champion changes nothing. Raises NotFound."""
+    # All of them, so that of two promotions at once the second sees what the first did.
+    everything = select(ModelVersion).order_by(ModelVersion.id).with_for_update()
+    versions = session.scalars(everything, execution_options={"populate_existing": True}).all()
+    version = next((version for version in versions if version.id == version_id), None)
+    if version is None:
+        raise NotFound(f"There is no model version {version_id}; `telltale models list` shows them.")
     before = champion(session)
     if before is not None and before.id == version.id:
         return version

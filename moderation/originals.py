@@ -131,7 +131,7 @@ def erase(session: Session, tenant_id: UUID, image_id: UUID, *, actor: str, requ
 
 def _forget_links(session: Session, image_id: UUID) -> None:
     for submission in session.scalars(select(Submission).join(Case).where(Case.image_id == image_id)):
-        submission.image_url = None
+        submission.image_url = submission.s3_bucket = submission.s3_object = None
 
 
 def purge(storage: Storage, limit: int = 100) -> int:

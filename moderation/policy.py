@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from moderation.vocabulary import ExplainMode, Label, ReviewReason
@@ -31,7 +32,8 @@ class Outcome:
 
 def judge(p_fake: float, pair_mass: float, thresholds: Thresholds) -> Outcome:
     """What the policy makes of a score. Never guesses."""
-    if pair_mass < thresholds.min_pair_mass:
+    # Not a number is no answer either, and compares as false with every threshold.
+    if pair_mass < thresholds.min_pair_mass or math.isnan(pair_mass) or math.isnan(p_fake):
         return Outcome(review=ReviewReason.UNPARSABLE)
     if p_fake >= thresholds.fake_from:
         return Outcome(label=Label.FAKE)

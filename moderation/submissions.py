@@ -28,6 +28,7 @@ from moderation.vocabulary import CaseStatus, Priority
 
 MAX_BATCH = 100
 MAX_EXTERNAL_ID = 255
+MAX_NESTING = 32
 UPLOAD_TTL = timedelta(hours=1)
 BUSY_RETRY_AFTER_S = 30
 
@@ -74,7 +75,12 @@ _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def _refuse_unstorable(value: Any, pointer: str) -> int:
-    """Bytes of the value as JSON. Raises InvalidRequest for what Postgres does not hold: NaN, NUL, half a character."""
+    """Bytes of the value as JSON. Raises InvalidRequest for what Postgres does not hold: NaN, NUL, half a character.
+
+    And for what is nested so deep that somebody's JSON parser may refuse the event that holds it.
+    """
+    if _deeper_than(value, MAX_NESTING):
+        raise InvalidRequest(f"{pointer[1:]} is nested more than {MAX_NESTING} deep.", pointer=pointer)
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         size = len(text.encode())
@@ -83,6 +89,13 @@ def _refuse_unstorable(value: Any, pointer: str) -> int:
     if _NUL.search(text):
         raise InvalidRequest(f"{pointer[1:]} holds a NUL character; leave it out.", pointer=pointer)
     return size
+
+
+def _deeper_than(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper_than(one, levels - 1) for one in inner)
 
 
 def fingerprint(request: Request, image: str) -> str:
@@ -144,6 +157,8 @@ def submit_links(
 
 def _check_link(request: Request, link: Link, settings: Settings) -> None:
     check(request, settings)
+    for value, pointer in ((link.url, "/image_url"), (link.s3_bucket, "/s3/bucket"), (link.s3_object, "/s3/object")):
+        _refuse_unstorable(value, pointer)
     if link.url is not None:
         try:
             outbound.check_url(link.url, settings)

@@ -115,8 +115,10 @@ def authenticate(token: str) -> Caller:
     """Who a bearer token belongs to. Raises Unauthenticated, with the same words for every way it can be wrong."""
     scheme, _, rest = token.partition("_")
     prefix, _, secret = rest.partition("_")
+    # Postgres would refuse to look for a NUL or for what is not text.
+    known_form = scheme == KEY_SCHEME and prefix.isascii() and prefix.isalnum()
     with transaction() as session:
-        key = session.scalar(select(ApiKey).where(ApiKey.prefix == prefix)) if scheme == KEY_SCHEME else None
+        key = session.scalar(select(ApiKey).where(ApiKey.prefix == prefix)) if known_form else None
         expected = key.secret_sha256 if key else _digest("")
         matches = hmac.compare_digest(expected, _digest(secret))
         if key is None or not matches or key.revoked_at is not None:
@@ -136,7 +138,7 @@ def _touch(session: Session, key: ApiKey) -> None:
 
 
 def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def create_user(session: Session, email: str, password: str) -> User:
