@@ -1,0 +1,70 @@
+"""Settings: what is missing or wrong is named, all of it at once, and nothing changes after reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from pydantic import ValidationError
+
+from moderation.errors import ConfigurationError
+from moderation.settings import Settings, settings
+
+
+@pytest.fixture(autouse=True)
+def read_anew() -> Iterator[None]:
+    """The settings are read once per process: forget them around each test."""
+    kept = settings()
+    settings.cache_clear()
+    yield
+    settings.cache_clear()
+    assert settings() == kept
+
+
+def test_every_missing_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TELLTALE_DATABASE_URL")
+    monkeypatch.delenv("TELLTALE_REDIS_URL")
+    with pytest.raises(ConfigurationError) as refused:
+        settings()
+    for name in ("TELLTALE_DATABASE_URL", "TELLTALE_REDIS_URL"):
+        assert f"{name}: Field required" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TELLTALE_BATCH_SIZE", "0"),
+        ("TELLTALE_BATCH_SIZE", "many"),
+        ("TELLTALE_CASE_LEASE_S", "-1"),
+        ("TELLTALE_CASE_ATTEMPTS", "0"),
+        ("TELLTALE_WORKER_ROLE", "gpu"),
+        ("TELLTALE_LOG_LEVEL", "LOUD"),
+        ("TELLTALE_MAX_METADATA_BYTES", "8193"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=name):
+        settings()
+
+
+def test_hosts_are_a_json_list_and_none_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings().allowed_hosts == ()
+    settings.cache_clear()
+    monkeypatch.setenv("TELLTALE_ALLOWED_HOSTS", '["127.0.0.1:8001", "127.0.0.1:8002"]')
+    assert settings().allowed_hosts == ("127.0.0.1:8001", "127.0.0.1:8002")
+
+
+def test_settings_are_read_once_and_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = settings()
+    monkeypatch.setenv("TELLTALE_BATCH_SIZE", "77")
+    assert settings() is first
+    with pytest.raises(ValidationError):
+        first.batch_size = 3  # type: ignore[misc]
+
+
+def test_every_setting_can_be_given_as_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TELLTALE_CASE_LEASE_S", "12.5")
+    monkeypatch.setenv("TELLTALE_WORKER_ROLE", "io")
+    assert (settings().case_lease_s, settings().worker_role) == (12.5, "io")
+    assert Settings.model_config["env_prefix"] == "TELLTALE_"
