@@ -6,6 +6,7 @@ nothing to see. The moderator is one person, who works for all of them.
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -36,7 +37,7 @@ class Platform:
 
 def new_platform(receiver_url: str, moderator_password: str, settings: Settings) -> Platform:
     """Create the platform of this run; those of earlier runs are told nothing any more, for nobody listens."""
-    name = f"{PREFIX}{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    name = f"{PREFIX}{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     with transaction() as session:
         _retire_endpoints(session)
         tenant = tenants.create_tenant(session, name)

@@ -1,0 +1,99 @@
+"""`telltale demo` as a new user runs it: everything from nothing, twice on the same folder, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import urllib3
+
+from infra.demo.samples import samples
+from tests.infra.test_supervision import eventually
+
+# A run takes about 25 s on two idle cores; other tests may be using them.
+RUN_TIMEOUT_S = 150
+pytestmark = pytest.mark.timeout(2 * RUN_TIMEOUT_S + 60)
+LAST_LINE = re.compile(r"demo: (\d+) submitted, (\d+) settled, (\d+) explained, (\d+) webhooks verified, 0 failed")
+
+
+class Demo:
+    """A `telltale demo` in a process of its own, its output kept."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        call = "from infra.cli import telltale; telltale()"
+        # Without the TELLTALE_* of the tests' own services.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("TELLTALE_")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", call, "demo", "--data", str(folder), *arguments],
+            env=environment | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+    def wait(self) -> int:
+        status = self.process.wait(RUN_TIMEOUT_S)
+        self._reader.join()
+        return status
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+
+def left_running(folder: Path) -> list[str]:
+    """The command lines of processes that were given the folder, or work in it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            works_in = str((process / "cwd").readlink())
+        except OSError:
+            continue  # it has ended meanwhile
+        if str(folder) in command or works_in.startswith(str(folder)):
+            found.append(command)
+    return found
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    # Not pytest's own temporary folder: its path may be closed to the user PostgreSQL runs as.
+    with tempfile.TemporaryDirectory(prefix="telltale-demo-", ignore_cleanup_errors=True) as made:
+        yield Path(made)
+
+
+def test_every_sample_is_judged_explained_and_told_of(folder: Path) -> None:
+    demo = Demo(folder, "--once")
+    assert demo.wait() == 0, demo.output
+    counts = LAST_LINE.fullmatch(demo.lines[-1])
+    assert counts is not None, demo.output
+    assert {int(count) for count in counts.groups()} == {len(samples())}
+    assert "demo model, not FakeVLM" in demo.output
+    assert left_running(folder) == []
+
+    demo = Demo(folder)
+    assert eventually(lambda: "It stays up until Ctrl-C." in demo.output, RUN_TIMEOUT_S), demo.output
+    address = re.search(r"API  (http://\S+)", demo.output)
+    assert address is not None, demo.output
+    assert urllib3.request("GET", f"{address[1]}/health/ready").status == 200
+    assert left_running(folder) != []
+    demo.process.send_signal(signal.SIGINT)
+    assert demo.wait() == 0, demo.output
+    assert LAST_LINE.fullmatch(demo.lines[-1]), demo.output
+    assert left_running(folder) == []
