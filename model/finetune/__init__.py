@@ -1,0 +1,1 @@
+"""Supervised finetuning of a LLaVA from FakeClue-format records, full or LoRA."""

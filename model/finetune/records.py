@@ -1,0 +1,129 @@
+"""Training rows in FakeClue's format, read and checked as a whole before the first step.
+
+A row is `{"image": …, "label": 0 or 1, "conversations": [{"from": "human", …}, {"from": "gpt", …}]}`; label 0 is fake,
+1 is real. Other fields are ignored. Knows the prompt and the tokenizer, and nothing of training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from model.answer import parse
+from model.checkpoint import Checkpoint
+from model.preprocess import read_header
+from model.prompt import encode_answer
+
+LABELS = {0: "fake", 1: "real"}
+NAMED_AT_MOST = 20
+
+
+class InvalidRecords(ValueError):
+    """Rows that cannot be trained on; the message names each by number (the first is 1), image and reason."""
+
+
+class Turn(BaseModel):
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+    speaker: Literal["human", "gpt"] = Field(alias="from")
+    value: str
+
+
+class Record(BaseModel):
+    """One row as the file has it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    image: str = Field(min_length=1)
+    label: Literal[0, 1]
+    conversations: tuple[Turn, Turn]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row ready to train on: the image's path, and the answer's token ids, with EOS, as they follow the prompt."""
+
+    image: Path
+    answer: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Records:
+    """All rows of one data set. `digest` is a sha256 over every answer and every image's bytes, in order."""
+
+    rows: tuple[Row, ...]
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def read(path: Path, images: Path, checkpoint: Checkpoint, max_length: int) -> Records:
+    """Read and check all rows. Image headers are read, pixels are not: that would take hours on a large set.
+
+    Raises InvalidRecords naming every bad row (the first 20 of them).
+    """
+    digest, rows, complaints = hashlib.sha256(), [], []
+    for number, value in enumerate(_values(path), start=1):
+        try:
+            record = Record.model_validate(value)
+            rows.append(_row(record, images, checkpoint, max_length))
+            digest.update(record.conversations[1].value.encode() + rows[-1].image.read_bytes())
+        except (ValueError, OSError) as error:
+            complaints.append(f"row {number} ({_image(value)}): {_reason(error)}")
+    if complaints:
+        more = f"\n… and {len(complaints) - NAMED_AT_MOST} more" if len(complaints) > NAMED_AT_MOST else ""
+        listed = "\n".join(complaints[:NAMED_AT_MOST])
+        raise InvalidRecords(f"{path} has {len(complaints)} bad rows, nothing was trained:\n{listed}{more}")
+    if not rows:
+        raise InvalidRecords(f"{path} has no rows.")
+    return Records(tuple(rows), digest.hexdigest())
+
+
+def _values(path: Path) -> Iterator[Any]:
+    """Rows of a JSON list or of JSON lines."""
+    text = path.read_text()
+    try:
+        if text.lstrip().startswith("["):
+            yield from json.loads(text)
+        else:
+            yield from (json.loads(line) for line in text.splitlines() if line.strip())
+    except json.JSONDecodeError as error:
+        raise InvalidRecords(f"{path} is neither a JSON list nor JSON lines: {error}") from error
+
+
+def _row(record: Record, images: Path, checkpoint: Checkpoint, max_length: int) -> Row:
+    question, answer = record.conversations
+    prompt = checkpoint.manifest.prompt
+    if (question.speaker, answer.speaker) != ("human", "gpt"):
+        raise ValueError("the conversation must be one turn of `human`, then one of `gpt`")
+    if question.value != prompt.text:
+        raise ValueError(f"the question is {question.value!r}, but this checkpoint's prompt is {prompt.text!r}")
+    opening = prompt.answer_start("fake" if record.label == 0 else "real")
+    if not answer.value.startswith(opening) or parse(answer.value) != LABELS[record.label]:
+        raise ValueError(f"label {record.label} is {LABELS[record.label]}, so the answer must begin with {opening!r}")
+    path = images / record.image
+    read_header(path)
+    tokenizer = checkpoint.processor.tokenizer
+    ids = (*encode_answer(tokenizer, prompt, answer.value), tokenizer.eos_token_id)
+    if len(checkpoint.tokens.prompt) + len(ids) > max_length:
+        raise ValueError(f"prompt and answer are {len(checkpoint.tokens.prompt) + len(ids)} tokens, over {max_length}")
+    return Row(path, ids)
+
+
+def _image(value: Any) -> str:
+    return str(value.get("image", "no image")) if isinstance(value, dict) else "not an object"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+    if isinstance(error, FileNotFoundError):
+        return "the image file does not exist"
+    return str(error)
