@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from flask import Flask, Response, current_app, g, request
+from gunicorn.http.errors import ParseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -110,9 +111,12 @@ def problem(
     present = {name: value for name, value in body.items() if value is not None}
     response = Response(current_app.json.dumps(present), status, mimetype=MEDIA_TYPE)
     response.headers.update(headers or {})
-    if status == 413:
-        # The rest of the body is still on its way; this connection cannot be used again.
-        response.headers["Connection"] = "close"
+    return response
+
+
+def _hang_up(response: Response) -> Response:
+    """The rest of the body is still on its way, or cannot be understood: this connection is of no further use."""
+    response.headers["Connection"] = "close"
     return response
 
 
@@ -159,6 +163,8 @@ def install(app: Flask) -> None:
     app.register_error_handler(ValidationError, _from_validation)
     app.register_error_handler(HTTPException, _from_http)
     app.register_error_handler(NotReady, _not_ready)
+    # Gunicorn's, raised while a view reads the body.
+    app.register_error_handler(ParseException, _broken_chunks)
     app.register_error_handler(DataError, _unstorable)
     for kind in (OperationalError, InterfaceError, PoolTimeout):
         app.register_error_handler(kind, _database_away)
@@ -231,7 +237,7 @@ def _from_http(error: HTTPException) -> Response | HTTPException:
     headers = {name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After")}
     detail = HTTP_ADVICE.get(status) or error.description or error.name
     if status == 413:
-        detail = _too_large()
+        return _hang_up(problem(status, "request-entity-too-large", error.name, _too_large()))
     return problem(status, _kebab(type(error).__name__), error.name, detail, headers=headers)
 
 
@@ -241,6 +247,12 @@ def _too_large() -> str:
         f"The request's body may have {limit} bytes and has more. Send less; "
         "a large image goes through POST /v1/uploads."
     )
+
+
+def _broken_chunks(error: Exception) -> Response:
+    status, title = STATUSES[errors.InvalidRequest]
+    detail = "The body's chunks are not as its Transfer-Encoding says; send it whole, with a Content-Length."
+    return _hang_up(problem(status, "invalid-request", title, detail))
 
 
 def _not_ready(error: NotReady) -> Response:

@@ -1,0 +1,173 @@
+"""What only a real server shows: sizes refused while they stream in, long polls, and what it answers meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from infra.services import LOOPBACK
+from moderation import cases
+from moderation.db import transaction
+from moderation.tables import Case
+from moderation.vocabulary import FailureReason
+from tests.api.conftest import SERVER_THREADS, Client, Server
+from tests.images import png
+
+MEBIBYTE = 1024 * 1024
+BOUNDARY = "edge"
+HEAD = (
+    f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
+).encode()
+TAIL = f"\r\n--{BOUNDARY}--\r\n".encode()
+
+
+def call(
+    server: Server, client: Client, body: Any, path: str = "/v1/submissions", **headers: str
+) -> tuple[int, dict[str, str], Any]:
+    """One POST over a connection of its own; a body that is not bytes goes in chunks, unless its length is given."""
+    connection = http.client.HTTPConnection(LOOPBACK, server.port, timeout=60)
+    multipart = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    chunked = not isinstance(body, bytes) and "Content-Length" not in headers
+    if chunked:
+        headers["Transfer-Encoding"] = "chunked"
+    # A server that has heard enough hangs up; its answer is there to be read.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        sent = {**client.headers, **multipart, **headers}
+        connection.request("POST", path, body=body, headers=sent, encode_chunked=chunked)
+    answer = connection.getresponse()
+    content = json.loads(answer.read())
+    connection.close()
+    return answer.status, {name.lower(): value for name, value in answer.getheaders()}, content
+
+
+def form(data: bytes) -> bytes:
+    return HEAD + data + TAIL
+
+
+def flood(mebibytes: int, sent: list[int]) -> Iterator[bytes]:
+    """A form whose file is that large, made while it is sent; `sent` counts."""
+    yield HEAD
+    for _ in range(mebibytes):
+        sent.append(MEBIBYTE)
+        yield bytes(MEBIBYTE)
+    yield TAIL
+
+
+def test_an_image_goes_in_and_its_case_can_be_read(server: Server, client: Client) -> None:
+    status, headers, case = call(server, client, form(png()), **{"X-Request-Id": "mine-1"})
+    assert (status, headers["location"], headers["x-request-id"]) == (202, f"/v1/cases/{case['id']}", "mine-1")
+    with transaction() as session:
+        assert session.get_one(Case, case["id"]).submission.request_id == "mine-1"
+
+
+def test_a_200_mb_upload_is_refused_by_its_length(server: Server, client: Client) -> None:
+    sent: list[int] = []
+    length = len(HEAD) + 200 * MEBIBYTE + len(TAIL)
+    status, headers, problem = call(server, client, flood(200, sent), **{"Content-Length": str(length)})
+    assert (status, headers["content-type"]) == (413, "application/problem+json")
+    assert "POST /v1/uploads" in problem["detail"]
+    assert sum(sent) < 200 * MEBIBYTE
+
+
+def test_a_200_mb_upload_without_a_length_is_refused_while_it_streams(server: Server, client: Client) -> None:
+    before = server.peak_bytes
+    sent: list[int] = []
+    status, _, problem = call(server, client, flood(200, sent))
+    assert (status, problem["type"]) == (413, "urn:telltale:problem:request-entity-too-large")
+    assert sum(sent) < 200 * MEBIBYTE
+    assert server.peak_bytes - before < 16 * MEBIBYTE
+
+
+def test_chunks_that_are_none_are_refused(server: Server, client: Client) -> None:
+    status, _, problem = call(server, client, form(png()), **{"Transfer-Encoding": "chunked"})
+    assert (status, problem["type"]) == (400, "urn:telltale:problem:invalid-request")
+    assert "chunks" in problem["detail"]
+
+
+def test_a_file_over_the_limit_inside_a_form_under_it_is_refused(server: Server, client: Client) -> None:
+    status, _, problem = call(server, client, form(bytes(32 * MEBIBYTE + 1)))
+    assert (status, problem["type"], problem["pointer"]) == (413, "urn:telltale:problem:image-too-large", "/image")
+
+
+def test_a_body_shorter_than_its_length_is_refused(server: Server, client: Client) -> None:
+    connection = http.client.HTTPConnection(LOOPBACK, server.port, timeout=60)
+    connection.putrequest("POST", "/v1/submissions")
+    for name, value in client.headers.items():
+        connection.putheader(name, value)
+    connection.putheader("Content-Type", f"multipart/form-data; boundary={BOUNDARY}")
+    connection.putheader("Content-Length", "100000")
+    connection.endheaders(HEAD + png()[:500])
+    assert connection.sock is not None
+    connection.sock.shutdown(1)
+    answer = connection.getresponse()
+    assert (answer.status, answer.getheader("content-type")) == (400, "application/problem+json")
+
+
+def test_a_large_body_to_another_endpoint_is_refused_too(server: Server, client: Client) -> None:
+    status, _, problem = call(
+        server, client, bytes(3 * MEBIBYTE), "/v1/submissions/batch", **{"Content-Type": "application/json"}
+    )
+    assert (status, problem["type"]) == (413, "urn:telltale:problem:request-entity-too-large")
+
+
+def test_nobody_without_a_key_has_a_body_read(server: Server, client: Client) -> None:
+    sent: list[int] = []
+    status, _, _ = call(server, client, flood(100, sent), Authorization="Bearer tt_no_body")
+    assert status == 401
+    assert sum(sent) < 100 * MEBIBYTE
+
+
+def settle_soon(case_id: str, after_s: float) -> threading.Thread:
+    """End a case the way a worker does, a moment later."""
+
+    def settle() -> None:
+        time.sleep(after_s)
+        with transaction() as session:
+            cases.fail(session, session.get_one(Case, case_id), FailureReason.UNDECODABLE, "It was broken.")
+
+    thread = threading.Thread(target=settle)
+    thread.start()
+    return thread
+
+
+def test_a_long_poll_answers_as_soon_as_the_case_is_settled(server: Server, client: Client) -> None:
+    key = {"Idempotency-Key": "wait"}
+    _, _, case = call(server, client, form(png()), **key)
+    settling = settle_soon(case["id"], 0.5)
+    started = time.monotonic()
+    status, headers, settled = call(server, client, form(png()), "/v1/submissions?wait=20", **key)
+    settling.join()
+    assert (status, settled["id"], settled["status"]) == (200, case["id"], "failed")
+    assert headers["idempotent-replayed"] == "true"
+    assert 0.4 < time.monotonic() - started < 5
+
+
+def test_a_long_poll_that_ends_unsettled_answers_202(server: Server, client: Client) -> None:
+    started = time.monotonic()
+    status, _, case = call(server, client, form(png()), "/v1/submissions?wait=1")
+    assert (status, case["status"]) == (202, "queued")
+    assert time.monotonic() - started >= 1
+
+
+def test_at_most_a_quarter_of_the_threads_wait(server: Server, client: Client) -> None:
+    answers: list[float] = []
+
+    def wait(seed: int) -> None:
+        started = time.monotonic()
+        status, _, _ = call(server, client, form(png(seed)), "/v1/submissions?wait=4")
+        assert status == 202
+        answers.append(time.monotonic() - started)
+
+    threads = [threading.Thread(target=wait, args=(seed,)) for seed in range(SERVER_THREADS - 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    waited = [seconds for seconds in answers if seconds >= 4]
+    assert len(answers) == SERVER_THREADS - 2
+    assert len(waited) == SERVER_THREADS // 4
