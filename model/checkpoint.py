@@ -176,9 +176,9 @@ def classic_name(name: str) -> str:
 def load_processor(place: Path | str, revision: str | None, config: Any, manifest: Manifest) -> Any:
     """The processor of a checkpoint, or the one its manifest names, with every setting that the token count hangs on.
 
-    `tokenizer.json` is taken as it stands, as transformers 4.45 took it. The LlamaTokenizer of transformers 5 rebuilds
-    it from `legacy` instead, and with `legacy` false turns `▁Does` after the image into `Does`, another token than the
-    file says (seen on 5.23 with Llama 2's vocabulary).
+    `tokenizer.json` is taken as it stands, as transformers 4.45 took it. AutoTokenizer of transformers 5 does so only
+    beside a LLaVA's config.json; elsewhere it rebuilds a LlamaTokenizer from `legacy`, and the word after the image
+    becomes `Does` instead of `▁Does`, another token (seen on 5.23 with Llama 2's vocabulary).
     Raises CheckpointError.
     """
     if manifest.processor is not None:

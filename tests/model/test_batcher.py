@@ -146,6 +146,14 @@ def test_a_hang_is_reported_while_it_lasts(engine: StubEngine) -> None:
     assert hung == [0.1]
 
 
+def test_a_batch_in_time_is_no_hang(engine: StubEngine) -> None:
+    hung: list[float] = []
+    with Batcher(Detector(engine), max_wait_ms=0, hang_after_s=0.1, on_hang=hung.append) as batcher:
+        assert widths([batcher.submit(image(1))]) == [1]
+        time.sleep(0.2)
+    assert hung == []
+
+
 def test_a_hang_ends_the_process() -> None:
     script = """
 import time

@@ -156,21 +156,21 @@ def test_a_checkpoint_s_own_generation_settings_do_not_leak_in(tiny_checkpoint: 
     assert Detector.load(folder, device="cpu", max_new_tokens=12).detect(images) == plain.detect(images)
 
 
-def test_bfloat16_scores_are_near_and_not_rounded_to_its_steps(
-    tiny_checkpoint: Path, detector: Detector, images
-) -> None:
-    half = Detector.load(tiny_checkpoint, device="cpu", dtype=torch.bfloat16)
-    verdicts = half.judge(images)
+def test_bfloat16_scores_are_near_and_not_rounded_to_its_steps(tiny_checkpoint: Path, detector, images) -> None:
+    engine = TransformersEngine(load(tiny_checkpoint, device="cpu", dtype=torch.bfloat16))
+    answers = engine.answer([engine.prepare(image) for image in images], lambda index, score: None)
+    assert any(torch.tensor(answer.score.fake).bfloat16().item() != answer.score.fake for answer in answers)
+    verdicts = Detector(engine).judge(images)
     assert {verdict.dtype for verdict in verdicts} == {"bfloat16"}
     for ours, theirs in zip(verdicts, detector.judge(images), strict=True):
         assert ours.logit == pytest.approx(theirs.logit, abs=0.75)
-    assert any(torch.tensor(verdict.logit).bfloat16().item() != verdict.logit for verdict in verdicts)
 
 
 def test_a_batch_too_large_for_the_memory_is_halved(divided: Detector, images, monkeypatch) -> None:
-    expected = divided.detect(images, lambda verdict: verdict.label == "fake")
+    explain = [True, False, False, True, True, True, False, False]
+    expected = divided.detect(images, explain)
     ran = limit_memory(monkeypatch, to=2)
-    assert divided.detect(images, lambda verdict: verdict.label == "fake") == [
+    assert divided.detect(images, explain) == [
         replace(detection, verdict=close_to(detection.verdict)) for detection in expected
     ]
     assert ran == [2, 2, 2, 2]
@@ -208,6 +208,14 @@ def test_a_score_that_is_not_a_number_is_an_error(loaded: Checkpoint, detector: 
         loaded.model.model.multi_modal_projector.linear_2.bias.fill_(float("nan"))
     with pytest.raises(EngineError, match="not a number"):
         detector.judge(images)
+
+
+@pytest.mark.parametrize(("above", "label"), [(0.1, "fake"), (-0.1, "real")])
+def test_the_label_turns_at_one_half(tiny_checkpoint: Path, detector: Detector, images, above: float, label) -> None:
+    bias = above - detector.judge(images[:1])[0].logit
+    manifest = detector.manifest.model_copy(update={"calibration": Calibration(method="platt", bias=bias)})
+    [verdict] = Detector.load(tiny_checkpoint, device="cpu", manifest=manifest).judge(images[:1])
+    assert (verdict.label, verdict.p_fake) == (label, pytest.approx(0.5 + above / 4, abs=1e-3))
 
 
 def test_calibration_is_platt_s_and_never_overflows() -> None:
