@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import (
@@ -23,7 +23,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from moderation.db import new_id
@@ -62,6 +62,10 @@ def _stored(word: type[StrEnum]) -> Enum:
     return Enum(word, native_enum=False, length=40, values_callable=lambda members: [m.value for m in members])
 
 
+# What somebody sent or was sent, to the letter: JSONB would write 1e308 in 309 digits, and events are under 20 kB.
+AsSent = Annotated[dict[str, Any], "as sent"]
+
+
 class Row(DeclarativeBase):
     """Base of all rows. Enumerations are stored as text and checked in code, so that adding a word is no migration."""
 
@@ -78,6 +82,7 @@ class Row(DeclarativeBase):
         datetime: DateTime(timezone=True),
         # None is NULL in SQL too, not the JSON value null.
         dict[str, Any]: JSONB(none_as_null=True),
+        AsSent: JSON(none_as_null=True),
         list[str]: ARRAY(Text),
         str: Text,
         **{word: _stored(word) for word in WORDS},
@@ -161,7 +166,7 @@ class ReceivedWebhook(Row):
 
     source_id: Mapped[UUID] = mapped_column(ForeignKey(Source.id), primary_key=True)
     webhook_id: Mapped[str] = mapped_column(primary_key=True)
-    answer: Mapped[dict[str, Any]]
+    answer: Mapped[AsSent]
     received_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
 
 
@@ -223,7 +228,7 @@ class Submission(_Identified, Row):
     source_id: Mapped[UUID | None] = mapped_column(ForeignKey(Source.id))
     external_id: Mapped[str | None]
     # `metadata` is SQLAlchemy's own name on a row class.
-    details: Mapped[dict[str, Any]] = mapped_column("metadata")
+    details: Mapped[AsSent] = mapped_column("metadata")
     image_url: Mapped[str | None]
     s3_bucket: Mapped[str | None]
     s3_object: Mapped[str | None]
@@ -239,7 +244,7 @@ class IdempotencyKey(Row):
     key: Mapped[str] = mapped_column(primary_key=True)
     fingerprint: Mapped[str]
     lease_until: Mapped[datetime]
-    answer: Mapped[dict[str, Any] | None]
+    answer: Mapped[AsSent | None]
     expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
@@ -348,7 +353,7 @@ class Event(_Identified, Row):
     before: Mapped[dict[str, Any] | None]
     after: Mapped[dict[str, Any] | None]
     # What endpoints are sent as `data`; None for events that stay inside.
-    data: Mapped[dict[str, Any] | None]
+    data: Mapped[AsSent | None]
     request_id: Mapped[str | None]
 
 

@@ -18,6 +18,7 @@ BEGIN
     RAISE EXCEPTION 'the table % is append only', TG_TABLE_NAME;
 END $$;
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON events FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER never_emptied BEFORE TRUNCATE ON events FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 """
 
 
@@ -100,7 +101,7 @@ def upgrade() -> None:
         sa.Column("key", sa.Text(), nullable=False),
         sa.Column("fingerprint", sa.Text(), nullable=False),
         sa.Column("lease_until", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("answer", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column("answer", postgresql.JSON(astext_type=sa.Text()), nullable=True),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_idempotency_keys_tenant_id")),
         sa.PrimaryKeyConstraint("tenant_id", "key", name=op.f("pk_idempotency_keys")),
@@ -214,7 +215,7 @@ def upgrade() -> None:
         "received_webhooks",
         sa.Column("source_id", sa.Uuid(), nullable=False),
         sa.Column("webhook_id", sa.Text(), nullable=False),
-        sa.Column("answer", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("answer", postgresql.JSON(astext_type=sa.Text()), nullable=False),
         sa.Column("received_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.ForeignKeyConstraint(["source_id"], ["sources.id"], name=op.f("fk_received_webhooks_source_id")),
         sa.PrimaryKeyConstraint("source_id", "webhook_id", name=op.f("pk_received_webhooks")),
@@ -225,7 +226,7 @@ def upgrade() -> None:
         sa.Column("tenant_id", sa.Uuid(), nullable=False),
         sa.Column("source_id", sa.Uuid(), nullable=True),
         sa.Column("external_id", sa.Text(), nullable=True),
-        sa.Column("metadata", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("metadata", postgresql.JSON(astext_type=sa.Text()), nullable=False),
         sa.Column("image_url", sa.Text(), nullable=True),
         sa.Column("s3_bucket", sa.Text(), nullable=True),
         sa.Column("s3_object", sa.Text(), nullable=True),
@@ -395,7 +396,7 @@ def upgrade() -> None:
         sa.Column("actor", sa.Text(), nullable=False),
         sa.Column("before", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("after", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
-        sa.Column("data", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column("data", postgresql.JSON(astext_type=sa.Text()), nullable=True),
         sa.Column("request_id", sa.Text(), nullable=True),
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
@@ -455,6 +456,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index(op.f("ix_delivery_attempts_delivery_id"), table_name="delivery_attempts")
     op.execute("DROP TRIGGER append_only ON events")
+    op.execute("DROP TRIGGER never_emptied ON events")
     op.execute("DROP FUNCTION refuse_change()")
     op.drop_table("delivery_attempts")
     op.drop_index("ix_deliveries_due", table_name="deliveries", postgresql_where="status = 'pending'")
