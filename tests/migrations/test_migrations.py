@@ -1,0 +1,126 @@
+"""Migrations: up, down and up again on a real server, the same schema as tables.py, and one head."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, create_engine, inspect, select, text
+from sqlalchemy.exc import DBAPIError
+
+import migrations
+from moderation import webhooks
+from moderation.db import transaction
+from moderation.tables import Event, Row
+from moderation.vocabulary import EventType
+from tests.conftest import ServiceRun
+from tests.factories import make_case, make_tenant
+
+NAME = "telltale_migrations"
+
+
+@pytest.fixture
+def empty(services: ServiceRun, request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """An empty database, away from the one that the other tests of this process use."""
+    worker = getattr(request.config, "workerinput", {}).get("workerid", "main")
+    name = f"{NAME}_{worker}"
+    services.postgres.execute(f"DROP DATABASE IF EXISTS {name}")
+    services.postgres.execute(f"CREATE DATABASE {name}")
+    made = create_engine(services.postgres.database_url(name))
+    yield made
+    made.dispose()
+    services.postgres.execute(f"DROP DATABASE {name}")
+
+
+def url_of(engine: Engine) -> str:
+    return engine.url.render_as_string(hide_password=False)
+
+
+def leftovers(engine: Engine) -> list[str]:
+    """Everything of ours that the schema holds: tables, indexes, functions, sequences, types."""
+    query = """
+        SELECT 'relation ' || relname FROM pg_class WHERE relnamespace = 'public'::regnamespace
+        UNION ALL SELECT 'function ' || proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+        UNION ALL SELECT 'type ' || typname FROM pg_type WHERE typnamespace = 'public'::regnamespace AND typtype = 'e'
+    """
+    with engine.connect() as connection:
+        return sorted(name for name in connection.scalars(text(query)) if "alembic_version" not in name)
+
+
+def test_up_down_and_up_again(empty: Engine) -> None:
+    migrations.upgrade(url_of(empty))
+    first = leftovers(empty)
+    assert set(inspect(empty).get_table_names()) == {*Row.metadata.tables, "alembic_version"}
+    migrations.downgrade(url_of(empty), "base")
+    assert leftovers(empty) == []
+    migrations.upgrade(url_of(empty))
+    assert leftovers(empty) == first
+
+
+def test_migrating_twice_changes_nothing(empty: Engine) -> None:
+    for _ in range(2):
+        migrations.upgrade(url_of(empty))
+    assert "cases" in inspect(empty).get_table_names()
+
+
+def test_two_processes_that_migrate_at_once_do_not_meet(empty: Engine) -> None:
+    migrate = [sys.executable, "-c", f"import migrations; migrations.upgrade({url_of(empty)!r})"]
+    at_once = [subprocess.Popen(migrate, cwd=migrations.FOLDER.parent) for _ in range(2)]
+    assert [process.wait(60) for process in at_once] == [0, 0]
+    assert "cases" in inspect(empty).get_table_names()
+
+
+def test_the_migrated_schema_is_that_of_the_tables(engine: Engine) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Row.metadata) == []
+
+
+def test_partial_indexes_and_checks_are_those_of_the_tables(empty: Engine, engine: Engine) -> None:
+    """What autogenerate does not compare: conditions, expressions, order and checks."""
+    Row.metadata.create_all(empty)
+    assert definitions(engine) == definitions(empty)
+
+
+def definitions(engine: Engine) -> set[str]:
+    query = """
+        SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'
+        UNION ALL
+        SELECT conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
+        WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version'
+        UNION ALL
+        SELECT table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable || ' '
+               || coalesce(column_default, 'no default')
+        FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'
+    """
+    with engine.connect() as connection:
+        return set(connection.scalars(text(query)))
+
+
+def test_there_is_one_head() -> None:
+    assert len(ScriptDirectory(str(migrations.FOLDER)).get_heads()) == 1
+
+
+def test_revisions_import_no_live_code() -> None:
+    for file in (migrations.FOLDER / "versions").glob("*.py"):
+        assert "moderation" not in file.read_text(), file.name
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["UPDATE events SET actor = 'somebody else'", "DELETE FROM events", "TRUNCATE events CASCADE"],
+)
+def test_the_audit_trail_only_grows(db: Engine, statement: str) -> None:
+    with transaction() as session:
+        make_case(session, make_tenant(session))
+    with pytest.raises(DBAPIError, match="the table events is append only"), transaction() as session:
+        session.execute(text(statement))
+    with transaction() as session:
+        webhooks.record(session, EventType.CASE_RETRIED, tenant_id=None, actor="later")
+    with transaction() as session:
+        assert session.scalars(select(Event.actor).order_by(Event.id)).all() == ["test", "later"]
