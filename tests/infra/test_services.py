@@ -6,6 +6,8 @@ import boto3
 import psycopg
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from sqlalchemy import Engine, text
 
 from moderation.settings import settings
@@ -31,7 +33,7 @@ def test_valkey_wants_its_password(redis_url: str, services: ServiceRun) -> None
         client.set("key", "value")
         assert client.get("key") == b"value"
     with (
-        redis.Redis(port=services.valkey.port) as stranger,
+        redis.Redis(port=services.valkey.port, retry=Retry(NoBackoff(), 0)) as stranger,
         pytest.raises(redis.AuthenticationError),
     ):
         stranger.ping()

@@ -96,6 +96,11 @@ def test_it_heals_ends_whole_and_keeps_its_data(up: Up) -> None:
     assert eventually(lambda: all(up.supervisor.pids().get(n, before[n]) != before[n] for n in ("io", "postgres")))
     assert eventually(lambda: "a-platform" in up.telltale("tenants", "list"), 60)
 
+    supervisor = up.supervisor.pid
+    assert supervisor
+    os.kill(supervisor, signal.SIGKILL)
+    assert eventually(lambda: up.supervisor.pid != supervisor, START_TIMEOUT_S)
+
     pids = up.pids()
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
