@@ -1,0 +1,99 @@
+"""The OpenAPI document describes every route, is valid, and can be read in a browser without any other host."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from api.app import Application
+from api.bodies import CaseShown
+from tests.api.conftest import Client
+from tests.api.test_tenancy import SCOPES, routes
+
+UNDOCUMENTED = {("GET", "/openapi.json"), ("GET", "/docs"), ("GET", "/docs/<path:name>")}
+
+
+@pytest.fixture
+def document(app: Application) -> dict[str, Any]:
+    answer = app.test_client().get("/openapi.json")
+    assert answer.status_code == 200
+    found: dict[str, Any] = answer.get_json()
+    return found
+
+
+def operations(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {
+        (method.upper(), path): operation
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+    }
+
+
+def test_the_document_is_valid_openapi_3_1(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1")
+    assert [error.message for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
+
+
+def test_every_route_is_in_it_and_nothing_else(app: Application, document: dict[str, Any]) -> None:
+    expected = {(method, re.sub(r"<\w+:(\w+)>", r"{\1}", rule)) for method, rule in set(routes(app)) - UNDOCUMENTED}
+    assert set(operations(document)) == expected
+
+
+def test_every_operation_says_who_may_call_it_and_what_goes_wrong(document: dict[str, Any]) -> None:
+    keyed = {(method, re.sub(r"<\w+:(\w+)>", r"{\1}", rule)) for method, rule in SCOPES}
+    for name, operation in operations(document).items():
+        assert operation["summary"] and operation["description"], name
+        if name in keyed:
+            assert operation["security"] == [{"api_key": []}], name
+            assert {"401", "403"} <= set(operation["responses"]), name
+        for status, response in operation["responses"].items():
+            kinds = set(response.get("content", {}))
+            assert kinds <= ({"application/problem+json"} if int(status) >= 400 else {"application/json"}), (
+                name,
+                status,
+            )
+    assert set(document["components"]["securitySchemes"]) == {"api_key", "webhook_signature"}
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    for name in set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document))):
+        assert name in document["components"]["schemas"], name
+
+
+def test_the_examples_are_true(document: dict[str, Any]) -> None:
+    case = document["components"]["schemas"]["CaseShown"]["example"]
+    CaseShown.model_validate_json(json.dumps(case))
+
+
+def test_a_submission_is_documented_as_file_and_as_json(document: dict[str, Any]) -> None:
+    operation = operations(document)["POST", "/v1/submissions"]
+    assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "application/json"}
+    image = document["components"]["schemas"]["SubmissionForm"]["properties"]["image"]
+    assert image["format"] == "binary"
+    assert {parameter["name"] for parameter in operation["parameters"]} == {"Idempotency-Key", "wait"}
+
+
+def test_the_page_loads_only_from_here(client: Client) -> None:
+    page = client.http.get("/docs")
+    assert page.status_code == 200
+    assert re.findall(r"(?:https?:)?//[\w.-]+", page.text) == []
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "http" not in policy and "*" not in policy
+    local = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(local) == 3
+    for path in local:
+        assert client.http.get(path).status_code == 200, path
+
+
+def test_the_style_asks_no_other_host(client: Client) -> None:
+    style = client.http.get("/docs/css/swagger-ui.css").text
+    assert re.findall(r"url\(['\"]?(?:https?:)?//", style) == [] and "@import" not in style
+
+
+def test_the_page_serves_nothing_outside_its_folder(client: Client) -> None:
+    for path in ("../__init__.py", "..%2f__init__.py", "%2e%2e/__init__.py", "/etc/passwd"):
+        assert client.http.get(f"/docs/{path}", follow_redirects=True).status_code == 404
