@@ -26,7 +26,7 @@ from model.manifest import Prompt
 
 PATCH = 8
 WIDTH = 128
-VISION_LAYERS = 5  # four are used: LLaVA reads the last layer but one
+VISION_LAYERS = 4  # three are used: LLaVA reads the last layer but one
 TEXT_LAYERS = 2
 VOCABULARY = 721
 SPECIAL = ["<unk>", "<s>", "</s>", "<image>", "<pad>"]

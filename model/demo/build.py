@@ -137,6 +137,8 @@ def _trained(work: Path, warm: Path, train: Path, amounts: Amounts) -> Path:
             learning_rate=1e-3,
             warmup=0.05,
             weight_decay=0.05,
+            precision="bfloat16",
+            attention="eager",
             stored_as="float16",
             seed=SEEDS["training"],
             log_every=50,

@@ -28,4 +28,6 @@ def fit(scored: Scored, fitted_on: str) -> Calibration:
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return Calibration(method="platt", scale=float(log_scale.exp()), bias=float(bias), fitted_on=fitted_on)
+    return Calibration(
+        method="platt", scale=float(log_scale.detach().exp()), bias=float(bias.detach()), fitted_on=fitted_on
+    )

@@ -52,19 +52,23 @@ def warm_up(model: Any, pixels: torch.Tensor, targets: torch.Tensor, *, epochs: 
     optimizer = torch.optim.AdamW(parameters, lr=PEAK_LR, weight_decay=WEIGHT_DECAY)
     steps = epochs * (len(pixels) // BATCH)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+    model.set_attn_implementation("eager")
     tower.train()
     mean = math.nan
     for epoch in range(epochs):
         total = 0.0
         for rows in _batches(len(pixels)):
-            features = tower(_mirror(pixels[rows].float()), output_hidden_states=True).hidden_states[layer][:, 1:]
-            loss = nn.functional.cross_entropy(head(features.mean(1)), targets[rows], label_smoothing=0.05)
+            # bfloat16 with plain attention is twice as fast on a CPU as anything else.
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                features = tower(_mirror(pixels[rows].float()), output_hidden_states=True).hidden_states[layer][:, 1:]
+            logits = head(features.float().mean(1))
+            loss = nn.functional.cross_entropy(logits, targets[rows], label_smoothing=0.05)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
-            total += float(loss)
+            total += float(loss.detach())
         mean = total / (len(pixels) // BATCH)
         log.info("warm-up epoch %d of %d: loss %.3f", epoch + 1, epochs, mean)
     tower.eval()

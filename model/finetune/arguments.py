@@ -34,6 +34,7 @@ class Arguments(_Strict):
     `base` is a folder with a manifest, a hub id at a full commit hash, or `demo`; `data` a FakeClue-format file (JSON
     list or JSON lines), its images below `images` (default: the file's folder). `batch_size` is per process and step;
     `accumulate` steps make one update. The learning rate rises over `warmup` of all updates and falls as a cosine.
+    In bfloat16 on a CPU, `attention: eager` is twice as fast as `sdpa`; on a GPU it is slower.
     Defaults for `full` are FakeVLM's published ones; LoRA needs about ten times the learning rate.
     """
 
@@ -54,6 +55,7 @@ class Arguments(_Strict):
     max_gradient_norm: float = Field(default=1.0, gt=0)
     max_length: int = Field(default=1024, ge=1, description="tokens of prompt and answer; longer rows are refused")
     precision: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["sdpa", "eager"] = "sdpa"
     stored_as: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     seed: int = 0
     log_every: int = Field(default=20, ge=1, description="updates between two lines of progress")

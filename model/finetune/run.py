@@ -34,6 +34,7 @@ def finetune(arguments: Arguments) -> Path:
     mixed = "bf16" if arguments.precision == "bfloat16" else "no"
     accelerator = Accelerator(mixed_precision=mixed, gradient_accumulation_steps=arguments.accumulate)
     base = load(arguments.base, revision=arguments.revision, device=accelerator.device, dtype=torch.float32)
+    base.model.set_attn_implementation(arguments.attention)
     records = read(arguments.data, arguments.image_folder, base, arguments.max_length)
     log.info("%d rows, data hash %s", len(records), records.digest[:12])
     network = adapters.attach(base.model, arguments.adapters) if arguments.adapters else base.model
