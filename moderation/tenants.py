@@ -138,7 +138,7 @@ def _touch(session: Session, key: ApiKey) -> None:
 
 
 def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def create_user(session: Session, email: str, password: str) -> User:
