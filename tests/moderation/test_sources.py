@@ -1,0 +1,304 @@
+"""Sources: whose webhook it is, which images it speaks of, and bodies that speak of none."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import quote_plus
+
+import pytest
+import standardwebhooks
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, select
+
+from moderation import signing, sources
+from moderation.db import new_id, transaction
+from moderation.errors import ConfigurationError, InvalidRequest, NotFound, SignatureInvalid
+from moderation.sources import Reference
+from moderation.submissions import Link
+from moderation.tables import ReceivedWebhook, Source, Tenant
+from moderation.vocabulary import SourceKind, SourceScheme
+from tests.factories import make_tenant
+
+URL = "https://example.com/picture.png"
+POINTERS = {
+    "image_url_pointer": "/data/image/url",
+    "external_id_pointer": "/data/id",
+    "metadata_pointer": "/data/about",
+}
+
+
+def source(scheme: SourceScheme = SourceScheme.STANDARD, kind: SourceKind = SourceKind.JSON, **fields: Any) -> Source:
+    """A source outside any database."""
+    given: dict[str, Any] = {"secrets": ["s3cret"], **(POINTERS if kind is SourceKind.JSON else {}), **fields}
+    return Source(**{"id": new_id(), "name": "uploads", "scheme": scheme, "kind": kind, **given})
+
+
+@pytest.fixture
+def tenant(db: Engine) -> Tenant:
+    with transaction() as session:
+        return make_tenant(session)
+
+
+def stored(tenant: Tenant, **fields: Any) -> Source:
+    with transaction() as session:
+        made = source(**fields)
+        made.tenant_id = tenant.id
+        return sources.create_source(session, made)
+
+
+# --- Making one ---
+
+
+def test_a_source_gets_a_secret_where_none_is_given(tenant: Tenant) -> None:
+    made = stored(tenant, secrets=[])
+    assert len(made.secrets) == 1 and made.secrets[0].startswith("whsec_")
+    assert sources.source_with(made.id).id == made.id
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"image_url_pointer": None},
+        {"image_url_pointer": ""},
+        {"image_url_pointer": "data/url"},
+        {"image_url_pointer": "/data/~2"},
+        {"external_id_pointer": "id"},
+        {"kind": SourceKind.S3_EVENT},
+        {"kind": SourceKind.S3_EVENT, "s3_access_key": "a"},
+    ],
+)
+def test_a_source_that_could_not_work_is_refused(tenant: Tenant, fields: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        stored(tenant, **fields)
+
+
+def test_a_disabled_or_unknown_source_takes_nothing(tenant: Tenant) -> None:
+    made = stored(tenant)
+    with transaction() as session:
+        session.get_one(Source, made.id).disabled_at = datetime.now(UTC)
+    for source_id in (made.id, new_id()):
+        with pytest.raises(NotFound, match=str(source_id)):
+            sources.source_with(source_id)
+
+
+# --- Who sent it ---
+
+
+def test_standard_webhooks_are_verified_and_named_by_their_id() -> None:
+    secret = signing.new_secret()
+    body, now = b'{"a": 1}', datetime.now(UTC)
+    headers = {
+        "webhook-id": "msg_1",
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": standardwebhooks.Webhook(secret).sign("msg_1", now, body.decode()),
+    }
+    ours = source(secrets=[signing.new_secret(), secret])
+    assert sources.verify(ours, headers, body) == "msg_1"
+    for broken in ({**headers, "webhook-id": "msg_2"}, {**headers, "webhook-signature": "v1,AAAA"}, {}):
+        with pytest.raises(SignatureInvalid):
+            sources.verify(ours, broken, body)
+    with pytest.raises(SignatureInvalid):
+        sources.verify(ours, headers, body + b" ")
+
+
+def github_signature(body: bytes, secret: str = "s3cret") -> str:
+    return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+
+
+def test_github_webhooks_are_verified_and_named_by_their_delivery_or_their_body() -> None:
+    ours, body = source(SourceScheme.GITHUB), b'{"a": 1}'
+    signed = {"x-hub-signature-256": github_signature(body)}
+    assert sources.verify(ours, {**signed, "x-github-delivery": "d-1"}, body) == "d-1"
+    assert sources.verify(ours, signed, body) == hashlib.sha256(body).hexdigest()
+    for headers in ({}, {"x-hub-signature-256": github_signature(body, "other")}, {"x-hub-signature-256": "sha256="}):
+        with pytest.raises(SignatureInvalid):
+            sources.verify(ours, headers, body)
+
+
+def test_bearer_webhooks_are_verified_and_named_by_a_header_of_the_sources_choice() -> None:
+    body = b'{"a": 1}'
+    signed = {"authorization": "Bearer s3cret", "x-event-id": "e-1"}
+    assert sources.verify(source(SourceScheme.BEARER, id_header="X-Event-Id"), signed, body) == "e-1"
+    assert sources.verify(source(SourceScheme.BEARER), signed, body) == hashlib.sha256(body).hexdigest()
+    for wrong in ("", "Bearer", "Bearer other", "Basic s3cret", "s3cret"):
+        with pytest.raises(SignatureInvalid):
+            sources.verify(source(SourceScheme.BEARER), {"authorization": wrong}, body)
+
+
+@pytest.mark.parametrize("scheme", list(SourceScheme))
+@given(
+    headers=st.dictionaries(
+        st.sampled_from(
+            ["webhook-id", "webhook-timestamp", "webhook-signature", "x-hub-signature-256", "authorization"]
+        ),
+        st.text() | st.sampled_from(["v1,AAAA", "sha256=00", "Bearer x", "1767225600", "v1,\ud800"]),
+    ),
+    body=st.binary(),
+)
+def test_no_header_and_no_body_gets_through_or_breaks_the_verifier(
+    scheme: SourceScheme, headers: dict[str, str], body: bytes
+) -> None:
+    ours = source(scheme, secrets=[signing.new_secret()])
+    with pytest.raises(SignatureInvalid):
+        sources.verify(ours, headers, body)
+
+
+# --- What it speaks of ---
+
+
+def read(ours: Source, document: Any) -> list[Reference]:
+    return sources.references(ours, json.dumps(document).encode())
+
+
+def test_pointers_find_the_link_the_id_and_the_metadata() -> None:
+    document = {"data": {"image": {"url": URL}, "id": 17, "about": {"user": "u1"}}}
+    assert read(source(), document) == [Reference(Link(url=URL), "17", {"user": "u1"})]
+
+
+def test_pointers_reach_into_lists_and_through_escaped_names() -> None:
+    ours = source(image_url_pointer="/a~1b/0/c~0d", external_id_pointer=None, metadata_pointer=None)
+    assert read(ours, {"a/b": [{"c~d": URL}]}) == [Reference(Link(url=URL), None, {})]
+
+
+@pytest.mark.parametrize("about", [None, "text", 5, ["a"]])
+def test_what_is_missing_beside_the_link_is_left_out(about: Any) -> None:
+    assert read(source(), {"data": {"image": {"url": URL}, "about": about}}) == [Reference(Link(url=URL), None, {})]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{}, [], None, 5, "text", {"data": None}, {"data": []}, {"data": {"image": URL}}, {"data": {"image": {"url": 5}}}],
+)
+def test_a_body_without_a_link_where_it_should_be_says_where(document: Any) -> None:
+    with pytest.raises(InvalidRequest, match="/data/image/url") as refused:
+        read(source(), document)
+    assert refused.value.pointer == "/data/image/url"
+
+
+S3_SOURCE = {"kind": SourceKind.S3_EVENT, "s3_access_key": "a", "s3_secret_key": "b"}
+
+
+def record(bucket: str, key: str) -> dict[str, Any]:
+    return {"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": bucket}, "object": {"key": key, "size": 1}}}
+
+
+@pytest.mark.parametrize("name", ["a.png", "new folder/a b+c.png", "ü/日本/\U0001f9ff.png", "100%.png", "a%20b.png"])
+def test_s3_keys_are_decoded_as_s3_encodes_them(name: str) -> None:
+    (reference,) = read(source(**S3_SOURCE), {"Records": [record("uploads", quote_plus(name, safe="/"))]})
+    assert reference.link == Link(s3_bucket="uploads", s3_object=name)
+    assert (reference.external_id, reference.metadata) == (name, {"bucket": "uploads", "key": name})
+
+
+def test_every_record_of_an_s3_event_is_an_image_and_a_broken_one_is_pointed_at() -> None:
+    ours = source(**S3_SOURCE)
+    good = [record("uploads", f"{n}.png") for n in range(3)]
+    assert [one.external_id for one in read(ours, {"Records": good})] == ["0.png", "1.png", "2.png"]
+    for broken in ({}, None, {"s3": {"bucket": {}, "object": {"key": "k"}}}, record("b", None)):  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequest) as refused:
+            read(ours, {"Records": [*good, broken]})
+        assert refused.value.pointer == "/Records/3/s3"
+
+
+def test_an_external_id_from_a_key_fits_where_ids_are_kept() -> None:
+    (reference,) = read(source(**S3_SOURCE), {"Records": [record("b", "x" * 1024)]})
+    assert reference.external_id == "x" * 255 and reference.link.s3_object == "x" * 1024
+
+
+@pytest.mark.parametrize("document", [{}, [], None, "x", {"Records": []}, {"Records": {}}, {"Event": "s3:TestEvent"}])
+def test_an_s3_event_without_records_is_refused(document: Any) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        read(source(**S3_SOURCE), document)
+    assert refused.value.pointer == "/Records"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["data", "image", "url", "id", "Records", "s3", "bucket", "object", "key", "name", ""]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+BODIES = st.binary() | JSON.map(json.dumps).map(str.encode) | JSON.map(lambda value: json.dumps(value).encode("utf-16"))
+
+
+@pytest.mark.parametrize("ours", [source(), source(**S3_SOURCE)], ids=["json", "s3"])
+@hypothesis_settings(suppress_health_check=[HealthCheck.too_slow])
+@given(body=BODIES)
+def test_whatever_the_body_is_it_is_read_or_it_is_an_invalid_request(ours: Source, body: bytes) -> None:
+    try:
+        found = sources.references(ours, body)
+    except InvalidRequest:
+        return
+    assert found
+    assert all(one.link.url or one.link.s3_bucket is not None for one in found)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 50_000, b"9" * 5000, b"NaN", b'"\\ud800"', b"\x00"],
+    ids=range(9),
+)
+def test_bodies_that_break_parsers_are_an_invalid_request(body: bytes) -> None:
+    for ours in (source(), source(**S3_SOURCE)):
+        with pytest.raises(InvalidRequest):
+            sources.references(ours, body)
+
+
+# --- The same webhook again ---
+
+
+def test_the_same_id_gets_the_same_answer_and_stands_or_falls_with_its_commit(tenant: Tenant) -> None:
+    made = stored(tenant)
+    assert sources.answer_of(made.id, "w1") is None
+    with pytest.raises(ZeroDivisionError), transaction() as session:
+        sources.remember(session, made.id, "w1", {"cases": [1]})
+        _ = 1 / 0
+    assert sources.answer_of(made.id, "w1") is None
+    with transaction() as session:
+        assert sources.remember(session, made.id, "w1", {"cases": [1]})
+    with transaction() as session:
+        assert not sources.remember(session, made.id, "w1", {"cases": [2]})
+    assert sources.answer_of(made.id, "w1") == {"cases": [1]}
+    assert sources.answer_of(stored(tenant, secrets=["x"], name="other").id, "w1") is None
+
+
+def test_of_threads_with_the_same_webhook_one_is_remembered(tenant: Tenant) -> None:
+    made, rivals = stored(tenant), 5
+    barrier = threading.Barrier(rivals)
+
+    def receive(number: int) -> list[bool]:
+        got = []
+        for webhook in range(15):
+            barrier.wait()
+            with transaction() as session:
+                got.append(sources.remember(session, made.id, f"w{webhook}", {"by": number}))
+        return got
+
+    with ThreadPoolExecutor(rivals) as pool:
+        for at_once in zip(*pool.map(receive, range(rivals)), strict=True):
+            assert sum(at_once) == 1
+
+
+def test_ids_are_remembered_for_30_days(tenant: Tenant) -> None:
+    made = stored(tenant)
+    with transaction() as session:
+        for name, days in (("young", 29), ("old", 31)):
+            sources.remember(session, made.id, name, {})
+            row = session.get_one(ReceivedWebhook, (made.id, name))
+            row.received_at = datetime.now(UTC) - timedelta(days=days)
+    with transaction() as session:
+        assert sources.forget_received(session) == 1
+        assert session.scalars(select(ReceivedWebhook.webhook_id)).all() == ["young"]
