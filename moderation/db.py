@@ -40,6 +40,8 @@ def engine() -> Engine:
         max_overflow=8,
         pool_pre_ping=True,
         pool_timeout=10,
+        # What a statement was given may be a secret, and errors are logged.
+        hide_parameters=True,
         connect_args={
             "options": "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s",
             "connect_timeout": 5,
