@@ -22,6 +22,7 @@ from moderation.storage import Storage
 from moderation.tables import Case, Event, Image, Submission, Tenant, Verdict
 from moderation.vocabulary import CaseStatus, EventType, FailureReason
 from tests import factories
+from tests.conftest import ServiceRun
 from tests.factories import make_case, make_tenant
 
 
@@ -37,8 +38,8 @@ def facts_of(data: bytes) -> ImageFacts:
     return images.inspect(data, settings().max_image_pixels)
 
 
-@pytest.fixture
-def store(bucket: str) -> Storage:
+@pytest.fixture(scope="module")
+def store(services: ServiceRun) -> Storage:
     return Storage(settings())
 
 
@@ -67,9 +68,9 @@ def images_of(tenant: Tenant) -> list[Image]:
         return list(session.scalars(select(Image).where(Image.tenant_id == tenant.id).order_by(Image.id)))
 
 
-def stored_under(prefix: str) -> set[str]:
-    """The keys the bucket really holds, asked past our own storage class."""
-    answer = Storage(settings())._client.list_objects_v2(Bucket=settings().s3_bucket, Prefix=prefix)
+def stored_under(store: Storage, prefix: str) -> set[str]:
+    """The keys that the bucket really holds."""
+    answer = store._client.list_objects_v2(Bucket=settings().s3_bucket, Prefix=prefix)
     return {entry["Key"] for entry in answer.get("Contents", [])}
 
 
@@ -85,7 +86,7 @@ def test_the_same_bytes_again_are_one_row_and_one_object(store: Storage, tenant:
     data = drawn(2)
     assert kept(store, tenant, data).id == kept(store, tenant, data).id
     assert len(images_of(tenant)) == 1
-    assert stored_under(f"originals/{tenant.id}/") == {images_of(tenant)[0].s3_key}
+    assert stored_under(store, f"originals/{tenant.id}/") == {images_of(tenant)[0].s3_key}
 
 
 def test_threads_that_send_the_same_bytes_make_one_row_and_one_object(store: Storage, tenant: Tenant) -> None:
@@ -101,7 +102,7 @@ def test_threads_that_send_the_same_bytes_make_one_row_and_one_object(store: Sto
         with ThreadPoolExecutor(rivals) as pool:
             assert len(set(pool.map(send, range(rivals)))) == 1
     assert len(images_of(tenant)) == 4
-    assert stored_under(f"originals/{tenant.id}/") == {image.s3_key for image in images_of(tenant)}
+    assert stored_under(store, f"originals/{tenant.id}/") == {image.s3_key for image in images_of(tenant)}
 
 
 def test_another_tenants_same_bytes_are_another_image(store: Storage, tenant: Tenant) -> None:

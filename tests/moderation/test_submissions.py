@@ -20,14 +20,15 @@ from moderation.storage import Storage
 from moderation.submissions import Link, Request
 from moderation.tables import Case, Event, Image, Submission, Tenant, Upload
 from moderation.vocabulary import CaseStatus, Priority
+from tests.conftest import ServiceRun
 from tests.factories import make_case, make_tenant
 from tests.moderation.test_originals import drawn, facts_of, stored_under, unreachable
 
 PUBLIC = "https://example.com/picture.png"
 
 
-@pytest.fixture
-def store(bucket: str) -> Storage:
+@pytest.fixture(scope="module")
+def store(services: ServiceRun) -> Storage:
     return Storage(settings())
 
 
@@ -215,7 +216,7 @@ def test_a_full_queue_refuses_its_tenant_and_no_other(store: Storage, tenant: Te
     assert busy.value.retry_after > 0
     with pytest.raises(TooBusy):
         submissions.submit_links([(request(tenant), Link(url=PUBLIC))], settings=full)
-    assert stored_under(f"originals/{tenant.id}/") == set()
+    assert stored_under(store, f"originals/{tenant.id}/") == set()
     submissions.submit_image(request(other), data, facts_of(data), storage=store, settings=full)
 
 
