@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 from rich.console import Console
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 ALIVE_POLL_S = 0.3
+# In pairs, because real and fake samples alternate.
+WAYS: tuple[Literal["REST", "webhook"], ...] = ("REST", "REST", "webhook", "webhook")
 # Importing torch and loading the demo model takes 5 to 20 s on two cores; a 7B model from a cold disk, minutes.
-WORKERS_TIMEOUT_S = 600.0
+WORKERS_TIMEOUT_S = 300.0
 PING_S = 0.5
 
 
@@ -132,7 +134,7 @@ def _stack(console: Console, data: Path, port: int, *, allowed: Sequence[str]) -
 def _wait_for_workers(stack: Stack) -> None:
     """Return once every worker takes tasks, its model loaded: until then a case's time would be the start's.
 
-    Raises ClickException after WORKERS_TIMEOUT_S.
+    Raises ClickException where one ends while it starts, or after WORKERS_TIMEOUT_S.
     """
     from celery import Celery
 
@@ -140,11 +142,21 @@ def _wait_for_workers(stack: Stack) -> None:
     from moderation.settings import settings
 
     deadline = time.monotonic() + WORKERS_TIMEOUT_S
+    pids = {role: stack.supervisor.pids().get(role) for role in QUEUES}
     with Celery(broker=settings().redis_url, set_as_current=False) as broker:
-        while len(answers := broker.control.ping(timeout=PING_S, limit=len(QUEUES))) < len(QUEUES):
+        while len(broker.control.ping(timeout=PING_S, limit=len(QUEUES))) < len(QUEUES):
+            for role, pid in pids.items():
+                if stack.supervisor.pids().get(role) != pid:
+                    raise click.ClickException(f"The {role} worker cannot start: {_last_words(stack, role)}")
             if time.monotonic() > deadline:
-                up = ", ".join(name for answer in answers for name in answer) or "none"
-                raise click.ClickException(f"Not every worker came up (up: {up}); see {stack.supervisor.logs}.")
+                raise click.ClickException(f"Not every worker came up in time; see {stack.supervisor.logs}.")
+
+
+def _last_words(stack: Stack, role: str) -> str:
+    """The last line that a process wrote before it was started again."""
+    log = stack.supervisor.logs / f"{role}.log"
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return f"{lines[-1] if lines else 'it wrote nothing'} (more in {log})"
 
 
 def _say(console: Console, update: Callable[[str], None], line: str) -> None:
@@ -170,7 +182,7 @@ def _ship_and_follow(
             for task, count in zip(tasks, counts, strict=True):
                 progress.update(task, completed=count)
 
-        for sample, way in zip(shipped, cycle(("REST", "webhook")), strict=False):
+        for sample, way in zip(shipped, cycle(WAYS), strict=False):
             shipments.append(sender.ship(sample, way))
             tick()
         in_time = follow(shipments, sender, receiver, timeout_s, tick)
@@ -182,8 +194,10 @@ def _ship_and_follow(
 
 
 def _name_the_model(console: Console, shipments: Sequence[Shipment]) -> None:
-    """Which model judged, and that it is not FakeVLM where it is not."""
-    models = {(s.verdict["model"]["version"], s.verdict["model"]["kind"]) for s in shipments if s.verdict}
+    """Which model judged, how often rightly, and that it is not FakeVLM where it is not."""
+    judged = [shipment for shipment in shipments if shipment.verdict]
+    console.print(f"{sum(s.right for s in judged)} of {len(judged)} labels are right.")
+    models = {(s.verdict["model"]["version"], s.verdict["model"]["kind"]) for s in judged}
     for name, kind in sorted(models):
         if kind == "demo":
             console.print(f"Judged by {name}: demo model, not FakeVLM.", style="bold yellow")

@@ -22,7 +22,7 @@ WIDTH = 100
 def results(shipments: Sequence[Shipment], *, wide: bool) -> Table:
     """A row for each shipment; `wide` keeps explanations whole."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, width=None if wide else WIDTH, show_lines=False)
-    made.add_column("image", overflow="fold", max_width=24)
+    made.add_column("image\n(truth, sent by)", overflow="fold", max_width=24)
     made.add_column("label")
     made.add_column("p_fake", justify="right")
     made.add_column("explanation", ratio=1)
@@ -38,7 +38,7 @@ def _cells(shipment: Shipment, *, wide: bool) -> list[Text]:
     verdict = shipment.verdict
     took = shipment.milliseconds
     return [
-        _two_lines(Text(shipment.sample.name), f"by {shipment.way}"),
+        _two_lines(Text(shipment.sample.name), f"{shipment.sample.truth}, {shipment.way}"),
         _word(verdict.get("label")),
         Text(f"{verdict['p_fake']:.3f}" if verdict else ""),
         _explanation(shipment, wide=wide),

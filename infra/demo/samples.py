@@ -18,9 +18,10 @@ INDEX = "samples.json"
 
 @dataclass(frozen=True)
 class Sample:
-    """One image file; its name is its id."""
+    """One image file, whose name is its id, and what it really is: `real` or `fake`."""
 
     path: Path
+    truth: str
 
     @property
     def name(self) -> str:
@@ -32,7 +33,8 @@ def samples(folder: Path = FOLDER) -> list[Sample]:
     index = folder / INDEX
     if not index.is_file():
         raise ConfigurationError(f"There are no sample images: {index} is missing; `make demo-checkpoint` makes them.")
-    listed = [Sample(folder / entry["file"]) for entry in json.loads(index.read_text())["samples"]]
+    entries = json.loads(index.read_text())["samples"]
+    listed = [Sample(folder / entry["file"], entry["label"]) for entry in entries]
     missing = [sample.name for sample in listed if not sample.path.is_file()]
     if missing:
         raise ConfigurationError(f"Sample images are missing in {folder}: {', '.join(missing)}.")

@@ -57,6 +57,11 @@ class Shipment:
         return self.case.get("verdict") or {}
 
     @property
+    def right(self) -> bool:
+        """The model's label is what the image really is."""
+        return self.verdict.get("label") == self.sample.truth
+
+    @property
     def explained(self) -> bool:
         return bool(self.verdict.get("explanation"))
 

@@ -71,7 +71,9 @@ class TestReceiver:
 
 class TestSamples:
     def index(self, folder: Path, *names: str) -> None:
-        (folder / "samples.json").write_text(json.dumps({"samples": [{"file": name} for name in names]}))
+        (folder / "samples.json").write_text(
+            json.dumps({"samples": [{"file": name, "label": "real"} for name in names]})
+        )
 
     def test_come_in_the_order_of_the_index_and_are_served(self, tmp_path: Path) -> None:
         self.index(tmp_path, "b.png", "a.png")
@@ -109,7 +111,9 @@ class TestPlatform:
 
 def shipment(**case: Any) -> Shipment:
     """A fake that was decided, explained and told of; `case` says otherwise."""
-    made = Shipment(Sample(Path("grid-3.jpg")), "webhook", verified_events=["verdict.completed", "decision.created"])
+    made = Shipment(
+        Sample(Path("grid-3.jpg"), "fake"), "webhook", verified_events=["verdict.completed", "decision.created"]
+    )
     made.case = {
         "id": "case-1",
         "status": "decided",
@@ -132,7 +136,7 @@ class TestReport:
     def test_fits_a_terminal_of_100_columns(self) -> None:
         shown = self.shown(shipment(), shipment(status="in_review", decision=None, review_reason="uncertain"))
         assert max(map(len, shown.splitlines())) <= WIDTH
-        for words in ("grid-3.jpg", "by webhook", "0.971", "1204", "by policy", "in review", "uncertain", "yes, 2"):
+        for words in ("grid-3.jpg", "fake, webhook", "0.971", "1204", "by policy", "in review", "uncertain", "yes, 2"):
             assert words in shown
         assert "This is a fake image." not in shown
         assert "…" in shown
@@ -155,7 +159,7 @@ class TestReport:
                 "1 submitted, 1 settled, 0 explained, 1 webhooks verified, 1 failed",
             ),
             (
-                Shipment(Sample(Path("a.jpg")), "REST", error="It was refused."),
+                Shipment(Sample(Path("a.jpg"), "real"), "REST", error="It was refused."),
                 "0 submitted, 0 settled, 0 explained, 0 webhooks verified, 1 failed",
             ),
         ],

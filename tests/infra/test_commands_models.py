@@ -47,7 +47,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     paths = [folder / f"{color}.png" for color in ("red", "green", "blue", "black", "white", "yellow")]
     for path in paths:
         Image.new("RGB", (48, 40), path.stem).save(path)
-    monkeypatch.setattr(registration, "samples", lambda: [Sample(path) for path in paths])
+    monkeypatch.setattr(registration, "samples", lambda: [Sample(path, "real") for path in paths])
     return paths
 
 
