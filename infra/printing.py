@@ -6,7 +6,7 @@ Values are str, int, float, bool, None, lists of them, UUIDs and times (shown in
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -43,14 +43,17 @@ def console() -> Console:
     return made
 
 
-def print_list(rows: Sequence[Record], *, as_json: bool, none: str) -> None:
-    """A table of rows that have the same keys, or a JSON list; `none` is what to say where there are no rows."""
+def print_list(rows: Sequence[Record], *, as_json: bool, none: str, only_json: Collection[str] = ()) -> None:
+    """A table of rows that have the same keys, or a JSON list.
+
+    `none` is what to say where there are no rows; `only_json` are keys that the table has no room for.
+    """
     if as_json:
         print_json(rows)
     elif not rows:
         click.echo(none)
     else:
-        console().print(table(rows))
+        console().print(table([{key: row[key] for key in row if key not in only_json} for row in rows]))
 
 
 def table(rows: Sequence[Record]) -> Table:

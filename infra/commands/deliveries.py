@@ -32,7 +32,7 @@ def list_(tenant: str | None, endpoint_id: UUID | None, status: str | None, limi
     wanted = DeliveryStatus(status) if status else None
     with transaction() as session:
         rows = listings.deliveries(session, tenant=tenant, endpoint_id=endpoint_id, status=wanted, limit=limit)
-    print_list(rows, as_json=as_json, none="No delivery.")
+    print_list(rows, as_json=as_json, none="No delivery.", only_json=("case", "created_at", "delivered_at"))
 
 
 @deliveries.command()
