@@ -1,0 +1,1 @@
+"""How Telltale is run: the command line, the embedded services, the demo. Nobody imports it."""

@@ -1,0 +1,1 @@
+"""One module for each subcommand of `telltale`; the command line imports only the one it runs."""
