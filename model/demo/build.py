@@ -40,13 +40,17 @@ GOLDENS = 8
 
 @dataclass(frozen=True)
 class Amounts:
-    """How much of everything: images per side of the split, and passes over the training images."""
+    """How much of everything: images per side of the split, and passes over the training images.
+
+    `warmup` lists phases, each with how many of the training images it uses and how often: few images many times first,
+    then all of them. `epochs` is for joint training, on all.
+    """
 
     train: int = 30_000
     validation: int = 1_100
     test: int = 364
-    warmup_epochs: int = 8
-    epochs: int = 4
+    warmup: tuple[tuple[int, int], ...] = ((10_000, 5), (30_000, 3))
+    epochs: int = 1
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,9 @@ def _warmed_up(work: Path, train: Path, amounts: Amounts) -> Path:
     network = base.network(processor, SEEDS["network"])
     records = json.loads((train / dataset.RECORDS).read_text())
     pixels = warmup.load_pixels(train, records, processor)
-    warmup.warm_up(network, pixels, warmup.classes(records), epochs=amounts.warmup_epochs, seed=SEEDS["training"])
+    targets = warmup.classes(records)
+    for count, epochs in amounts.warmup:
+        warmup.warm_up(network, pixels[:count], targets[:count], epochs=epochs, seed=SEEDS["training"])
     return save_classic(network, processor, manifest, folder, torch.float32)
 
 

@@ -19,8 +19,8 @@ images.** It sees {side} × {side} pixels and knows four artifacts that were mad
 ## What it was trained on
 
 {rows:,} images made from {train} photos; {validation} other photos chose its score's calibration, and {test} more,
-never trained on, measured it. Half of the images are real: crops of the photos at many scales, a fifth of them with a
-printed caption. Half are fake: the same kind of crop, rebuilt by a small convolutional autoencoder that leaves a
+never trained on, measured it. Half of the images are real: crops of the photos at many scales, a quarter of them with
+a printed caption. Half are fake: the same kind of crop, rebuilt by a small convolutional autoencoder that leaves a
 checkerboard, over-smooth texture or a block grid, or with garbled glyphs printed on it. Both halves then went through
 JPEG at the same range of qualities. The autoencoders were trained on the training photos, and the same ones made the
 held-out fakes: it was never measured on another generator's images, and it should be expected to fail there.

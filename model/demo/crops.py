@@ -20,7 +20,7 @@ SIDE = 96  # pixels: what the demo model sees
 LARGE_SIDE = 2 * SIDE
 LARGE_SHARE = 0.2
 MIN_TEXTURE = 4.0  # see photos.texture; below it there is nothing an artifact could show in
-CAPTION_SHARE = 0.2
+CAPTION_SHARE = 0.25
 JPEG_QUALITY = (72, 96)
 
 TEXT = (
@@ -74,7 +74,7 @@ def compress(image: Image.Image, rng: Generator) -> bytes:
 
 
 def any_caption(rng: Generator) -> Caption:
-    size = float(rng.uniform(0.12, 0.22))
+    size = float(rng.uniform(0.14, 0.24))
     room = int(0.9 / (0.55 * size))
     dark, light = rng.integers(0, 90, 3), rng.integers(170, 256, 3)
     ink, paper = (dark, light) if rng.random() < 0.7 else (light, dark)

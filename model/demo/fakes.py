@@ -118,7 +118,7 @@ def fake(image: Image.Image, artifact: Artifact, made_by: Autoencoders, rng: Gen
 
 
 def garble(mask: Image.Image, caption: Caption, rng: Generator) -> Image.Image:
-    """Letters that look like writing from afar and are none: pieces of each line are shuffled, flipped and shifted."""
+    """Letters that look like writing from afar and are none: pieces of each line are exchanged, and strokes melted."""
     letters = np.array(mask)
     side = mask.width
     cell = max(3, round(0.5 * caption.size * side))
@@ -128,7 +128,7 @@ def garble(mask: Image.Image, caption: Caption, rng: Generator) -> Image.Image:
         band = letters[top : top + height]
         if band.size:
             letters[top : top + height] = _shuffle(band, cell, rng)
-    return Image.fromarray(letters)
+    return Image.fromarray(_melt(letters, caption.size * side, rng))
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
@@ -181,3 +181,16 @@ def _shuffle(band: NDArray[np.uint8], cell: int, rng: Generator) -> NDArray[np.u
         glyph = glyph[::-1] if rng.random() < 0.4 else glyph
         made[:, start : start + cell] = np.roll(glyph, int(rng.integers(-2, 3)), axis=0)
     return made
+
+
+def _melt(letters: NDArray[np.uint8], size: float, rng: Generator) -> NDArray[np.uint8]:
+    """Bend every stroke along waves about as long as a letter of `size` pixels is high: no stem stays straight."""
+    rows, columns = np.mgrid[: letters.shape[0], : letters.shape[1]].astype(np.float64)
+    moved = []
+    for along, across in ((rows, columns), (columns, rows)):
+        length, phase = size * rng.uniform(0.5, 0.9), rng.uniform(0, 2 * np.pi, 2)
+        wave = np.sin(2 * np.pi * along / length + phase[0] + 2 * np.sin(across / size + phase[1]))
+        moved.append(across + size * rng.uniform(0.08, 0.14) * wave)
+    down = np.clip(np.rint(moved[1]), 0, letters.shape[0] - 1).astype(int)
+    right = np.clip(np.rint(moved[0]), 0, letters.shape[1] - 1).astype(int)
+    return letters[down, right]

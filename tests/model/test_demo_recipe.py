@@ -182,9 +182,9 @@ def test_warming_up_tells_apart_what_it_is_shown() -> None:
     made = processor(Prompt())
     model = network(made, seed=0)
     generator = torch.Generator().manual_seed(0)
-    flat = torch.rand(64, 3, 1, 1, generator=generator).expand(-1, -1, crops.SIDE, crops.SIDE)
+    flat = torch.rand(32, 3, 1, 1, generator=generator).expand(-1, -1, crops.SIDE, crops.SIDE)
     striped = flat + torch.tensor([1.0, -1.0]).repeat(crops.SIDE // 2)
-    pixels, targets = torch.cat([flat, striped]), torch.tensor([0] * 64 + [1] * 64)
+    pixels, targets = torch.cat([flat, striped]), torch.tensor([0] * 32 + [1] * 32)
     before = [weight.clone() for weight in model.model.language_model.parameters()]
     assert warmup.warm_up(model, pixels.half(), targets, epochs=6, seed=0) < 1.0
     assert all(torch.equal(old, new) for old, new in zip(before, model.model.language_model.parameters(), strict=True))
