@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from uuid import UUID
 
@@ -11,18 +12,23 @@ from moderation.settings import settings
 from moderation.storage import Storage
 from workers.celery_app import FETCH, app
 
-
-@cache
-def _store() -> Storage:
-    return Storage(settings())
+_making = threading.Lock()
 
 
 @cache
-def _sandbox() -> Sandbox:
-    return Sandbox(settings().decode_processes, settings().decode_memory_bytes, settings().decode_timeout_s)
+def _made() -> tuple[Storage, Sandbox]:
+    rules = settings()
+    return Storage(rules), Sandbox(rules.decode_processes, rules.decode_memory_bytes, rules.decode_timeout_s)
+
+
+def _tools() -> tuple[Storage, Sandbox]:
+    """One store and one sandbox for the whole process, whose first tasks begin in many threads at once."""
+    with _making:
+        return _made()
 
 
 @app.task(name=FETCH)
 def fetch(case_id: str) -> None:
     """Read one case's link."""
-    fetching.fetch(UUID(case_id), store=_store(), sandbox=_sandbox(), settings=settings())
+    store, sandbox = _tools()
+    fetching.fetch(UUID(case_id), store=store, sandbox=sandbox, settings=settings())

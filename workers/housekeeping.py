@@ -16,10 +16,11 @@ log = logging.getLogger(__name__)
 @app.task(name=CLEAN_UP)
 def clean_up() -> None:
     """Do every chore; each is safe to repeat."""
-    store = Storage(settings())
-    purged = originals.purge(store)
-    uploads = submissions.forget_uploads(store)
     with transaction() as session:
         answers = idempotency.forget_expired(session)
         webhooks = sources.forget_received(session)
+    # Last, for the store may be away.
+    store = Storage(settings())
+    purged = originals.purge(store)
+    uploads = submissions.forget_uploads(store)
     log.info("purged %d images, %d uploads, %d answers, %d webhook ids", purged, uploads, answers, webhooks)
