@@ -1,0 +1,248 @@
+"""The relay against a real broker and a real database: what it sends, and what it does when either is away or empty."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError as BrokerError
+from sqlalchemy import Engine, text
+
+from moderation import submissions
+from moderation.db import ring, transaction
+from moderation.settings import Settings, settings
+from moderation.submissions import Link, Request
+from moderation.tables import Case, Tenant
+from moderation.vocabulary import CaseStatus
+from tests import factories
+from tests.factories import make_case, make_tenant
+from workers import relay as relay_module
+from workers.relay import Relay
+
+QUEUES = ("screening", "fetching", "delivery")
+
+
+@pytest.fixture
+def broker(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def tenant(db: Engine) -> Tenant:
+    with transaction() as session:
+        return make_tenant(session)
+
+
+def with_changes(**changes: Any) -> Settings:
+    return settings().model_copy(update=changes)
+
+
+def messages(broker: redis.Redis, queue: str) -> list[dict[str, Any]]:
+    """What waits in a queue, the first to be taken first."""
+    entries = broker.lrange(queue, 0, -1)
+    assert isinstance(entries, list)
+    return [json.loads(entry) for entry in reversed(entries)]
+
+
+def ids_in(broker: redis.Redis, queue: str) -> list[str]:
+    return [json.loads(base64.b64decode(message["body"]))[0][0] for message in messages(broker, queue)]
+
+
+def test_a_turn_sends_ids_to_the_queue_of_each_kind_of_work(tenant: Tenant, broker: redis.Redis) -> None:
+    with transaction() as session:
+        endpoint = factories.make_endpoint(session, tenant)
+        link, image = make_case(session, tenant, CaseStatus.FETCHING), make_case(session, tenant)
+        deliveries = [str(id_) for id_ in session.scalars(text("SELECT id FROM deliveries")).all()]
+    assert Relay(settings()).turn() == 4
+    assert (ids_in(broker, "fetching"), ids_in(broker, "screening")) == ([str(link.id)], [str(image.id)])
+    assert sorted(ids_in(broker, "delivery")) == sorted(deliveries)
+    assert endpoint.id not in deliveries
+    tasks = {message["headers"]["task"] for queue in QUEUES for message in messages(broker, queue)}
+    assert tasks == {"screening.screen", "fetching.fetch", "delivery.deliver"}
+    assert Relay(settings()).turn() == 0, "what is offered is not offered again"
+
+
+def test_a_message_holds_an_id_and_nothing_of_the_image_or_its_metadata(tenant: Tenant, broker: redis.Redis) -> None:
+    with transaction() as session:
+        case = make_case(session, tenant, details={"note": "MARKER"}, external_id="MARKER")
+    Relay(settings()).turn()
+    (message,) = messages(broker, "screening")
+    assert json.loads(base64.b64decode(message["body"]))[:2] == [[str(case.id)], {}]
+    assert "MARKER" not in json.dumps(message) + base64.b64decode(message["body"]).decode()
+    assert message["headers"]["eta"] is None, "when to try again stands in rows, never in countdowns"
+
+
+def test_messages_are_in_the_order_of_the_offers(tenant: Tenant, broker: redis.Redis) -> None:
+    with transaction() as session:
+        ids = [str(make_case(session, tenant).id) for _ in range(20)]
+    Relay(settings()).turn()
+    assert ids_in(broker, "screening") == ids
+
+
+def test_what_the_broker_lost_is_sent_again(tenant: Tenant, broker: redis.Redis) -> None:
+    with transaction() as session:
+        case = make_case(session, tenant)
+    relay = Relay(with_changes(offer_lease_s=0.1))
+    relay.turn()
+    broker.flushdb()
+    assert relay.turn() == 0
+    time.sleep(0.15)
+    assert relay.turn() == 1
+    assert ids_in(broker, "screening") == [str(case.id)]
+
+
+def test_a_full_window_sends_nothing_more(tenant: Tenant, broker: redis.Redis) -> None:
+    with transaction() as session:
+        for _ in range(5):
+            make_case(session, tenant)
+    relay = Relay(with_changes(dispatch_window=3))
+    assert [relay.turn(), relay.turn()] == [3, 0]
+    assert len(ids_in(broker, "screening")) == 3
+
+
+@contextmanager
+def broker_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An application whose broker is a port where nobody listens."""
+    away = Celery("away", broker="redis://127.0.0.1:9/0")
+    away.conf.broker_transport_options = {"socket_connect_timeout": 1, "max_retries": 0}
+    with monkeypatch.context() as patch:
+        patch.setattr(relay_module, "app", away)
+        yield
+
+
+def test_what_the_broker_does_not_take_is_offered_again_at_once(
+    tenant: Tenant, broker: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with transaction() as session:
+        ids = [str(make_case(session, tenant).id) for _ in range(3)]
+    relay = Relay(settings())
+    with broker_away(monkeypatch), pytest.raises((BrokerError, redis.RedisError, OSError)):
+        relay.turn()
+    with transaction() as session:
+        assert set(session.scalars(text("SELECT offered_until FROM cases")).all()) == {None}
+    assert relay.turn() == 3
+    assert ids_in(broker, "screening") == ids
+
+
+def test_a_broker_that_goes_away_in_the_middle_keeps_what_it_took(
+    tenant: Tenant, broker: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with transaction() as session:
+        ids = [make_case(session, tenant).id for _ in range(5)]
+    sent, real = [], relay_module.app.send_task
+
+    def takes_two(*args: Any, **options: Any) -> Any:
+        if len(sent) == 2:
+            raise BrokerError("gone")
+        sent.append(args)
+        return real(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(relay_module.app, "send_task", takes_two)
+        with pytest.raises(BrokerError):
+            Relay(settings()).turn()
+    with transaction() as session:
+        offered = [session.get_one(Case, case_id).offered_until is not None for case_id in ids]
+    assert offered == [True, True, False, False, False]
+    assert Relay(settings()).turn() == 3
+    assert Counter(ids_in(broker, "screening")) == Counter(map(str, ids)), "each once"
+
+
+# --- Running ---
+
+
+@contextmanager
+def running(rules: Settings) -> Iterator[Relay]:
+    relay = Relay(rules)
+    thread = threading.Thread(target=relay.run)
+    thread.start()
+    try:
+        yield relay
+    finally:
+        relay.stop()
+        ring()
+        thread.join(15)
+    assert not thread.is_alive()
+
+
+def until(holds: Callable[[], bool], seconds: float = 10) -> float:
+    """Seconds until it held; fails where it never does."""
+    started = time.monotonic()
+    while not holds():
+        assert time.monotonic() - started < seconds, "it never came"
+        time.sleep(0.01)
+    return time.monotonic() - started
+
+
+def submit(tenant: Tenant) -> str:
+    request = Request(tenant.id, actor="test", request_id="r")
+    (case,) = submissions.submit_links([(request, Link(url="https://example.com/a.png"))], settings=settings())
+    return str(case.id)
+
+
+def listening() -> list[int]:
+    """The backends of this database's relays."""
+    query = (
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'telltale-relay' AND datname = current_database()"
+    )
+    with transaction() as session:
+        return list(session.scalars(text(query)).all())
+
+
+def test_a_submission_wakes_the_relay(tenant: Tenant, broker: redis.Redis) -> None:
+    with running(with_changes(relay_interval_ms=8000)):
+        until(lambda: bool(listening()))
+        time.sleep(0.3)
+        case_id = submit(tenant)
+        assert until(lambda: case_id in ids_in(broker, "fetching")) < 4, "long before its next poll"
+
+
+def test_work_that_comes_due_without_a_bell_is_found_by_polling(tenant: Tenant, broker: redis.Redis) -> None:
+    with running(with_changes(relay_interval_ms=20)):
+        until(lambda: bool(listening()))
+        with transaction() as session:
+            case_id = str(make_case(session, tenant).id)
+        until(lambda: case_id in ids_in(broker, "screening"))
+
+
+def test_a_relay_whose_database_connections_are_cut_goes_on(tenant: Tenant, broker: redis.Redis) -> None:
+    with running(with_changes(relay_interval_ms=20)):
+        until(lambda: bool(listening()))
+        (before,) = listening()
+        with transaction() as session:
+            cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            session.execute(text(f"{cut} AND datname = current_database() AND application_name LIKE 'telltale%'"))
+        until(lambda: bool(listening()) and listening() != [before])
+        case_id = submit(tenant)
+        until(lambda: case_id in ids_in(broker, "fetching"))
+
+
+def test_a_relay_whose_broker_comes_back_goes_on(
+    tenant: Tenant, broker: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "PAUSE_AFTER_ERROR_S", 0.05)
+    with running(with_changes(relay_interval_ms=20)):
+        with broker_away(monkeypatch):
+            case_id = submit(tenant)
+            time.sleep(0.5)
+            assert ids_in(broker, "fetching") == []
+        until(lambda: case_id in ids_in(broker, "fetching"))
+
+
+def test_two_relays_side_by_side_send_each_case_once(tenant: Tenant, broker: redis.Redis) -> None:
+    rules = with_changes(relay_interval_ms=5, dispatch_window=1000)
+    with running(rules), running(rules):
+        ids = [submit(tenant) for _ in range(60)]
+        until(lambda: set(ids) <= set(ids_in(broker, "fetching")))
+        time.sleep(0.1)
+    assert Counter(ids_in(broker, "fetching")) == Counter(ids)
