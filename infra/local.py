@@ -21,11 +21,13 @@ from typing import IO, Self
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra import processes
-from infra.services import LOOPBACK, Postgres, SeaweedFS, Service, Valkey, free_port, wait_until
+from infra.services import LOOPBACK, Postgres, SeaweedFS, Service, Valkey, free_port, is_free, wait_until
 from infra.supervision import Program, Supervisor, environment_with
 from moderation.errors import ConfigurationError
 
 SERVICES = "services"
+# Beside the data of a stack that runs: how to reach it. Only the owner can read it.
+RUNNING = "running.json"
 # Loading a 7B model from a slow disk takes a minute or two; the demo checkpoint takes seconds.
 PROCESSES_TIMEOUT_S = 300.0
 
@@ -118,6 +120,8 @@ class Stack:
         outside = outside or Outside()
         self.folder = folder.resolve()
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if port and not is_free(port):
+            raise ConfigurationError(f"Something else listens on port {port}; choose another with --port.")
         self.port = port or free_port()
         self.url = f"http://{LOOPBACK}:{self.port}"
         self._lock = self._locked()
@@ -129,12 +133,19 @@ class Stack:
         programs = [*self.embedded, *processes.processes(self.folder, self.port)]
         self.supervisor = Supervisor(self.folder, programs, self.environment)
 
-    def start(self, say: Callable[[str], None] = lambda line: None) -> Self:
-        """Start everything and return once it is ready; `say` hears what is being done.
+    def start(
+        self, say: Callable[[str], None] = lambda line: None, meanwhile: Callable[[], None] = lambda: None
+    ) -> Self:
+        """Start everything and return once it is ready. `say` hears what is done; `meanwhile` is called while waiting.
 
         Call it on a thread that lives as long as the stack, such as the main one. Raises ConfigurationError, having
         ended what it had started.
         """
+
+        def ready() -> bool:
+            meanwhile()
+            return self._ready()
+
         try:
             say(f"Starting {', '.join(service.name for service in self.services) or 'no service: all are outside'} …")
             self.supervisor.start().wait_started()
@@ -143,7 +154,11 @@ class Stack:
             self._prepare()
             say("Starting the api, the relay, the workers and beat …")
             self.supervisor.start_group(processes.GROUP)
-            wait_until(self._ready, f"The stack (its logs are in {self.supervisor.logs})", PROCESSES_TIMEOUT_S)
+            wait_until(
+                lambda: (meanwhile(), self._ready())[1],
+                f"The stack (its logs are in {self.supervisor.logs})",
+                PROCESSES_TIMEOUT_S,
+            )
         except BaseException:
             self.stop()
             raise
@@ -200,9 +215,6 @@ class Stack:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             return False
-
-
-RUNNING = "running.json"
 
 
 def adopt(environment: Mapping[str, str]) -> None:

@@ -45,16 +45,22 @@ def free_port() -> int:
     Raises ConfigurationError where none of 100 tries is free.
     """
     for port in random.sample(PORTS, 100):
-        with socket.socket() as probe:
-            if port in _handed_out:
-                continue
-            try:
-                probe.bind((LOOPBACK, port))
-            except OSError:
-                continue
+        if port not in _handed_out and is_free(port):
             _handed_out.add(port)
             return port
     raise ConfigurationError(f"No free TCP port between {PORTS.start} and {PORTS.stop} on {LOOPBACK}.")
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on the port now, at loopback."""
+    with socket.socket() as probe:
+        # As servers do, so that connections which have just ended do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
 
 
 def installed(package: str) -> Path:

@@ -44,14 +44,14 @@ def up(data: Path, port: int, verbose: bool, quiet: bool) -> None:
         shown = [program.name for program in stack.supervisor.programs if verbose or program not in stack.embedded]
         follower = Follower([] if quiet else [stack.supervisor.log_of(name) for name in shown], console)
         try:
-            stack.start(say=console.print)
+            stack.start(say=console.print, meanwhile=follower.print_new)
             console.print(f"Ready at {stack.url}, documented at {stack.url}/docs. Ctrl-C ends it.", soft_wrap=True)
             while True:
                 follower.print_new()
                 time.sleep(POLL_S)
                 if not stack.supervisor.alive():
                     console.print("supervisord ended, and with it every process: starting again.", style="red")
-                    stack.start(say=console.print)
+                    stack.start(say=console.print, meanwhile=follower.print_new)
         except KeyboardInterrupt:
             console.print("\nStopping …")
         finally:

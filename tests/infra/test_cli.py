@@ -1,0 +1,49 @@
+"""The `telltale` command finds its subcommands and says in one line what went wrong."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from infra import cli
+from infra.local import Outside, Stack
+from infra.services import LOOPBACK
+from moderation.errors import ConfigurationError
+
+
+@click.command()
+def broken() -> None:
+    """Raise what commands raise on purpose."""
+    raise ConfigurationError("The thing is missing; put it there.")
+
+
+def test_help_lists_every_command() -> None:
+    result = CliRunner().invoke(cli.telltale, ["-h"])
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.output.partition("Commands:")[2].splitlines() if line[2:3].strip()] == [
+        *cli.COMMANDS
+    ]
+
+
+def test_an_error_is_one_line_on_stderr(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(cli.COMMANDS, "broken", (f"{__name__}:broken", "For this test."))
+    result = CliRunner().invoke(cli.telltale, ["--data", str(tmp_path), "broken"])
+    assert result.exit_code == 1
+    assert (result.stdout, result.stderr) == ("", "Error: The thing is missing; put it there.\n")
+
+
+def test_an_unknown_command_is_refused() -> None:
+    result = CliRunner().invoke(cli.telltale, ["judge"])
+    assert result.exit_code == 2
+    assert "No such command 'judge'" in result.stderr
+
+
+def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
+    with socket.create_server((LOOPBACK, 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=f"port {port}"):
+            Stack(tmp_path, port=port, outside=Outside.nothing())
