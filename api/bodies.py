@@ -20,13 +20,15 @@ from moderation.vocabulary import CaseStatus, DecidedBy, FailureReason, Label, P
 Answer = Response | dict[str, Any] | tuple[Any, int] | tuple[Any, int, dict[str, str]]
 
 
-def _without_nul(text: str) -> str:
+def _storable(text: str) -> str:
     if "\x00" in text:
         raise ValueError("a NUL character cannot be stored; leave it out")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("half a surrogate pair is no character; leave it out")
     return text
 
 
-Text = Annotated[str, AfterValidator(_without_nul)]
+Text = Annotated[str, AfterValidator(_storable)]
 ExternalId = Annotated[Text, Field(min_length=1, max_length=MAX_EXTERNAL_ID)]
 Url = Annotated[Text, Field(min_length=1, max_length=4096)]
 

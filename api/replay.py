@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from api.auth import caller
+from api.bodies import Text
 from moderation import cases, idempotency
 from moderation.submissions import OnCommit
 from moderation.tables import Case
@@ -23,7 +24,7 @@ REPLAYED_HEADER = "Idempotent-Replayed"
 class IdempotencyHeader(BaseModel):
     """The header of requests that open cases."""
 
-    key: str | None = Field(
+    key: Text | None = Field(
         default=None,
         alias="Idempotency-Key",
         min_length=1,

@@ -85,7 +85,9 @@ def test_a_decided_case_can_be_appealed_once(client: Client) -> None:
     assert (again.status_code, again.get_json()["type"]) == (409, "urn:telltale:problem:conflict")
 
 
-@pytest.mark.parametrize("body", [{"message": "\x00"}, {"message": "x" * 2001}, {"reason": "x"}, {"message": 1}])
+@pytest.mark.parametrize(
+    "body", [{"message": "\x00"}, {"message": "\ud800"}, {"message": "x" * 2001}, {"reason": "x"}, {"message": 1}]
+)
 def test_a_wrong_appeal_changes_nothing(client: Client, body: dict[str, object]) -> None:
     with transaction() as session:
         case = make_case(session, client.tenant, CaseStatus.DECIDED)

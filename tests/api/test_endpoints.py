@@ -57,6 +57,7 @@ def test_a_secret_is_shown_once(client: Client) -> None:
         ({"url": "http://127.0.0.1/hook"}, "/url"),
         ({"url": "not a url"}, "/url"),
         ({"url": "https://example.com/\x00"}, "/url"),
+        ({"url": "https://example.com/\ud800"}, "/url"),
         ({}, "/url"),
         ({"url": URL, "event_types": ["verdict.maybe"]}, "/event_types/0"),
         ({"url": URL, "event_types": ["case.taken"]}, "/event_types"),

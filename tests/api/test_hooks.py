@@ -115,7 +115,9 @@ def test_a_webhook_without_an_image_is_a_400_and_may_come_again(client: Client, 
     "fields",
     [
         {"image": {"url": "http://10.0.0.1/a"}},
+        {"image": {"url": LINK + "\ud800"}},
         {"image": {"url": LINK}, "id": "a\x00"},
+        {"image": {"url": LINK}, "id": "a\ud800"},
         {"image": {"url": LINK}, "id": "x" * 300},
     ],
 )
