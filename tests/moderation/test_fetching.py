@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Engine, func, select, text, update
 
 from moderation import dispatch, fetching, originals
 from moderation.db import transaction
@@ -112,6 +112,25 @@ def test_a_link_becomes_an_image_and_the_case_is_queued(tenant: Tenant, store: S
     assert store.get(case.image.s3_key, max_bytes=10**6) == PNG
     with transaction() as session:
         assert dispatch.offer_cases(session, dispatch.SCREENING, window=8, lease=factories.LEASE) == [case_id]
+
+
+def test_no_transaction_is_open_while_somebody_elses_server_takes_its_time(
+    tenant: Tenant, store: Storage, sandbox: Sandbox
+) -> None:
+    query = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' "
+        "AND datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    seen_open: list[int] = []
+
+    def handle(request: http.server.BaseHTTPRequestHandler) -> None:
+        with transaction() as session:
+            seen_open.append(session.scalars(query).one())
+        answer(200, PNG)(request)
+
+    with serving(handle) as server:
+        fetching.fetch(link(tenant, server.url()), store=store, sandbox=sandbox, settings=allowing(server.port))
+    assert seen_open == [0]
 
 
 def test_links_to_the_same_bytes_at_once_are_one_image(tenant: Tenant, store: Storage, sandbox: Sandbox) -> None:

@@ -1,0 +1,62 @@
+"""The delivery task: one attempt, written once, and no transaction open while somebody else's server takes its time."""
+
+from __future__ import annotations
+
+import http.server
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Engine, select, text
+
+from moderation import webhooks
+from moderation.db import transaction
+from moderation.settings import settings
+from moderation.tables import Delivery, DeliveryAttempt
+from moderation.vocabulary import DeliveryStatus
+from tests.factories import make_endpoint, make_tenant
+from tests.moderation.test_outbound import serving
+from workers import delivery
+
+
+def open_transactions() -> list[str]:
+    """What other connections of this database hold open while they do nothing."""
+    query = (
+        "SELECT query FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' "
+        "AND datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    with transaction() as session:
+        return list(session.scalars(text(query)).all())
+
+
+@pytest.mark.parametrize(("status", "becomes"), [(204, DeliveryStatus.DELIVERED), (500, DeliveryStatus.PENDING)])
+def test_one_task_is_one_attempt(
+    db: Engine, monkeypatch: pytest.MonkeyPatch, status: int, becomes: DeliveryStatus
+) -> None:
+    seen_open: list[list[str]] = []
+
+    def handle(request: http.server.BaseHTTPRequestHandler) -> None:
+        seen_open.append(open_transactions())
+        request.send_response(status)
+        request.end_headers()
+
+    with serving(handle) as server:
+        delivery_id = pinged(server.url())
+        allowed = settings().model_copy(update={"allowed_hosts": (f"127.0.0.1:{server.port}",)})
+        monkeypatch.setattr(delivery, "settings", lambda: allowed)
+        for _ in range(2):
+            delivery.deliver(str(delivery_id))
+    assert seen_open == [[]], "called once, and no transaction was open meanwhile"
+    with transaction() as session:
+        row: Any = session.get_one(Delivery, delivery_id)
+        assert (row.status, row.attempts, row.lease_until) == (becomes, 1, None)
+        assert session.scalars(select(DeliveryAttempt.response_status)).all() == [status]
+
+
+def test_a_delivery_that_is_not_there_is_no_error(db: Engine) -> None:
+    delivery.deliver("01900000-0000-7000-8000-000000000000")
+
+
+def pinged(url: str) -> UUID:
+    with transaction() as session:
+        return webhooks.ping(session, make_endpoint(session, make_tenant(session), url)).id
