@@ -193,4 +193,5 @@ def _melt(letters: NDArray[np.uint8], size: float, rng: Generator) -> NDArray[np
         moved.append(across + size * rng.uniform(0.08, 0.14) * wave)
     down = np.clip(np.rint(moved[1]), 0, letters.shape[0] - 1).astype(int)
     right = np.clip(np.rint(moved[0]), 0, letters.shape[1] - 1).astype(int)
-    return letters[down, right]
+    melted: NDArray[np.uint8] = letters[down, right]
+    return melted
