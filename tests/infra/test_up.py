@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -34,10 +34,12 @@ class Up:
 
     folder: Path
     model: Path
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start it and wait until it says what runs."""
         process = subprocess.Popen(self._command("up", "--port", "0"), env=self._environment())
+        self.started.append(process)
         assert eventually((self.folder / RUNNING).exists, START_TIMEOUT_S)
         return process
 
@@ -82,7 +84,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def up(model: Path) -> Iterator[Up]:
     # Not pytest's own temporary folder: its path may be closed to the user PostgreSQL runs as.
     with tempfile.TemporaryDirectory(prefix="telltale-up-", ignore_cleanup_errors=True) as folder:
-        yield Up(Path(folder), model)
+        made = Up(Path(folder), model)
+        yield made
+        for process in made.started:
+            process.kill()
+            process.wait()
 
 
 def test_it_heals_ends_whole_and_keeps_its_data(up: Up) -> None:
