@@ -103,7 +103,7 @@ def _play(console: Console, data: Path, port: int, timeout_s: float, *, once: bo
         receiver.trust(platform.endpoint_secret)
         sender = Sender(platform, stack.url, server.url)
         shipments = _ship_and_follow(console, shipped, sender, receiver, timeout_s, stack)
-        console.print(results(shipments, wide=wide))
+        console.print(results(shipments, columns=console.width, wide=wide))
         _name_the_model(console, shipments)
         if not once:
             _stay(console, stack, platform, password, receiver)

@@ -19,9 +19,10 @@ FIRST_SENTENCE = re.compile(r"\AThis is a (real|fake) image\.\s*")
 WIDTH = 100
 
 
-def results(shipments: Sequence[Shipment], *, wide: bool) -> Table:
-    """A row for each shipment; `wide` keeps explanations whole."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, width=None if wide else WIDTH, show_lines=False)
+def results(shipments: Sequence[Shipment], *, columns: int, wide: bool) -> Table:
+    """A row for each shipment, in at most `columns` or WIDTH; `wide` takes all columns and keeps explanations whole."""
+    width = columns if wide else min(columns, WIDTH)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, width=width)
     made.add_column("image\n(truth, sent by)", overflow="fold", max_width=24)
     made.add_column("label")
     made.add_column("p_fake", justify="right")

@@ -130,7 +130,7 @@ class TestReport:
     def shown(self, *shipments: Shipment, wide: bool = False) -> str:
         console = Console(width=600 if wide else WIDTH, highlight=False)
         with console.capture() as captured:
-            console.print(results(shipments, wide=wide))
+            console.print(results(shipments, columns=console.width, wide=wide))
         return captured.get()
 
     def test_fits_a_terminal_of_100_columns(self) -> None:
