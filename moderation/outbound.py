@@ -96,8 +96,17 @@ class Target:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+def check_link(url: str) -> None:
+    """Refuse what is no http(s) address at all: for the moment at which a link is accepted.
+
+    Where it leads is found out when it is read: a private address, written or resolved, ends the case the same way.
+    Raises AddressRefused.
+    """
+    _target(url)
+
+
 def check_url(url: str, settings: Settings) -> None:
-    """Refuse what can be refused without asking DNS: for the moment at which a link or an endpoint is accepted.
+    """Refuse what can be refused without asking DNS: for the moment at which an endpoint is accepted.
 
     A name that resolves to something private passes here, and is refused when it is called. Raises AddressRefused.
     """

@@ -161,7 +161,7 @@ def _check_link(request: Request, link: Link, settings: Settings) -> None:
         _refuse_unstorable(value, pointer)
     if link.url is not None:
         try:
-            outbound.check_url(link.url, settings)
+            outbound.check_link(link.url)
         except AddressRefused as error:
             error.pointer = "/image_url"
             raise

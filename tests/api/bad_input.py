@@ -180,11 +180,11 @@ REFUSED = [
         "Use a new key",
     ),
     Refused(
-        "Link to a private address",
-        lambda c: c.post("/v1/submissions", json={"image_url": "http://169.254.169.254/latest"}),
+        "Link that is not http(s)",
+        lambda c: c.post("/v1/submissions", json={"image_url": "file:///etc/passwd"}),
         400,
         "address-refused",
-        "not a public address",
+        "http",
         "/image_url",
     ),
 ]

@@ -71,7 +71,7 @@ def test_a_replayed_webhook_id_gets_the_same_answer_and_no_second_case(client: C
 def test_every_link_failure_is_documented_with_its_reason() -> None:
     lines = documented()
     for line, reason in {
-        "Link to a name that resolves to a private address": FailureReason.LINK_REFUSED,
+        "Link that is private": FailureReason.LINK_REFUSED,
         "Link that redirects to a private address": FailureReason.LINK_REFUSED,
         "Link that answers 404": FailureReason.LINK_STATUS,
         "Link that hangs": FailureReason.LINK_UNREACHABLE,
