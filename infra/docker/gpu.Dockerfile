@@ -1,4 +1,4 @@
-# The workers that judge images: torch with CUDA, from PyPI, and the model package.
+# What needs a GPU, judging images and finetuning: torch with CUDA, from PyPI, and the model package.
 FROM python:3.11-slim AS build
 RUN python -m venv /venv
 WORKDIR /source
@@ -6,7 +6,7 @@ COPY constraints.txt ./
 # By itself and first: it is by far the largest layer, and changes least.
 RUN /venv/bin/pip install --no-cache-dir --constraint constraints.txt torch
 COPY . .
-RUN /venv/bin/pip install --no-cache-dir --constraint constraints.txt '.[workers,model]'
+RUN /venv/bin/pip install --no-cache-dir --constraint constraints.txt '.[workers,finetune]'
 
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 --create-home telltale

@@ -163,7 +163,7 @@ MP4 = b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41" + bytes(64)
         (b"\x1aE\xdf\xa3" + bytes(60), "a WebM"),
         (b"RIFF\x00\x00\x00\x00AVI LIST", "an AVI video"),
         (a_zip(), "a ZIP archive"),
-        (gzip.compress(b"image"), "gzip"),
+        (gzip.compress(b"image", mtime=0), "gzip"),
         (b"8BPS\x00\x01" + bytes(60), "a Photoshop file"),
         (b"\xff\x0a\x00", "JPEG XL"),
         (b"II*\x00\x10\x00\x00\x00CR\x02\x00" + bytes(60), "a camera raw file"),

@@ -667,6 +667,7 @@ def test_a_delivery_follows_no_redirect_and_raises_for_no_status(status: int) ->
         (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3500, 3600),
         (format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True), 0, 0),
     ],
+    ids=["two minutes", "now", "a date in an hour", "a date an hour ago"],
 )
 def test_retry_after_is_seconds_from_now(header: str, low: int, high: int) -> None:
     with serving(lambda request: answer(request, 503, b"", Retry_After=header)) as server:
