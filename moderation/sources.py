@@ -29,6 +29,8 @@ from moderation.vocabulary import SourceKind, SourceScheme
 
 # Signatures are good for minutes; ids are remembered for as long as any platform retries.
 REMEMBERED_FOR = timedelta(days=30)
+# Sent once, when notifications are switched on; it has no records.
+S3_TEST_EVENT = "s3:TestEvent"
 GITHUB_SIGNATURE = "x-hub-signature-256"
 # Where each scheme puts the id by which a repeated webhook is known; a source may name another header.
 ID_HEADERS = {SourceScheme.STANDARD: "webhook-id", SourceScheme.GITHUB: "x-github-delivery", SourceScheme.BEARER: None}
@@ -97,7 +99,10 @@ def _webhook_id(source: Source, headers: Mapping[str, str], body: bytes) -> str:
 
 
 def references(source: Source, body: bytes) -> list[Reference]:
-    """The images a webhook speaks of. Raises InvalidRequest where they are not where the source says they are."""
+    """The images a webhook speaks of, perhaps none.
+
+    Raises InvalidRequest where they are not where the source says they are.
+    """
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -133,10 +138,18 @@ def _resolve(document: Any, pointer: str | None) -> Any:
 
 
 def _s3_records(document: Any) -> list[Reference]:
+    """What was put into a bucket; nothing for S3's own test event and for objects that were removed."""
+    if isinstance(document, dict) and document.get("Event") == S3_TEST_EVENT:
+        return []
     records = document.get("Records") if isinstance(document, dict) else None
     if not isinstance(records, list) or not records:
         raise InvalidRequest("An S3 event has a list `Records` with at least one entry.", pointer="/Records")
-    return [_s3_record(record, index) for index, record in enumerate(records)]
+    return [_s3_record(record, index) for index, record in enumerate(records) if _is_creation(record)]
+
+
+def _is_creation(record: Any) -> bool:
+    name = _resolve(record, "/eventName")
+    return not isinstance(name, str) or "ObjectCreated" in name
 
 
 def _s3_record(record: Any, index: int) -> Reference:

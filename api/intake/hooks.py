@@ -49,7 +49,7 @@ class OpenedShown(Shown):
 
 
 class HookShown(Shown):
-    """The cases that a webhook opened, one for each image it speaks of."""
+    """The cases that a webhook opened, one for each image it speaks of; none for S3's test event or a removal."""
 
     cases: list[OpenedShown]
 
@@ -101,6 +101,8 @@ def _accept(source: Source, webhook_id: str, references: list[Reference]) -> dic
             raise CameTwice
 
     links = [(_said(source, reference), reference.link) for reference in references]
+    if not links:
+        return {"cases": []}
     submissions.submit_links(links, settings=current().settings, on_commit=remember)
     return answer
 

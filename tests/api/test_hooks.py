@@ -79,9 +79,9 @@ def test_an_api_key_does_not_open_a_hook(client: Client) -> None:
     assert post(client, make_source(client), document(), **client.headers).status_code == 401
 
 
-def test_an_s3_event_opens_a_case_for_each_record(client: Client) -> None:
+def bucket_source(client: Client) -> Source:
     with transaction() as session:
-        source = sources.create_source(
+        return sources.create_source(
             session,
             Source(
                 tenant_id=client.tenant.id,
@@ -93,6 +93,17 @@ def test_an_s3_event_opens_a_case_for_each_record(client: Client) -> None:
                 s3_secret_key="secret",
             ),
         )
+
+
+def test_an_s3_test_event_is_accepted_and_opens_no_case(client: Client) -> None:
+    source = bucket_source(client)
+    test_event = json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "b"}).encode()
+    answer = post(client, source, test_event, **bearer(source))
+    assert (answer.status_code, answer.get_json()) == (202, {"cases": []})
+
+
+def test_an_s3_event_opens_a_case_for_each_record(client: Client) -> None:
+    source = bucket_source(client)
     records = [{"s3": {"bucket": {"name": "b"}, "object": {"key": key}}} for key in ("a+1.png", "b%2Fc.png")]
     answer = post(client, source, json.dumps({"Records": records}).encode(), **bearer(source))
     assert answer.status_code == 202, answer.text
@@ -114,7 +125,7 @@ def test_a_webhook_without_an_image_is_a_400_and_may_come_again(client: Client, 
 @pytest.mark.parametrize(
     "fields",
     [
-        {"image": {"url": "http://10.0.0.1/a"}},
+        {"image": {"url": "ftp://example.com/a"}},
         {"image": {"url": LINK + "\ud800"}},
         {"image": {"url": LINK}, "id": "a\x00"},
         {"image": {"url": LINK}, "id": "a\ud800"},

@@ -212,7 +212,15 @@ def test_an_external_id_from_a_key_fits_where_ids_are_kept() -> None:
     assert reference.external_id == "x" * 255 and reference.link.s3_object == "x" * 1024
 
 
-@pytest.mark.parametrize("document", [{}, [], None, "x", {"Records": []}, {"Records": {}}, {"Event": "s3:TestEvent"}])
+def test_s3s_test_event_and_removals_speak_of_no_image() -> None:
+    ours = source(**S3_SOURCE)
+    removal = {**record("b", "gone.png"), "eventName": "ObjectRemoved:Delete"}
+    minio = {**record("b", "made.png"), "eventName": "s3:ObjectCreated:Put"}
+    assert read(ours, {"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "b"}) == []
+    assert [one.link.s3_object for one in read(ours, {"Records": [removal, minio]})] == ["made.png"]
+
+
+@pytest.mark.parametrize("document", [{}, [], None, "x", {"Records": []}, {"Records": {}}])
 def test_an_s3_event_without_records_is_refused(document: Any) -> None:
     with pytest.raises(InvalidRequest) as refused:
         read(source(**S3_SOURCE), document)
