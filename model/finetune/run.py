@@ -57,7 +57,7 @@ def describe(arguments: Arguments, base: Checkpoint, records: Records, losses: l
         "base_digest": base.manifest.digest(),
         "data_hash": records.digest,
         "rows": len(records),
-        "configuration": arguments.model_dump(mode="json", exclude={"output", "data", "images"}),
+        "configuration": arguments.model_dump(mode="json", exclude={"base", "output", "data", "images"}),
         "losses": [round(loss, 4) for loss in losses],
     }
     return base.manifest.model_copy(
