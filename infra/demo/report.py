@@ -13,9 +13,9 @@ from rich.text import Text
 from infra.demo.shipments import Shipment
 from infra.printing import COLOURS
 
-# About two lines of the explanation's column at 100 columns.
+# About three lines of the explanation's column at 100 columns.
 SHORT = 96
-FIRST_SENTENCE = re.compile(r"\AThis is a (real|fake) image\.\s*")
+OPENING = re.compile(r"\AThis is a (real|fake) image\.\s*")
 WIDTH = 100
 
 
@@ -45,7 +45,7 @@ def _cells(shipment: Shipment, *, wide: bool) -> list[Text]:
         _explanation(shipment, wide=wide),
         _decision(shipment),
         Text("" if took is None else str(took)),
-        Text(f"yes, {len(shipment.verified_events)}", "green") if shipment.verified else Text("no", "red"),
+        Text("yes", "green") if shipment.verified else Text("no", "red"),
     ]
 
 
@@ -54,10 +54,14 @@ def _explanation(shipment: Shipment, *, wide: bool) -> Text:
     if complaint:
         return Text(complaint, "red")
     text = shipment.verdict["explanation"]
-    if not wide:
-        # The first sentence repeats the label.
-        text = textwrap.shorten(FIRST_SENTENCE.sub("", text) or text, SHORT, placeholder=" …")
-    return Text(text)
+    return Text(text if wide else shortened(text))
+
+
+def shortened(explanation: str) -> str:
+    """Its first sentence beyond the one that repeats the label, with … where there is more."""
+    text = OPENING.sub("", explanation) or explanation
+    first, more, _ = text.partition(". ")
+    return textwrap.shorten(f"{first}. …" if more else first, SHORT, placeholder=" …")
 
 
 def _decision(shipment: Shipment) -> Text:
