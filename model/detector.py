@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 
 from model import checkpoint as checkpoints
+from model.decode import to_rgb
 from model.engines.engine import Engine, Score
 from model.engines.transformers import TransformersEngine
 from model.manifest import Calibration, Golden, Manifest
-from model.preprocess import to_rgb
 from model.prompt import Label
 
 # How far a golden logit may move, by the coarser of the two dtypes (theirs and ours). Measured on the tiny random LLaVA

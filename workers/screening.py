@@ -17,9 +17,9 @@ from celery.signals import worker_init, worker_shutdown
 
 from model.batcher import Batcher, BatcherClosed
 from model.checkpoint import CheckpointError, golden_folder
+from model.decode import UndecodableImage, to_rgb
 from model.detector import Detection, Detector, GoldenMismatch, Verdict
 from model.manifest import Manifest
-from model.preprocess import UndecodableImage, to_rgb
 from moderation import model_versions, screening
 from moderation.db import transaction
 from moderation.errors import ConfigurationError, NotFound, StorageUnavailable

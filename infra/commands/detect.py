@@ -116,8 +116,8 @@ def _judge(detector: Detector, names: Sequence[str], explain: bool, batch_size: 
 
 
 def _judge_one(batcher: Batcher, name: str, explain: bool) -> Judged:
+    from model.decode import UndecodableImage, read_header, to_rgb
     from model.engines.engine import EngineError
-    from model.preprocess import UndecodableImage, read_header, to_rgb
 
     try:
         data = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()

@@ -19,6 +19,7 @@ from PIL import Image
 
 from model import manifest as manifests
 from model.checkpoint import save_classic
+from model.decode import to_rgb
 from model.demo import base, calibrate, card, dataset, evaluate, fakes, photos, samples, warmup
 from model.demo.crops import SIDE
 from model.demo.evaluate import CHECKPOINT, HELDOUT
@@ -28,7 +29,6 @@ from model.detector import Detector, make_goldens
 from model.finetune.arguments import Arguments
 from model.finetune.run import finetune
 from model.manifest import Manifest
-from model.preprocess import to_rgb
 
 log = logging.getLogger(__name__)
 

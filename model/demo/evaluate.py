@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from model.decode import to_rgb
 from model.detector import Detector
-from model.preprocess import to_rgb
 
 FOLDER = Path(__file__).parent
 CHECKPOINT = FOLDER / "checkpoint"

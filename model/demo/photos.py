@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.preprocess import to_rgb
+from model.decode import to_rgb
 
 Split = Literal["train", "validation", "test"]
 

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from model.decode import to_rgb
 from model.demo.dataset import REAL
 from model.demo.fakes import ARTIFACTS
-from model.preprocess import to_pixels, to_rgb
+from model.preprocess import to_pixels
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 from model.checkpoint import CheckpointError
+from model.decode import UndecodableImage
 from model.finetune.adapters import MergeFailed
 from model.finetune.arguments import InvalidConfiguration, read
 from model.finetune.records import InvalidRecords
 from model.finetune.run import finetune
 from model.manifest import ManifestError
-from model.preprocess import UndecodableImage
 
 REFUSALS = (CheckpointError, InvalidConfiguration, InvalidRecords, ManifestError, MergeFailed, UndecodableImage)
 

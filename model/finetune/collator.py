@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from model.checkpoint import Checkpoint
+from model.decode import UndecodableImage, to_rgb
 from model.finetune.records import Row
-from model.preprocess import UndecodableImage, to_pixels, to_rgb
+from model.preprocess import to_pixels
 
 IGNORED = -100  # the target that torch's cross entropy leaves out
 

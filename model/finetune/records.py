@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.answer import parse
 from model.checkpoint import Checkpoint
-from model.preprocess import read_header
+from model.decode import read_header
 from model.prompt import encode_answer
 
 LABELS = {0: "fake", 1: "real"}

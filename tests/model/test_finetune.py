@@ -12,6 +12,7 @@ import yaml
 from accelerate import Accelerator
 
 from model.checkpoint import Checkpoint, load
+from model.decode import UndecodableImage, to_rgb
 from model.detector import Detector
 from model.finetune import adapters, records
 from model.finetune.__main__ import main
@@ -20,7 +21,6 @@ from model.finetune.collator import IGNORED, Collator
 from model.finetune.loop import answer_loss, fit, learning_rate
 from model.finetune.records import InvalidRecords
 from model.finetune.run import finetune
-from model.preprocess import UndecodableImage, to_rgb
 from tests.model import finetune_records
 
 

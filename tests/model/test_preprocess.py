@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from model.checkpoint import Checkpoint
-from model.preprocess import UndecodableImage, read_header, to_pixels, to_rgb
+from model.decode import UndecodableImage, read_header, to_rgb
+from model.preprocess import to_pixels
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 128, 0), (255, 255, 255)
 
