@@ -57,7 +57,8 @@ def fit(
                 done += 1
                 if done % arguments.log_every == 0 or done == updates:
                     losses.append(_mean(recent, accelerator))
-                    log.info("epoch %d, update %d of %d: loss %.4f", epoch + 1, done, updates, losses[-1])
+                    if accelerator.is_main_process:
+                        log.info("epoch %d, update %d of %d: loss %.4f", epoch + 1, done, updates, losses[-1])
                     recent = []
     return losses
 

@@ -187,6 +187,15 @@ def test_the_same_seed_trains_the_same_weights(tmp_path: Path, tiny_checkpoint: 
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
 
 
+def test_accumulated_batches_make_one_update(tmp_path: Path, tiny_checkpoint: Path, data: Path) -> None:
+    def updates(output: str, **sizes: int) -> int:
+        folder = finetune(arguments(tiny_checkpoint, data, tmp_path / output, epochs=2, log_every=1, **sizes))
+        return len(load(folder, device="cpu").manifest.training["losses"])
+
+    assert updates("apart", batch_size=2) == 8
+    assert updates("together", batch_size=2, accumulate=3) == 4  # the last of an epoch is made of what is left
+
+
 def test_lora_moves_only_the_language_models_linear_layers(tmp_path: Path, tiny_checkpoint: Path, data: Path) -> None:
     folder = finetune(arguments(tiny_checkpoint, data, tmp_path / "out", method="lora", lora=Lora(rank=4)))
     before = load(tiny_checkpoint, device="cpu").model.state_dict()
