@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,7 @@ def build(work: Path, amounts: Amounts | None = None, places: Places | None = No
     warm = _warmed_up(work, data["train"], amounts)
     trained = _trained(work, warm, data["train"], amounts)
     _ship_images(places, data["test"], {photo.name: photo for photo in found}, autoencoders)
+    _remember_recipe(trained, amounts)
     return _describe(trained, places, data["validation"], found, sides)
 
 
@@ -150,6 +151,12 @@ def _trained(work: Path, warm: Path, train: Path, amounts: Amounts) -> Path:
             log_every=50,
         )
     )
+
+
+def _remember_recipe(trained: Path, amounts: Amounts) -> None:
+    """What finetuning does not know of: the stages before it."""
+    training = manifests.read(trained).training
+    _rewrite(trained, training=training | {"recipe": {"seeds": SEEDS, "amounts": asdict(amounts)}})
 
 
 def _ship_images(places: Places, test: Path, found: Mapping[str, Photo], autoencoders: Autoencoders) -> None:
