@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from moderation import cases, tenants
 from moderation.errors import NotFound
+from moderation.model_versions import versions
 from moderation.settings import Settings
 from moderation.tables import (
     ApiKey,
@@ -23,7 +24,6 @@ from moderation.tables import (
     Endpoint,
     Event,
     Membership,
-    ModelVersion,
     Policy,
     Source,
     Tenant,
@@ -271,7 +271,6 @@ def case_events(session: Session, case_id: UUID) -> Rows:
 
 def model_versions(session: Session) -> Rows:
     """Every model version, newest first."""
-    query = select(ModelVersion).order_by(ModelVersion.id.desc())
     return [
         {
             "name": version.name,
@@ -282,7 +281,7 @@ def model_versions(session: Session) -> Rows:
             "created_at": version.created_at,
             "promoted_at": version.promoted_at,
         }
-        for version in session.scalars(query)
+        for version in versions(session)
     ]
 
 

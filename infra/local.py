@@ -28,8 +28,9 @@ from moderation.errors import ConfigurationError
 SERVICES = "services"
 # Beside the data of a stack that runs: how to reach it. Only the owner can read it.
 RUNNING = "running.json"
-# Loading a 7B model from a slow disk takes a minute or two; the demo checkpoint takes seconds.
-PROCESSES_TIMEOUT_S = 300.0
+# Loading a 7B model from a cold disk takes minutes; the demo checkpoint takes seconds.
+PROCESSES_TIMEOUT_S = 600.0
+PING_S = 0.5
 
 
 class Outside(BaseSettings):
@@ -142,8 +143,11 @@ class Stack:
         ended what it had started.
         """
 
+        first_pids: dict[str, int] = {}
+
         def ready() -> bool:
             meanwhile()
+            self._notice_deaths(first_pids)
             return self._ready()
 
         try:
@@ -154,11 +158,7 @@ class Stack:
             self._prepare()
             say("Starting the api, the relay, the workers and beat …")
             self.supervisor.start_group(processes.GROUP)
-            wait_until(
-                lambda: (meanwhile(), self._ready())[1],
-                f"The stack (its logs are in {self.supervisor.logs})",
-                PROCESSES_TIMEOUT_S,
-            )
+            wait_until(ready, f"The stack (its logs are in {self.supervisor.logs})", PROCESSES_TIMEOUT_S)
         except BaseException:
             self.stop()
             raise
@@ -204,12 +204,45 @@ class Stack:
         if done.returncode:
             raise ConfigurationError(f"The stack could not be prepared.\n{done.stderr.strip()}")
 
-    def _ready(self) -> bool:
-        """Whether the api says so and no process is down."""
+    def _notice_deaths(self, first_pids: dict[str, int]) -> None:
+        """Remember each process's first pid; one that got another has ended while it started.
+
+        Raises ConfigurationError with its last words, for it would only end again.
+        """
         if not self.supervisor.alive():
             raise ConfigurationError(f"supervisord ended; see {self.supervisor.logs / 'supervisord.log'}")
+        for name, pid in self.supervisor.pids().items():
+            if first_pids.setdefault(name, pid) != pid:
+                raise ConfigurationError(f"{name} cannot start: {self._last_words(name)}")
+
+    def _last_words(self, name: str) -> str:
+        log = self.supervisor.logs / f"{name}.log"
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        return f"{lines[-1] if lines else 'it wrote nothing'} (more in {log})"
+
+    def _ready(self) -> bool:
+        """Whether no process is down, the api can serve, and every worker takes tasks, its model loaded."""
         if set(self.supervisor.states().values()) != {"RUNNING"}:
             return False
+        return self._api_is_ready() and self._workers_answer()
+
+    def _workers_answer(self) -> bool:
+        from celery import Celery
+        from kombu import pools
+        from kombu.exceptions import OperationalError
+        from redis.exceptions import RedisError
+
+        broker_url = environment_with(self.environment)["TELLTALE_REDIS_URL"]
+        roles = len(processes.QUEUES)
+        try:
+            with Celery(broker=broker_url, set_as_current=False) as broker:
+                return len(broker.control.ping(timeout=PING_S, limit=roles)) == roles
+        except (OperationalError, RedisError, OSError):
+            # A connection from before the broker was started again.
+            pools.reset()
+            return False
+
+    def _api_is_ready(self) -> bool:
         try:
             with urllib.request.urlopen(self.url + "/health/ready", timeout=5) as answer:
                 return bool(answer.status == 200)

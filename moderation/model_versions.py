@@ -43,6 +43,11 @@ def champion(session: Session) -> ModelVersion | None:
     return session.scalar(select(ModelVersion).where(ModelVersion.stage == ModelStage.CHAMPION))
 
 
+def versions(session: Session) -> list[ModelVersion]:
+    """All of them, newest first."""
+    return list(session.scalars(select(ModelVersion).order_by(ModelVersion.id.desc())))
+
+
 def version_named(session: Session, name: str) -> ModelVersion:
     """Raises NotFound."""
     version = session.scalar(select(ModelVersion).where(ModelVersion.name == name))

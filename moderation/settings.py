@@ -39,7 +39,6 @@ class Settings(BaseSettings):
     batch_wait_ms: int = Field(default=10, ge=0, description="how long a batch waits to fill")
     screening_threads: int = Field(default=16, ge=1, description="cases one worker has in flight")
     gpu_timeout_s: float = Field(default=300, gt=0, description="a batch that takes longer ends the worker")
-    max_new_tokens: int = Field(default=256, ge=1)
 
     # Limits on what comes in.
     max_image_bytes: int = Field(default=32 * MEBIBYTE, ge=1)
@@ -86,4 +85,5 @@ def settings() -> Settings:
         return Settings()
     except ValidationError as error:
         lines = [f"  TELLTALE_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
-        raise ConfigurationError("The settings are incomplete:\n" + "\n".join(lines)) from None
+        hint = "The settings are incomplete (no `telltale up` runs on this folder, see --data):"
+        raise ConfigurationError("\n".join([hint, *lines])) from None

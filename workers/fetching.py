@@ -6,6 +6,8 @@ import threading
 from functools import cache
 from uuid import UUID
 
+from celery.signals import worker_shutdown
+
 from moderation import fetching
 from moderation.sandbox import Sandbox
 from moderation.settings import settings
@@ -25,6 +27,14 @@ def _tools() -> tuple[Storage, Sandbox]:
     """One store and one sandbox for the whole process, whose first tasks begin in many threads at once."""
     with _making:
         return _made()
+
+
+@worker_shutdown.connect
+def _stop(**_: object) -> None:
+    """End the sandbox's processes, which this one would otherwise wait for."""
+    with _making:
+        if _made.cache_info().currsize:
+            _made()[1].close()
 
 
 @app.task(name=FETCH)

@@ -128,7 +128,7 @@ def _reading(said: Verdict | Detection) -> Reading:
     )
 
 
-def load_champion(settings: Settings) -> tuple[Detector, ModelVersion]:
+def load_champion() -> tuple[Detector, ModelVersion]:
     """The champion, loaded and proven to answer as it did when it was registered.
 
     Raises ConfigurationError where there is none, CheckpointError where it cannot be loaded, GoldenMismatch where it
@@ -141,9 +141,7 @@ def load_champion(settings: Settings) -> tuple[Detector, ModelVersion]:
             "No model version is champion: run `telltale models register CHECKPOINT --promote` once."
         )
     manifest = Manifest.model_validate(version.manifest)
-    detector = Detector.load(
-        version.checkpoint, revision=manifest.revision, manifest=manifest, max_new_tokens=settings.max_new_tokens
-    )
+    detector = Detector.load(version.checkpoint, revision=manifest.revision, manifest=manifest)
     detector.verify_golden(golden_folder(version.checkpoint))
     log.info("champion %s answers its golden images as measured", version.name)
     return detector, version
@@ -157,7 +155,7 @@ def _start(**_: object) -> None:
     """Load before the first task; a worker that cannot serve its champion must not start."""
     global _screener  # noqa: PLW0603 - one per process, made by Celery's own hook
     try:
-        detector, version = load_champion(settings())
+        detector, version = load_champion()
     except (ConfigurationError, CheckpointError, GoldenMismatch) as error:
         log.critical("this worker cannot start: %s", error)
         raise SystemExit(1) from error

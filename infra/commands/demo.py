@@ -28,9 +28,6 @@ INTERRUPTED = 130
 ALIVE_POLL_S = 0.3
 # In pairs, because real and fake samples alternate.
 WAYS: tuple[Literal["REST", "webhook"], ...] = ("REST", "REST", "webhook", "webhook")
-# Importing torch and loading the demo model takes 5 to 20 s on two cores; a 7B model from a cold disk, minutes.
-WORKERS_TIMEOUT_S = 300.0
-PING_S = 0.5
 
 
 @click.command()
@@ -123,40 +120,10 @@ def _stack(console: Console, data: Path, port: int, *, allowed: Sequence[str]) -
         stack.start(say=lambda line: _say(console, status.update, line))
     try:
         stack.use()
-        with console.status("Waiting for the workers …"):
-            _wait_for_workers(stack)
         console.print(f"Telltale is up after {time.monotonic() - started:.1f} s.")
         yield stack
     finally:
         stack.stop()
-
-
-def _wait_for_workers(stack: Stack) -> None:
-    """Return once every worker takes tasks, its model loaded: until then a case's time would be the start's.
-
-    Raises ClickException where one ends while it starts, or after WORKERS_TIMEOUT_S.
-    """
-    from celery import Celery
-
-    from infra.processes import QUEUES
-    from moderation.settings import settings
-
-    deadline = time.monotonic() + WORKERS_TIMEOUT_S
-    pids = {role: stack.supervisor.pids().get(role) for role in QUEUES}
-    with Celery(broker=settings().redis_url, set_as_current=False) as broker:
-        while len(broker.control.ping(timeout=PING_S, limit=len(QUEUES))) < len(QUEUES):
-            for role, pid in pids.items():
-                if stack.supervisor.pids().get(role) != pid:
-                    raise click.ClickException(f"The {role} worker cannot start: {_last_words(stack, role)}")
-            if time.monotonic() > deadline:
-                raise click.ClickException(f"Not every worker came up in time; see {stack.supervisor.logs}.")
-
-
-def _last_words(stack: Stack, role: str) -> str:
-    """The last line that a process wrote before it was started again."""
-    log = stack.supervisor.logs / f"{role}.log"
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return f"{lines[-1] if lines else 'it wrote nothing'} (more in {log})"
 
 
 def _say(console: Console, update: Callable[[str], None], line: str) -> None:

@@ -19,7 +19,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from model.batcher import Batcher
@@ -167,7 +167,7 @@ def _as_object(judged: Judged) -> dict[str, Any]:
 
 def _print_table(outcomes: Iterator[Judged], explain: bool) -> int:
     """A table once all are judged; how many failed."""
-    table = Table("image", "verdict", "p_fake")
+    table = Table(Column("image", overflow="fold"), "verdict", "p_fake")
     table.add_column("explanation" if explain else "", ratio=1)
     failures = 0
     for judged in outcomes:

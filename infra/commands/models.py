@@ -62,7 +62,9 @@ def promote(name: str, as_json: bool) -> None:
 
 
 def ensure_champion(settings: Settings) -> None:
-    """Make the configured model champion, unless it is; say so where another one was.
+    """Register the configured model and make it champion, unless it was registered before.
+
+    A version that somebody promoted since stays champion: TELLTALE_MODEL names what a new deployment begins with.
 
     A manifest with golden outputs is taken at its word here, because the worker that loads it proves it at once.
     Raises ConfigurationError.
@@ -70,7 +72,7 @@ def ensure_champion(settings: Settings) -> None:
     source = Source.of(settings.model)
     with transaction() as session:
         before = model_versions.champion(session)
-        if before is not None and _is(before, source):
+        if before is not None and any(_is(version, source) for version in model_versions.versions(session)):
             return
     manifest = source.manifest()
     if manifest is None or not manifest.golden:

@@ -61,12 +61,12 @@ def _submitted(client: Client, image: str, external_id: str | None) -> dict[str,
     """The case, or what is wrong: one image that is refused does not keep the others back."""
     try:
         if image.startswith(("http://", "https://")):
-            return {"image": image, **client.submit_link(image, external_id)}
-        return {"image": image, **client.submit_file(Path(image), external_id)}
+            return {"sent": image, **client.submit_link(image, external_id)}
+        return {"sent": image, **client.submit_file(Path(image), external_id)}
     except OSError as error:
-        return {"image": image, "error": f"It cannot be read: {error.strerror or error}."}
+        return {"sent": image, "error": f"It cannot be read: {error.strerror or error}."}
     except RequestFailed as error:
-        return {"image": image, "error": error.message}
+        return {"sent": image, "error": error.message}
 
 
 def _watch(client: Client, answers: list[dict[str, Any]], timeout_s: float, *, silent: bool) -> None:
@@ -98,10 +98,10 @@ def _table(answers: list[dict[str, Any]]) -> Table:
 def _row(answer: dict[str, Any]) -> dict[str, Any]:
     verdict, failure = answer.get("verdict") or {}, answer.get("failure") or {}
     return {
-        "image": answer["image"],
+        "image": answer["sent"],
         "case": answer.get("id"),
         "status": "refused" if "error" in answer else answer["status"],
         "label": verdict.get("label"),
-        "p_fake": verdict.get("p_fake"),
+        "p_fake": f"{verdict['p_fake']:.3f}" if verdict else None,
         "explanation": verdict.get("explanation") or failure.get("detail") or answer.get("error"),
     }

@@ -148,6 +148,14 @@ class TestEnsureChampion:
         assert champion_name() == "other"
         assert "other is champion now instead of tiny" in capsys.readouterr().err
 
+    def test_a_version_promoted_since_stays_champion(self, checkpoint: Path, tmp_path: Path) -> None:
+        ensure_champion(with_model(checkpoint))
+        better = Path(shutil.copytree(checkpoint, tmp_path / "better"))
+        manifests.read(better).model_copy(update={"name": "better"}).write(better)
+        as_json("register", better, "--promote")
+        ensure_champion(with_model(checkpoint))
+        assert champion_name() == "better"
+
     def test_a_checkpoint_built_anew_gets_a_name_of_its_own(self, checkpoint: Path) -> None:
         ensure_champion(with_model(checkpoint))
         manifests.read(checkpoint).model_copy(update={"training": {"seed": 2}}).write(checkpoint)

@@ -98,6 +98,7 @@ def test_waiting_shows_the_verdict(url: str, key: str, picture: Path) -> None:
         worker.join()
     assert result.exit_code == 0, result.output
     assert "decided" in result.stdout and "0.97" in result.stdout
+    assert picture.name in result.stdout.replace("\n", "") and "sha256" not in result.stdout
 
 
 def test_waiting_ends_with_its_time(url: str, key: str, picture: Path) -> None:

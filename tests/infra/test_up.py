@@ -48,6 +48,10 @@ class Up:
         command = self._command(*arguments)
         return subprocess.run(command, env=self._environment(), check=False, text=True, stdout=subprocess.PIPE).stdout
 
+    def is_up(self) -> bool:
+        """Whether a stack runs here that said it is ready."""
+        return (self.folder / RUNNING).exists()
+
     @property
     def supervisor(self) -> Supervisor:
         return Supervisor(self.folder, [], pid=json.loads((self.folder / RUNNING).read_text())["pid"])
@@ -65,7 +69,7 @@ class Up:
     def _environment(self) -> dict[str, str]:
         """Without the TELLTALE_* of the tests' own services."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TELLTALE_")}
-        return inherited | {"TELLTALE_MODEL": str(self.model), "TELLTALE_MAX_NEW_TOKENS": "12", "OMP_NUM_THREADS": "1"}
+        return inherited | {"TELLTALE_MODEL": str(self.model), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +79,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     image = folder / "golden.png"
     Image.new("RGB", (48, 40), "green").save(image)
     manifest = manifests.read(folder)
-    detector = Detector.load(folder, device="cpu", manifest=manifest, max_new_tokens=12)
+    detector = Detector.load(folder, device="cpu", manifest=manifest)
     manifest.model_copy(update={"golden": make_goldens(detector, folder, [image])}).write(folder)
     return folder
 
@@ -105,7 +109,7 @@ def test_it_heals_ends_whole_and_keeps_its_data(up: Up) -> None:
     supervisor = up.supervisor.pid
     assert supervisor
     os.kill(supervisor, signal.SIGKILL)
-    assert eventually(lambda: up.supervisor.pid != supervisor, START_TIMEOUT_S)
+    assert eventually(lambda: up.is_up() and up.supervisor.pid != supervisor, START_TIMEOUT_S)
 
     pids = up.pids()
     process.send_signal(signal.SIGTERM)
