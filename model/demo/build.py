@@ -80,7 +80,7 @@ def build(work: Path, amounts: Amounts | None = None, places: Places | None = No
     trained = _trained(work, warm, data["train"], amounts)
     _ship_images(places, data["test"], {photo.name: photo for photo in found}, autoencoders)
     _remember_recipe(trained, amounts)
-    return _describe(trained, places, data["validation"], found, sides)
+    return _describe(trained, work / "checkpoint", places, data["validation"], found, sides)
 
 
 def make_data(
@@ -167,24 +167,28 @@ def _ship_images(places: Places, test: Path, found: Mapping[str, Photo], autoenc
 
 
 def _describe(
-    trained: Path, places: Places, validation: Path, found: list[Photo], sides: Mapping[str, Split]
+    trained: Path, staged: Path, places: Places, validation: Path, found: list[Photo], sides: Mapping[str, Split]
 ) -> dict[str, int | float]:
-    """Calibrate, measure, and write checkpoint, card and NOTICE."""
-    shutil.rmtree(places.checkpoint, ignore_errors=True)
-    shutil.copytree(trained, places.checkpoint)
-    _rewrite(places.checkpoint, base=BASE)
-    scored = evaluate.score(_detector(places.checkpoint), validation)
+    """Calibrate, measure, and write checkpoint, card and NOTICE.
+
+    All of it in `staged` first: a service that starts meanwhile must not find a checkpoint without its goldens.
+    """
+    shutil.rmtree(staged, ignore_errors=True)
+    shutil.copytree(trained, staged)
+    scored = evaluate.score(_detector(staged), validation)
     calibration = calibrate.fit(scored, f"{len(scored.fake)} images of {len(set(scored.photos))} validation photos")
-    _rewrite(places.checkpoint, calibration=calibration)
-    measured = evaluate.score(_detector(places.checkpoint), places.heldout)
-    _rewrite(places.checkpoint, metrics={"measured_on": "model/demo/heldout", **evaluate.summary(measured)})
-    detector = _detector(places.checkpoint)
-    manifest = _rewrite(places.checkpoint, golden=make_goldens(detector, places.checkpoint, _golden_images(places)))
+    _rewrite(staged, base=BASE, calibration=calibration)
+    measured = evaluate.score(_detector(staged), places.heldout)
+    _rewrite(staged, metrics={"measured_on": "model/demo/heldout", **evaluate.summary(measured)})
+    detector = _detector(staged)
+    manifest = _rewrite(staged, golden=make_goldens(detector, staged, _golden_images(staged, places.heldout)))
     names, misjudged = _try_samples(detector, places.samples)
-    weights = places.checkpoint / "model.safetensors"
+    weights = staged / "model.safetensors"
     network = {"parameters": weights.stat().st_size // 2, "megabytes": weights.stat().st_size / 1e6, "side": SIDE}
     text = card.card(manifest, evaluate.measure(measured), found, sides, network, misjudged, len(names))
-    (places.checkpoint / "README.md").write_text(text)
+    (staged / "README.md").write_text(text)
+    shutil.rmtree(places.checkpoint, ignore_errors=True)
+    shutil.copytree(staged, places.checkpoint)
     places.notice.write_text(card.notice(found, sides))
     return evaluate.summary(measured)
 
@@ -199,12 +203,11 @@ def _rewrite(folder: Path, **changes: Any) -> Manifest:
     return manifest
 
 
-def _golden_images(places: Places) -> list[Path]:
+def _golden_images(checkpoint: Path, heldout: Path) -> list[Path]:
     """Copies of the first held-out images, beside the manifest that speaks of them."""
-    folder = places.checkpoint / "golden"
+    folder = checkpoint / "golden"
     folder.mkdir()
-    copied = [shutil.copy(path, folder) for path in sorted((places.heldout / "images").iterdir())[:GOLDENS]]
-    return [Path(path) for path in copied]
+    return [Path(shutil.copy(path, folder)) for path in sorted((heldout / "images").iterdir())[:GOLDENS]]
 
 
 def _try_samples(detector: Detector, folder: Path) -> tuple[list[str], list[str]]:
