@@ -89,6 +89,11 @@ class Sandbox:
             _end(pool)
 
     def _run(self, path: str) -> bytes:
+        """The outcome of one call; a call that crashed is run once more, for the crash may have been a neighbour's.
+
+        A process dies between its acknowledging one call and another, and the pool can take the one for the other.
+        """
+        death: ProcessExpired | None = None
         for _ in range(POOL_ATTEMPTS):
             pool = self._started()
             try:
@@ -96,12 +101,16 @@ class Sandbox:
                 return _awaited(future, pool)
             except TimeoutError:
                 raise SandboxTimeout(f"The work took longer than {self._seconds:g} s.") from None
-            except ProcessExpired as death:
-                raise _crash(death) from death
+            except ProcessExpired as error:
+                if death is not None:
+                    raise _crash(error) from error
+                death = error
             except (BrokenProcessPool, RuntimeError):
                 # The pool is gone (an idle process was killed, say), and this call was not at fault: a new pool.
                 # No RuntimeError of the function's own can come here: those are inside the outcome.
                 self._discard(pool)
+        if death is not None:
+            raise _crash(death) from death
         raise SandboxCrash("No process stays alive long enough to do the work: look at the memory and the log.")
 
     def _started(self) -> ProcessPool:

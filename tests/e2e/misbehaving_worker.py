@@ -1,7 +1,7 @@
 """The screening worker, with images that do to it what broken drivers and broken images do.
 
 A plain magenta image kills the process in the middle of its batch; a plain cyan one hangs the call; a plain yellow one
-takes six seconds. Everything else is judged as always.
+takes six seconds. Everything else is judged as always. Importing this changes the detector: for worker processes only.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from model.detector import Detection, Detector, Explain
+from tests.e2e.processes import COLOURS
 from workers.celery_app import app
 
-__all__ = ["COLOURS", "app"]
+__all__ = ["app"]
 
-COLOURS = {"kills": (255, 0, 255), "hangs": (0, 255, 255), "is slow": (255, 255, 0)}
 SLOW_S = 6
 _judge = Detector.detect_prepared
 

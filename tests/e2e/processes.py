@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# A screening worker that does to itself what plain images of these colours ask for.
+MISBEHAVING = "tests.e2e.misbehaving_worker"
+COLOURS = {"kills": (255, 0, 255), "hangs": (0, 255, 255), "is slow": (255, 255, 0)}
 
 
 class Process:

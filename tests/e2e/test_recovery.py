@@ -10,11 +10,9 @@ from moderation.db import transaction
 from moderation.tables import Event, Verdict
 from moderation.vocabulary import CaseStatus, EventType, FailureReason
 from tests.e2e.conftest import all_in, case, new_tenant, picture, statuses, submit
-from tests.e2e.misbehaving_worker import COLOURS
-from tests.e2e.processes import Stage, kept_alive, wait_for
+from tests.e2e.processes import COLOURS, MISBEHAVING, Stage, kept_alive, wait_for
 
 JUDGED = (CaseStatus.DECIDED, CaseStatus.IN_REVIEW)
-MISBEHAVING = "tests.e2e.misbehaving_worker"
 
 
 def events_of(case_id: object, type_: EventType) -> int:
