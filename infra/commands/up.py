@@ -60,12 +60,12 @@ def up(data: Path, port: int, verbose: bool, quiet: bool) -> None:
 
 @contextmanager
 def ends_on_signals() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the block as Ctrl-C does."""
+    """SIGTERM and a closed terminal end the block as Ctrl-C does; so does SIGINT where a shell had it ignored."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
