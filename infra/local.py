@@ -155,7 +155,7 @@ class Stack:
             self.supervisor.start().wait_started()
             start_services(self.supervisor, self.services)
             say("Preparing the database, the bucket and the model …")
-            self._prepare()
+            self._prepare(say)
             say("Starting the api, the relay, the workers and beat …")
             self.supervisor.start_group(processes.GROUP)
             wait_until(ready, f"The stack (its logs are in {self.supervisor.logs})", PROCESSES_TIMEOUT_S)
@@ -190,19 +190,22 @@ class Stack:
             raise ConfigurationError(f"Telltale already runs on {self.folder}; use another --data.") from None
         return file
 
-    def _prepare(self) -> None:
-        """In a process of its own, for it loads the model."""
-        done = subprocess.run(
+    def _prepare(self, say: Callable[[str], None]) -> None:
+        """In a process of its own, for it loads the model; what it says is passed on."""
+        said = []
+        with subprocess.Popen(
             [sys.executable, "-m", "infra.preparation"],
             cwd=processes.ROOT,
             env=environment_with(self.environment),
             text=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
-        if done.returncode:
-            raise ConfigurationError(f"The stack could not be prepared.\n{done.stderr.strip()}")
+            stdout=subprocess.PIPE,
+        ) as preparing:
+            assert preparing.stdout is not None
+            for line in preparing.stdout:
+                said.append(line.rstrip())
+                say(said[-1])
+        if preparing.returncode:
+            raise ConfigurationError(f"The stack could not be prepared: {said[-1] if said else 'it said nothing'}")
 
     def _notice_deaths(self, first_pids: dict[str, int]) -> None:
         """Remember each process's first pid; one that got another has ended while it started.

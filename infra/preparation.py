@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 
+import click
+
 import migrations
 from moderation.errors import TelltaleError
 from moderation.settings import settings
@@ -20,11 +22,12 @@ def prepare() -> None:
 
     migrations.upgrade(settings().database_url)
     Storage(settings()).ensure_bucket()
-    ensure_champion(settings())
+    ensure_champion(settings(), say=click.echo)
 
 
 if __name__ == "__main__":
     try:
         prepare()
     except TelltaleError as error:
-        sys.exit(error.message)
+        click.echo(error.message)
+        sys.exit(1)

@@ -1,7 +1,8 @@
 """The one place of a process that runs the detector: threads hand in images, one thread runs them in batches.
 
 Decoding and preprocessing happen in the threads that submit, and so overlap the batch that is running. One image that
-raises never takes its batch-mates with it, and a batch that hangs ends the process. It knows nothing of cases.
+raises never takes its batch-mates with it; a batch that hangs, or a device that fails, ends the process. It knows
+nothing of cases.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+import torch
 from PIL import Image
 
 from model.detector import Detection, Detector, Explain
@@ -44,10 +46,17 @@ def exit_process(seconds: float) -> None:
     os._exit(EXIT_HUNG)
 
 
+def exit_broken(error: BaseException) -> None:
+    """End this process at once: after such an error every later call fails too, and would fail its image with it."""
+    log.critical("the device failed, ending this process: %s", error)
+    os._exit(EXIT_HUNG)
+
+
 class Batcher:
     """Owns a detector. A batch starts when `max_batch` images wait, or the first has waited `max_wait_ms`.
 
-    `on_hang` is called, from another thread, with the limit in seconds when one batch takes longer than `hang_after_s`.
+    `on_hang` is called, from another thread, with the limit in seconds when one batch takes longer than `hang_after_s`;
+    `on_broken` with the error when the device itself failed (an illegal access, a card that fell off the bus).
     """
 
     def __init__(
@@ -58,12 +67,14 @@ class Batcher:
         max_wait_ms: float = 10,
         hang_after_s: float = 300,
         on_hang: Callable[[float], None] = exit_process,
+        on_broken: Callable[[BaseException], None] = exit_broken,
     ) -> None:
         self._detector = detector
         self._max_batch = max_batch
         self._max_wait_s = max_wait_ms / 1000
         self._hang_after_s = hang_after_s
         self._on_hang = on_hang
+        self._on_broken = on_broken
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._closing = threading.Lock()
         self._closed = False
@@ -136,6 +147,11 @@ class Batcher:
         """Every future of the batch gets its result or its own error: a batch that raises is run again one by one."""
         try:
             detections = self._detect(batch)
+        except torch.AcceleratorError as error:
+            self._on_broken(error)
+            for waiting in batch:
+                waiting.future.set_exception(error)
+            return
         except Exception as error:  # noqa: BLE001  (whatever it is belongs to the future's owner, not to this thread)
             if len(batch) == 1:
                 batch[0].future.set_exception(error)

@@ -34,7 +34,11 @@ class Settings(BaseSettings):
     s3_secret_key: str | None = None
 
     # What is judged, and by what.
-    model: str = Field(default="demo", description="`demo`, a checkpoint folder, or a hub id such as lingcco/fakeVLM")
+    model: str | None = Field(
+        default=None,
+        description="what `telltale up` makes champion: a checkpoint folder, a hub id such as lingcco/fakeVLM@COMMIT, "
+        "or `demo`; unset: the champion there is, or demo where there is none",
+    )
     batch_size: int = Field(default=8, ge=1, description="images in one GPU batch")
     batch_wait_ms: int = Field(default=10, ge=0, description="how long a batch waits to fill")
     screening_threads: int = Field(default=16, ge=1, description="cases one worker has in flight")

@@ -57,7 +57,6 @@ class FailureReason(StrEnum):
     LINK_STATUS = "link_status"  # the host answered with an error status
     LINK_NOT_IMAGE = "link_not_image"  # HTML and the like
     IMAGE_TOO_LARGE = "image_too_large"
-    UNSUPPORTED_TYPE = "unsupported_type"
     UNDECODABLE = "undecodable"
     IMAGE_ERASED = "image_erased"
     WORKER_LOST = "worker_lost"  # the worker died on every attempt

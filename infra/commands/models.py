@@ -6,10 +6,10 @@ import click
 
 from infra import listings, registration
 from infra.printing import as_json_option, print_list, print_record
-from infra.registration import Source
+from infra.registration import Say, Source
 from moderation import model_versions
 from moderation.db import transaction
-from moderation.settings import Settings
+from moderation.settings import Settings, settings
 from moderation.tables import ModelVersion
 
 ACTOR = "operator"
@@ -33,6 +33,7 @@ def register(checkpoint: str, revision: str | None, name: str | None, promoted: 
     published FakeVLM: it gets a manifest with its pinned revision, the raw prompt, and golden outputs made now on the
     shipped samples.
     """
+    settings()  # before the weights are loaded, which takes minutes
     source = Source.of(checkpoint, revision)
     manifest = registration.prepared(source, name, _say)
     with transaction() as session:
@@ -61,27 +62,29 @@ def promote(name: str, as_json: bool) -> None:
     _print(version, as_json)
 
 
-def ensure_champion(settings: Settings) -> None:
+def ensure_champion(rules: Settings, say: Say | None = None) -> None:
     """Register the configured model and make it champion, unless it was registered before.
 
-    A version that somebody promoted since stays champion: TELLTALE_MODEL names what a new deployment begins with.
-
-    A manifest with golden outputs is taken at its word here, because the worker that loads it proves it at once.
-    Raises ConfigurationError.
+    A version that somebody promoted since stays champion, and where TELLTALE_MODEL is not set the demo model replaces
+    nothing but an older demo model. A manifest with golden outputs is taken at its word here, because the worker that
+    loads it proves it at once. Raises ConfigurationError.
     """
-    source = Source.of(settings.model)
+    say = say or _say
+    source = Source.of(rules.model or registration.DEMO)
     with transaction() as session:
         before = model_versions.champion(session)
+        if before is not None and rules.model is None and before.checkpoint != registration.DEMO:
+            return
         if before is not None and any(_is(version, source) for version in model_versions.versions(session)):
             return
     manifest = source.manifest()
     if manifest is None or not manifest.golden:
-        manifest = registration.prepared(source, None, _say)
+        manifest = registration.prepared(source, None, say)
     with transaction() as session:
         version = registration.write(session, source, registration.unambiguous(session, manifest))
         model_versions.promote(session, version.id, actor=ACTOR)
-    instead = f" instead of {before.name}, because TELLTALE_MODEL is {settings.model}" if before else ""
-    _say(f"{version.name} is champion now{instead}.")
+    instead = f" instead of {before.name}, because TELLTALE_MODEL is {rules.model or 'not set'}" if before else ""
+    say(f"{version.name} is champion now{instead}.")
 
 
 def _is(version: ModelVersion, source: Source) -> bool:

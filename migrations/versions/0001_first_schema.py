@@ -294,7 +294,6 @@ def upgrade() -> None:
                 "link_status",
                 "link_not_image",
                 "image_too_large",
-                "unsupported_type",
                 "undecodable",
                 "image_erased",
                 "worker_lost",

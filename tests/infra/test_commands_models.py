@@ -156,6 +156,11 @@ class TestEnsureChampion:
         ensure_champion(with_model(checkpoint))
         assert champion_name() == "better"
 
+    def test_the_demo_model_replaces_no_other_where_none_is_configured(self, checkpoint: Path) -> None:
+        as_json("register", checkpoint, "--promote")
+        ensure_champion(with_model(checkpoint).model_copy(update={"model": None}))
+        assert champion_name() == "tiny"
+
     def test_a_checkpoint_built_anew_gets_a_name_of_its_own(self, checkpoint: Path) -> None:
         ensure_champion(with_model(checkpoint))
         manifests.read(checkpoint).model_copy(update={"training": {"seed": 2}}).write(checkpoint)

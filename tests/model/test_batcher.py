@@ -11,6 +11,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from model.batcher import EXIT_HUNG, Batcher, BatcherClosed
@@ -20,7 +21,7 @@ from model.manifest import Manifest
 
 
 class StubEngine:
-    """Scores an image by its width, refuses images 13 pixels wide, and waits while the gate is shut."""
+    """Scores an image by its width, refuses images 13 pixels wide, breaks at 15, and waits while the gate is shut."""
 
     name, dtype = "stub", "float32"
     manifest = Manifest(name="stub", kind="demo", base="none")
@@ -40,6 +41,8 @@ class StubEngine:
     def answer(self, prepared: Sequence[int], choose: Chooser) -> list[Answer]:
         self.gate.wait(timeout=10)
         self.batches.append(list(prepared))
+        if 15 in prepared:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
         if 13 in prepared:
             raise EngineError("13 is unlucky")
         scores = [Score(real=0.0, fake=float(width), pair_mass=1.0) for width in prepared]
@@ -205,3 +208,15 @@ def test_a_cancelled_image_is_not_run(engine: StubEngine, batcher: Batcher) -> N
     assert futures[1].cancel()
     assert widths([futures[0], futures[2]]) == [1, 3]
     assert engine.batches == [[1, 3]]
+
+
+def test_a_device_that_fails_is_not_asked_again(engine: StubEngine) -> None:
+    """Whatever it is given next would fail too: the process ends instead, and whoever supervises it starts another."""
+    broken: list[BaseException] = []
+    with Batcher(Detector(engine), max_batch=2, max_wait_ms=200, on_broken=broken.append) as batcher:
+        futures = [batcher.submit(Image.new("RGB", (width, 8)), explain=False) for width in (15, 20)]
+        for future in futures:
+            with pytest.raises(torch.AcceleratorError):
+                future.result(timeout=10)
+    assert len(broken) == 1
+    assert engine.batches == [[15, 20]]
