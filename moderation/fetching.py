@@ -1,7 +1,8 @@
 """Reading the image of a case that came as a link, in a worker and never in a request.
 
 A link that cannot be read ends the case with a reason; one that may yet be read (a time-out, a server error, our own
-store away) is tried again later. It knows nothing of judging.
+store away) is tried again later. The worker calls `begin`, and `read` while it keeps the lease. It knows nothing of
+judging.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from moderation.errors import (
     Unreachable,
     UnsupportedType,
 )
-from moderation.sandbox import Sandbox, SandboxCrash, SandboxMemory, SandboxTimeout
+from moderation.sandbox import Sandbox, SandboxClosed, SandboxCrash, SandboxMemory, SandboxTimeout
 from moderation.settings import Settings
 from moderation.storage import Storage
 from moderation.tables import Case, Source
@@ -52,29 +53,13 @@ class Errand:
     source: Source | None
 
 
-def fetch(case_id: UUID, *, store: Storage, sandbox: Sandbox, settings: Settings) -> None:
-    """Read a case's link and queue the case, or end it with the reason. Running it twice is harmless."""
-    errand = _begin(case_id, settings)
-    if errand is None:
-        return
-    try:
-        data = _read(errand, settings)
-        facts = sandbox.call(images.inspect, data, settings.max_image_pixels)
-        original = originals.keep(store, errand.tenant_id, data, facts)
-    except TelltaleError as error:
-        _end_or_retry(errand, error, settings)
-        return
-    with transaction(wake=True) as session:
-        image = originals.attach(session, original)
-        cases.fetched(session, errand.lease, image)
-    originals.discard_duplicate(store, original, image)
+def begin(case_id: UUID, settings: Settings) -> Errand | None:
+    """Lease a case for this worker, which renews the lease; None where there is nothing left to do.
 
-
-def _begin(case_id: UUID, settings: Settings) -> Errand | None:
-    """Lease the case for as long as reading and decoding may take."""
-    lease_for = timedelta(seconds=settings.fetch_timeout_s + settings.decode_timeout_s + settings.case_lease_s)
+    A case that lost its worker on every attempt fails here.
+    """
     with transaction() as session:
-        lease = cases.take(session, case_id, statuses=FETCHING, lease=lease_for)
+        lease = cases.take(session, case_id, statuses=FETCHING, lease=timedelta(seconds=settings.case_lease_s))
         if lease is None:
             return None
         case = session.get_one(Case, case_id)
@@ -87,7 +72,22 @@ def _begin(case_id: UUID, settings: Settings) -> Errand | None:
         return Errand(lease, case.tenant_id, sent.image_url, sent.s3_bucket, sent.s3_object, source)
 
 
-def _read(errand: Errand, settings: Settings) -> bytes:
+def read(errand: Errand, *, store: Storage, sandbox: Sandbox, settings: Settings) -> None:
+    """Read the link and queue the case, end it with the reason, or give it back for later. Raises LostLease."""
+    try:
+        data = _bytes_of(errand, settings)
+        facts = sandbox.call(images.inspect, data, settings.max_image_pixels)
+        original = originals.keep(store, errand.tenant_id, data, facts)
+    except TelltaleError as error:
+        _end_or_retry(errand, error, settings)
+        return
+    with transaction(wake=True) as session:
+        image = originals.attach(session, original)
+        cases.fetched(session, errand.lease, image)
+    originals.discard_duplicate(store, original, image)
+
+
+def _bytes_of(errand: Errand, settings: Settings) -> bytes:
     if errand.url is not None:
         return outbound.fetch_image(errand.url, settings).data
     if errand.source is None or errand.bucket is None or errand.key is None:
@@ -108,6 +108,8 @@ def _end_or_retry(errand: Errand, error: TelltaleError, settings: Settings) -> N
     with transaction(wake=True) as session:
         if isinstance(error, StorageUnavailable):
             cases.postpone(session, errand.lease, STORE_RETRY_AFTER, counts=False)
+        elif isinstance(error, SandboxClosed):
+            cases.postpone(session, errand.lease, timedelta(0), counts=False)
         elif _may_pass(error) and attempt < settings.case_attempts:
             cases.postpone(session, errand.lease, RETRY_AFTER[min(attempt, len(RETRY_AFTER)) - 1], counts=True)
         else:
@@ -115,9 +117,13 @@ def _end_or_retry(errand: Errand, error: TelltaleError, settings: Settings) -> N
 
 
 def _may_pass(error: TelltaleError) -> bool:
+    """Whether the next attempt may go better.
+
+    A time-out or crash of the decoder may be the machine's bad moment, as when its memory is short.
+    """
     if isinstance(error, BadStatus):
         return error.status in TRANSIENT_STATUSES
-    return isinstance(error, Unreachable)
+    return isinstance(error, Unreachable | SandboxTimeout | SandboxCrash)
 
 
 def failure_of(error: TelltaleError) -> FailureReason:

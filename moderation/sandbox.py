@@ -33,6 +33,7 @@ WATCH_S = 0.5  # how often a waiting call looks whether its pool still lives
 # The kernel ends a process that outlives its limit by this, should nobody be left to do it.
 ORPHAN_GRACE_S = 5.0
 PRELOADED = ["moderation.images"]
+CLOSED = "The sandbox is closed."
 
 
 class SandboxTimeout(TelltaleError):
@@ -45,6 +46,10 @@ class SandboxCrash(TelltaleError):
 
 class SandboxMemory(TelltaleError):
     """The call needed more memory than it may."""
+
+
+class SandboxClosed(TelltaleError):
+    """The process that owns the sandbox is ending: the call says nothing of the work, which another may do."""
 
 
 class Sandbox:
@@ -65,7 +70,7 @@ class Sandbox:
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `function` returns or raises; function, arguments and result must pickle.
 
-        Raises SandboxTimeout, SandboxMemory and SandboxCrash; other calls notice nothing of any of these.
+        Raises SandboxTimeout, SandboxMemory and SandboxCrash, of which other calls notice nothing, and SandboxClosed.
         """
         with open(os.memfd_create("telltale-call"), "w+b") as errand:  # noqa: PTH123
             pickle.dump((function, args, kwargs), errand, protocol=pickle.HIGHEST_PROTOCOL)
@@ -81,7 +86,7 @@ class Sandbox:
         return cast(T, result)
 
     def close(self) -> None:
-        """End the processes; calls under way and later ones raise SandboxCrash."""
+        """End the processes; calls under way and later ones raise SandboxClosed."""
         with self._lock:
             self._closed = True
             pool, self._pool = self._pool, None
@@ -102,6 +107,8 @@ class Sandbox:
             except TimeoutError:
                 raise SandboxTimeout(f"The work took longer than {self._seconds:g} s.") from None
             except ProcessExpired as error:
+                if self._closed:
+                    raise SandboxClosed(CLOSED) from error
                 if death is not None:
                     raise _crash(error) from error
                 death = error
@@ -116,7 +123,7 @@ class Sandbox:
     def _started(self) -> ProcessPool:
         with self._lock:
             if self._closed:
-                raise SandboxCrash("The sandbox is closed.")
+                raise SandboxClosed(CLOSED)
             if self._pool is None:
                 self._pool = self._new_pool()
             return self._pool

@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, func, select, text, update
 
-from moderation import dispatch, fetching, originals
+from moderation import dispatch, fetching, images, originals
 from moderation.db import transaction
 from moderation.errors import LostLease
 from moderation.sandbox import Sandbox
@@ -27,6 +27,7 @@ from tests.conftest import ServiceRun
 from tests.factories import make_case, make_tenant
 from tests.moderation.test_originals import drawn, unreachable
 from tests.moderation.test_outbound import raw_server, serving
+from tests.moderation.test_sandbox import hang, segfault, swallow
 
 PNG = drawn(51)
 Handle = Callable[[http.server.BaseHTTPRequestHandler], None]
@@ -74,6 +75,13 @@ def link(tenant: Tenant, url: str, **fields: Any) -> UUID:
         return make_case(session, tenant, CaseStatus.FETCHING, image_url=url, **fields).id
 
 
+def fetch(case_id: UUID, *, store: Storage, sandbox: Sandbox, settings: Settings) -> None:
+    """What the worker does with a case."""
+    errand = fetching.begin(case_id, settings)
+    if errand is not None:
+        fetching.read(errand, store=store, sandbox=sandbox, settings=settings)
+
+
 def reread(case_id: UUID) -> Case:
     with transaction() as session:
         case = session.get_one(Case, case_id)
@@ -103,8 +111,8 @@ def assert_failed(case_id: UUID, reason: FailureReason) -> None:
 def test_a_link_becomes_an_image_and_the_case_is_queued(tenant: Tenant, store: Storage, sandbox: Sandbox) -> None:
     with serving(answer(200, PNG, Content_Type="image/png")) as server:
         case_id = link(tenant, server.url())
-        fetching.fetch(case_id, store=store, sandbox=sandbox, settings=allowing(server.port))
-        fetching.fetch(case_id, store=store, sandbox=sandbox, settings=allowing(server.port))
+        fetch(case_id, store=store, sandbox=sandbox, settings=allowing(server.port))
+        fetch(case_id, store=store, sandbox=sandbox, settings=allowing(server.port))
     assert len(server.seen) == 1, "fetching again does nothing"
     case = reread(case_id)
     assert (case.status, case.attempts, case.lease_until) == (CaseStatus.QUEUED, 0, None)
@@ -129,7 +137,7 @@ def test_no_transaction_is_open_while_somebody_elses_server_takes_its_time(
         answer(200, PNG)(request)
 
     with serving(handle) as server:
-        fetching.fetch(link(tenant, server.url()), store=store, sandbox=sandbox, settings=allowing(server.port))
+        fetch(link(tenant, server.url()), store=store, sandbox=sandbox, settings=allowing(server.port))
     assert seen_open == [0]
 
 
@@ -138,7 +146,7 @@ def test_links_to_the_same_bytes_at_once_are_one_image(tenant: Tenant, store: St
         ids = [link(tenant, server.url(f"/{n}.png")) for n in range(4)]
         with ThreadPoolExecutor(4) as pool:
             rules = allowing(server.port)
-            list(pool.map(lambda id_: fetching.fetch(id_, store=store, sandbox=sandbox, settings=rules), ids))
+            list(pool.map(lambda id_: fetch(id_, store=store, sandbox=sandbox, settings=rules), ids))
     assert len({reread(case_id).image_id for case_id in ids}) == 1
     with transaction() as session:
         assert session.scalar(select(func.count()).select_from(Image)) == 1
@@ -170,14 +178,14 @@ def test_a_link_that_cannot_get_better_ends_the_case_at_once(
 ) -> None:
     with serving(handle) as server:
         case_id = link(tenant, server.url())
-        fetching.fetch(case_id, store=store, sandbox=sandbox, settings=allowing(server.port))
+        fetch(case_id, store=store, sandbox=sandbox, settings=allowing(server.port))
     assert_failed(case_id, reason)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/x.png", "http://192.168.1.1/x.png", "http://[::1]/x.png"])
 def test_a_private_link_is_never_called(tenant: Tenant, store: Storage, sandbox: Sandbox, url: str) -> None:
     case_id = link(tenant, url)
-    fetching.fetch(case_id, store=store, sandbox=sandbox, settings=settings())
+    fetch(case_id, store=store, sandbox=sandbox, settings=settings())
     assert_failed(case_id, FailureReason.LINK_REFUSED)
 
 
@@ -185,7 +193,7 @@ def test_a_link_to_too_many_bytes_or_pixels_is_too_large(tenant: Tenant, store: 
     for limit in ({"max_image_bytes": 100}, {"max_image_pixels": 100}):
         with serving(answer(200, PNG)) as server:
             case_id = link(tenant, server.url())
-            fetching.fetch(case_id, store=store, sandbox=sandbox, settings=allowing(server.port, **limit))
+            fetch(case_id, store=store, sandbox=sandbox, settings=allowing(server.port, **limit))
         assert_failed(case_id, FailureReason.IMAGE_TOO_LARGE)
 
 
@@ -208,14 +216,14 @@ def test_a_server_that_has_a_bad_moment_is_asked_again_later(
 ) -> None:
     with serving(statuses(answer(status), answer(200, PNG))) as server:
         case_id, rules = link(tenant, server.url()), allowing(server.port)
-        fetching.fetch(case_id, store=store, sandbox=sandbox, settings=rules)
+        fetch(case_id, store=store, sandbox=sandbox, settings=rules)
         case = reread(case_id)
         assert (case.status, case.attempts, case.lease_until) == (CaseStatus.FETCHING, 1, None)
         assert 4 < (case.next_attempt_at - datetime.now(UTC)).total_seconds() <= 5
-        fetching.fetch(case_id, store=store, sandbox=sandbox, settings=rules)
+        fetch(case_id, store=store, sandbox=sandbox, settings=rules)
         assert len(server.seen) == 1, "not before its time"
         make_due(case_id)
-        fetching.fetch(case_id, store=store, sandbox=sandbox, settings=rules)
+        fetch(case_id, store=store, sandbox=sandbox, settings=rules)
     assert reread(case_id).status is CaseStatus.QUEUED
 
 
@@ -225,7 +233,7 @@ def test_a_server_that_stays_broken_ends_the_case_after_the_last_attempt(
     with serving(answer(500)) as server:
         case_id, rules = link(tenant, server.url()), allowing(server.port)
         for wait in (5, 60, None):
-            fetching.fetch(case_id, store=store, sandbox=sandbox, settings=rules)
+            fetch(case_id, store=store, sandbox=sandbox, settings=rules)
             case = reread(case_id)
             if wait is not None:
                 assert case.status is CaseStatus.FETCHING
@@ -237,7 +245,7 @@ def test_a_server_that_stays_broken_ends_the_case_after_the_last_attempt(
 
 def failing_for_good(case_id: UUID, store: Storage, sandbox: Sandbox, rules: Settings) -> None:
     """The case's one attempt."""
-    fetching.fetch(case_id, store=store, sandbox=sandbox, settings=rules.model_copy(update={"case_attempts": 1}))
+    fetch(case_id, store=store, sandbox=sandbox, settings=rules.model_copy(update={"case_attempts": 1}))
 
 
 def test_a_host_that_hangs_costs_its_time_and_then_ends_the_case(
@@ -277,7 +285,7 @@ def test_an_outage_of_our_own_store_is_no_attempt_of_the_link(tenant: Tenant, sa
         case_id, rules = link(tenant, server.url()), allowing(server.port)
         for _ in range(rules.case_attempts + 1):
             make_due(case_id)
-            fetching.fetch(case_id, store=away, sandbox=sandbox, settings=rules)
+            fetch(case_id, store=away, sandbox=sandbox, settings=rules)
             case = reread(case_id)
             assert (case.status, case.attempts) == (CaseStatus.FETCHING, 0)
             assert 8 < (case.next_attempt_at - datetime.now(UTC)).total_seconds() <= 10
@@ -285,12 +293,40 @@ def test_an_outage_of_our_own_store_is_no_attempt_of_the_link(tenant: Tenant, sa
         assert session.scalar(select(func.count()).select_from(Image)) == 0
 
 
+@pytest.mark.parametrize("decoder", [hang, segfault])
+def test_a_decoder_that_hangs_or_dies_has_its_attempts_and_then_the_image_is_to_blame(
+    tenant: Tenant, store: Storage, monkeypatch: pytest.MonkeyPatch, decoder: Callable[..., None]
+) -> None:
+    box = Sandbox(1, settings().decode_memory_bytes, 2)
+    with serving(answer(200, PNG)) as server:
+        case_id, rules = link(tenant, server.url()), allowing(server.port, case_attempts=2)
+        with monkeypatch.context() as patched:
+            patched.setattr(images, "inspect", decoder)
+            fetch(case_id, store=store, sandbox=box, settings=rules)
+            case = reread(case_id)
+            assert (case.status, case.attempts) == (CaseStatus.FETCHING, 1)
+            make_due(case_id)
+            fetch(case_id, store=store, sandbox=box, settings=rules)
+        assert_failed(case_id, FailureReason.UNDECODABLE)
+    box.close()
+
+
+def test_an_image_that_needs_too_much_memory_is_too_large_at_once(
+    tenant: Tenant, store: Storage, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "inspect", swallow)
+    with serving(answer(200, PNG)) as server:
+        case_id = link(tenant, server.url())
+        fetch(case_id, store=store, sandbox=sandbox, settings=allowing(server.port))
+    assert_failed(case_id, FailureReason.IMAGE_TOO_LARGE)
+
+
 def test_a_worker_lost_on_every_attempt_fails_the_case(tenant: Tenant, store: Storage, sandbox: Sandbox) -> None:
     with serving(answer(200, PNG)) as server:
         case_id = link(tenant, server.url())
         with transaction() as session:
             session.get_one(Case, case_id).attempts = settings().case_attempts
-        fetching.fetch(case_id, store=store, sandbox=sandbox, settings=allowing(server.port))
+        fetch(case_id, store=store, sandbox=sandbox, settings=allowing(server.port))
         assert server.seen == []
     assert_failed(case_id, FailureReason.WORKER_LOST)
 
@@ -302,12 +338,12 @@ def test_an_image_erased_while_its_link_was_read_again_does_not_come_back_withou
     with serving(answer(200, PNG)) as server:
         rules = allowing(server.port)
         first = link(tenant, server.url())
-        fetching.fetch(first, store=store, sandbox=sandbox, settings=rules)
+        fetch(first, store=store, sandbox=sandbox, settings=rules)
         with transaction() as session:
             originals.erase(session, tenant.id, reread(first).image_id, actor="x", request_id=None)  # type: ignore[arg-type]
         originals.purge(store)
         second = link(tenant, server.url())
-        fetching.fetch(second, store=store, sandbox=sandbox, settings=rules)
+        fetch(second, store=store, sandbox=sandbox, settings=rules)
     image = reread(second).image
     assert image is not None and image.id != reread(first).image_id
     assert store.get(image.s3_key, max_bytes=10**6) == PNG
@@ -342,7 +378,7 @@ def test_a_late_fetcher_writes_nothing(tenant: Tenant, store: Storage, sandbox: 
 
 def _fetch_and_lose(case_id: UUID, store: Storage, sandbox: Sandbox, rules: Settings) -> None:
     with pytest.raises(LostLease):
-        fetching.fetch(case_id, store=store, sandbox=sandbox, settings=rules)
+        fetch(case_id, store=store, sandbox=sandbox, settings=rules)
 
 
 # --- Objects in a platform's own bucket ---
@@ -380,7 +416,7 @@ def test_an_object_in_the_sources_bucket_is_read_with_its_own_credentials(
 ) -> None:
     store.put("theirs/a b+ü.png", PNG, "image/png")
     case_id = s3_case(tenant, "theirs/a b+ü.png")
-    fetching.fetch(case_id, store=store, sandbox=sandbox, settings=allowing(s3_port(), fetch_timeout_s=5.0))
+    fetch(case_id, store=store, sandbox=sandbox, settings=allowing(s3_port(), fetch_timeout_s=5.0))
     assert reread(case_id).status is CaseStatus.QUEUED, reread(case_id).failure_detail
 
 
@@ -396,12 +432,12 @@ def test_an_object_that_cannot_be_read_ends_the_case(
     tenant: Tenant, store: Storage, sandbox: Sandbox, source: dict[str, Any], reason: FailureReason
 ) -> None:
     case_id = s3_case(tenant, "theirs/missing.png", **source)
-    fetching.fetch(case_id, store=store, sandbox=sandbox, settings=allowing(s3_port(), fetch_timeout_s=5.0))
+    fetch(case_id, store=store, sandbox=sandbox, settings=allowing(s3_port(), fetch_timeout_s=5.0))
     assert_failed(case_id, reason)
 
 
 def test_a_case_whose_link_was_forgotten_ends(tenant: Tenant, store: Storage, sandbox: Sandbox) -> None:
     with transaction() as session:
         case_id = make_case(session, tenant, CaseStatus.FETCHING, image_url=None).id
-    fetching.fetch(case_id, store=store, sandbox=sandbox, settings=settings())
+    fetch(case_id, store=store, sandbox=sandbox, settings=settings())
     assert_failed(case_id, FailureReason.UNDECODABLE)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from moderation.errors import BadStatus, TelltaleError, Undecodable
-from moderation.sandbox import Sandbox, SandboxCrash, SandboxMemory, SandboxTimeout
+from moderation.sandbox import Sandbox, SandboxClosed, SandboxCrash, SandboxMemory, SandboxTimeout
 
 MEBIBYTE = 1024 * 1024
 LIMIT = 256 * MEBIBYTE
@@ -50,7 +50,11 @@ def allocate(size: int) -> int:
     return len(bytearray(size))
 
 
-def hang() -> None:
+def swallow(*_: object) -> None:
+    bytearray(64 * 1024 * MEBIBYTE)
+
+
+def hang(*_: object) -> None:
     while True:
         time.sleep(1)
 
@@ -60,7 +64,7 @@ def hang_in_c() -> None:
     ctypes.PyDLL(None).sleep(30)
 
 
-def segfault() -> None:
+def segfault(*_: object) -> None:
     ctypes.string_at(0)
 
 
@@ -134,7 +138,7 @@ def test_memory_is_limited_and_the_process_survives(sandbox: Sandbox) -> None:
 
 
 def test_the_errors_are_ours() -> None:
-    assert all(issubclass(kind, TelltaleError) for kind in (SandboxTimeout, SandboxCrash, SandboxMemory))
+    assert all(issubclass(kind, TelltaleError) for kind in (SandboxTimeout, SandboxCrash, SandboxMemory, SandboxClosed))
 
 
 def test_bad_calls_harm_no_call_beside_them() -> None:
@@ -193,14 +197,28 @@ def test_closing_ends_the_processes_and_whoever_waits(sandbox: Sandbox) -> None:
         start = time.monotonic()
         box.close()
         for call in waiting:
-            with pytest.raises(SandboxCrash, match="closed"):
+            with pytest.raises(SandboxClosed):
                 call.result(10)
         assert time.monotonic() - start < 5
     assert not Path(f"/proc/{pid}").exists()
-    with pytest.raises(SandboxCrash, match="closed"):
+    with pytest.raises(SandboxClosed):
         box.call(double, 1)
     box.close()
     assert sandbox.call(double, 1) == 2
+
+
+def test_closing_again_and_again_is_never_a_crash_of_the_calls_it_ends() -> None:
+    """Each at another moment of the call: where a process dies of the closing, it is not the work's doing."""
+    for moment in range(8):
+        box = Sandbox(processes=2, memory_bytes=LIMIT, seconds=30)
+        box.call(double, 1)
+        with ThreadPoolExecutor(4) as threads:
+            calls = [threads.submit(box.call, hang) for _ in range(4)]
+            time.sleep(moment / 20)
+            box.close()
+            for call in calls:
+                with pytest.raises(SandboxClosed):
+                    call.result(10)
 
 
 def test_calls_leave_no_open_files_behind(sandbox: Sandbox) -> None:

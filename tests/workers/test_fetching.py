@@ -1,0 +1,68 @@
+"""The fetching worker: it keeps its case for as long as it lives, and gives it back unharmed when it ends."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+import time
+from datetime import UTC, datetime
+
+import pytest
+from sqlalchemy import Engine
+
+from moderation import fetching, images
+from moderation.db import transaction
+from moderation.tables import Tenant
+from moderation.vocabulary import CaseStatus
+from tests import factories
+from tests.moderation.test_fetching import PNG, allowing, answer, link, reread
+from tests.moderation.test_outbound import serving
+from tests.moderation.test_sandbox import hang
+from workers.fetching import Fetcher
+
+
+@pytest.fixture
+def tenant(db: Engine) -> Tenant:
+    with transaction() as session:
+        return factories.make_tenant(session)
+
+
+def test_a_case_whose_link_takes_longer_than_its_lease_is_nobody_elses(tenant: Tenant) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slow(request: http.server.BaseHTTPRequestHandler) -> None:
+        reached.set()
+        go_on.wait(10)
+        answer(200, PNG)(request)
+
+    with serving(slow) as server:
+        rules = allowing(server.port, case_lease_s=0.4, fetch_timeout_s=8.0)
+        case_id, fetcher = link(tenant, server.url()), Fetcher(rules)
+        work = threading.Thread(target=fetcher.fetch, args=(case_id,))
+        work.start()
+        assert reached.wait(5)
+        time.sleep(0.9)
+        assert fetching.begin(case_id, rules) is None
+        go_on.set()
+        work.join(10)
+        fetcher.close()
+    case = reread(case_id)
+    assert (case.status, case.fence, case.lease_until) == (CaseStatus.QUEUED, 1, None)
+
+
+def test_a_worker_that_ends_gives_its_case_back_and_no_attempt_is_lost(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "inspect", hang)
+    with serving(answer(200, PNG)) as server:
+        case_id, fetcher = link(tenant, server.url()), Fetcher(allowing(server.port))
+        work = threading.Thread(target=fetcher.fetch, args=(case_id,))
+        work.start()
+        time.sleep(1.5)  # by then the decoder hangs
+        assert reread(case_id).lease_until is not None
+        fetcher.close()
+        work.join(10)
+    case = reread(case_id)
+    assert (case.status, case.attempts, case.lease_until) == (CaseStatus.FETCHING, 0, None)
+    assert case.next_attempt_at <= datetime.now(UTC), "another worker may have it at once"
+    assert not any(thread.name == "heartbeat" for thread in threading.enumerate())
