@@ -23,7 +23,7 @@ from model.manifest import Manifest
 from moderation import model_versions, screening
 from moderation.db import transaction
 from moderation.errors import ConfigurationError, NotFound, StorageUnavailable
-from moderation.sandbox import Sandbox, SandboxCrash, SandboxMemory, SandboxTimeout
+from moderation.sandbox import Sandbox, SandboxClosed, SandboxCrash, SandboxMemory, SandboxTimeout
 from moderation.screening import Job, Reading
 from moderation.settings import Settings, settings
 from moderation.storage import Storage
@@ -78,23 +78,28 @@ class Screener:
         except StorageUnavailable as error:
             log.warning("case %s waits for the object store: %s", job.lease.case_id, error)
             screening.postpone(job, STORE_RETRY_AFTER, counts=False)
-        except BatcherClosed:
+        except (BatcherClosed, SandboxClosed):
             screening.postpone(job, timedelta(0), counts=False)
         except NotFound:
             screening.give_up(job, FailureReason.IMAGE_ERASED, "The image's bytes are no longer stored.")
-        except (UndecodableImage, SandboxTimeout, SandboxMemory, SandboxCrash) as error:
+        except UndecodableImage as error:
             screening.give_up(job, FailureReason.UNDECODABLE, str(error))
+        except SandboxMemory as error:
+            screening.give_up(job, FailureReason.IMAGE_TOO_LARGE, error.message)
+        except (SandboxTimeout, SandboxCrash) as error:
+            # It may be the machine, overloaded or out of memory, and not the image.
+            self._try_again_or_give_up(job, FailureReason.UNDECODABLE, error.message)
         except Exception as error:
             log.exception("case %s could not be judged", job.lease.case_id)
-            self._try_again_or_give_up(job, error)
+            self._try_again_or_give_up(job, FailureReason.INTERNAL, f"Judging failed with {type(error).__name__}.")
         else:
             screening.finish(job, reading, self.model_version_id)
 
-    def _try_again_or_give_up(self, job: Job, error: Exception) -> None:
+    def _try_again_or_give_up(self, job: Job, reason: FailureReason, detail: str) -> None:
         if job.lease.attempt < self._settings.case_attempts:
             screening.postpone(job, ERROR_RETRY_AFTER, counts=True)
         else:
-            screening.give_up(job, FailureReason.INTERNAL, f"Judging failed with {type(error).__name__}.")
+            screening.give_up(job, reason, detail)
 
     def _judge(self, job: Job) -> Reading:
         started = time.monotonic()

@@ -1,0 +1,156 @@
+"""The screening worker in one process: the demo checkpoint on real images, and all that can go wrong beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from uuid import UUID
+
+import pytest
+import torch
+from sqlalchemy import Engine
+
+from infra.demo.samples import samples
+from model import manifest as manifests
+from model.checkpoint import DEMO, golden_folder
+from model.detector import Detector, GoldenMismatch
+from moderation import images, model_versions, submissions
+from moderation.db import transaction
+from moderation.errors import ConfigurationError, NotFound, StorageUnavailable
+from moderation.sandbox import SandboxClosed, SandboxCrash, SandboxMemory, SandboxTimeout
+from moderation.settings import settings
+from moderation.storage import Storage
+from moderation.tables import Case
+from moderation.vocabulary import CaseStatus, EventType, FailureReason
+from tests.factories import events_of, make_tenant, make_version
+from workers import screening as worker
+from workers.screening import Screener, load_champion
+
+torch.set_num_threads(1)
+JUDGED = (CaseStatus.DECIDED, CaseStatus.IN_REVIEW)
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return Detector.load(DEMO, device="cpu")
+
+
+@pytest.fixture
+def screener(detector: Detector, db: Engine, bucket: str) -> Iterator[Screener]:
+    with transaction() as session:
+        version = make_version(session)
+    made = Screener(detector, version.id, Storage(settings()), settings())
+    yield made
+    made.close()
+
+
+def submitted() -> UUID:
+    with transaction() as session:
+        tenant = make_tenant(session)
+    data = samples()[0].path.read_bytes()
+    request = submissions.Request(tenant_id=tenant.id, actor="test", request_id="test")
+    facts = images.inspect(data, settings().max_image_pixels)
+    return submissions.submit_image(request, data, facts, storage=Storage(settings()), settings=settings()).id
+
+
+def case(case_id: UUID) -> Case:
+    with transaction() as session:
+        return session.get_one(Case, case_id)
+
+
+def raising(error: Exception) -> Callable[..., object]:
+    def fail(*_: object, **__: object) -> object:
+        raise error
+
+    return fail
+
+
+def test_a_case_is_judged_explained_and_settled(screener: Screener) -> None:
+    case_id = submitted()
+    screener.screen(case_id)
+    with transaction() as session:
+        found = session.get_one(Case, case_id)
+        assert found.status in JUDGED
+        assert found.verdict is not None and found.verdict.explanation is not None
+        assert found.verdict.explanation.text.startswith(f"This is a {found.verdict.label} image.")
+        assert EventType.VERDICT_COMPLETED in events_of(session, case_id)
+
+
+def test_screening_twice_changes_nothing_the_second_time(screener: Screener) -> None:
+    case_id = submitted()
+    screener.screen(case_id)
+    before = case(case_id).sequence
+    screener.screen(case_id)
+    assert case(case_id).sequence == before
+
+
+@pytest.mark.parametrize("error", [SandboxTimeout("slow"), SandboxCrash("died"), RuntimeError("a bug")])
+def test_what_may_be_the_machines_fault_is_tried_again(
+    screener: Screener, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    case_id = submitted()
+    monkeypatch.setattr(screener._sandbox, "call", raising(error))
+    screener.screen(case_id)
+    assert (case(case_id).status, case(case_id).attempts) == (CaseStatus.QUEUED, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (SandboxTimeout("slow"), FailureReason.UNDECODABLE),
+        (SandboxMemory("large"), FailureReason.IMAGE_TOO_LARGE),
+        (RuntimeError("a bug"), FailureReason.INTERNAL),
+    ],
+)
+def test_the_last_attempt_ends_the_case_with_its_reason(
+    screener: Screener, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: FailureReason
+) -> None:
+    case_id = submitted()
+    monkeypatch.setattr(screener, "_settings", settings().model_copy(update={"case_attempts": 1}))
+    monkeypatch.setattr(screener._sandbox, "call", raising(error))
+    screener.screen(case_id)
+    assert (case(case_id).status, case(case_id).failure_reason) == (CaseStatus.FAILED, reason)
+
+
+@pytest.mark.parametrize("error", [StorageUnavailable("away"), SandboxClosed("closing")])
+def test_what_is_no_fault_of_the_image_does_not_count(
+    screener: Screener, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    case_id = submitted()
+    monkeypatch.setattr(screener._store, "get", raising(error))
+    screener.screen(case_id)
+    assert (case(case_id).status, case(case_id).attempts) == (CaseStatus.QUEUED, 0)
+
+
+def test_bytes_that_are_gone_end_the_case(screener: Screener, monkeypatch: pytest.MonkeyPatch) -> None:
+    case_id = submitted()
+    monkeypatch.setattr(screener._store, "get", raising(NotFound("gone")))
+    screener.screen(case_id)
+    assert case(case_id).failure_reason is FailureReason.IMAGE_ERASED
+
+
+@pytest.mark.usefixtures("db")
+class TestLoadChampion:
+    def register(self, **changes: object) -> None:
+        manifest = manifests.read(golden_folder(DEMO)).model_copy(update=changes)
+        with transaction() as session:
+            version = model_versions.register(
+                session, checkpoint=DEMO, manifest=manifest.model_dump(mode="json"), digest=manifest.digest()
+            )
+            model_versions.promote(session, version.id, actor="test")
+
+    def test_the_shipped_checkpoint_answers_as_measured(self) -> None:
+        self.register()
+        detector, version = load_champion()
+        assert detector.manifest.name == version.name
+
+    def test_without_a_champion_it_says_what_to_do(self) -> None:
+        with pytest.raises(ConfigurationError, match="telltale models register"):
+            load_champion()
+
+    def test_a_checkpoint_that_answers_otherwise_is_refused(self) -> None:
+        golden = manifests.read(golden_folder(DEMO)).golden
+        self.register(golden=(golden[0].model_copy(update={"logit": golden[0].logit + 5}), *golden[1:]))
+        with pytest.raises(GoldenMismatch):
+            load_champion()
+        with pytest.raises(SystemExit):
+            worker._start()
