@@ -18,12 +18,13 @@ import psycopg
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from moderation import dispatch
 from moderation.db import listener, transaction
 from moderation.settings import Settings, settings
-from workers.celery_app import DELIVER, FETCH, SCREEN, app
+from workers.celery_app import DELIVER, FETCH, ROUTES, SCREEN, app
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Relay:
             try:
                 with listener() as bell:
                     self._turn_while_connected(bell)
-            except (psycopg.Error, OperationalError, DBAPIError) as error:
+            except (psycopg.Error, OperationalError, DBAPIError, PoolTimeout) as error:
                 log.warning("the database is away: %s", error)
                 self._stopping.wait(PAUSE_AFTER_ERROR_S)
 
@@ -66,7 +67,10 @@ class Relay:
                     break
 
     def turn(self) -> int:
-        """Offer what is due now, of every kind; returns how many offers were made."""
+        """Offer what is due now, of every kind; returns how many offers were made.
+
+        None of a kind whose queue holds a window already: offers lapse, but messages nobody takes would pile up.
+        """
         lease = timedelta(seconds=self._settings.offer_lease_s)
         window = self._settings.dispatch_window
 
@@ -87,12 +91,14 @@ class Relay:
         )
 
     def _send(self, task: str, table: str, offer: Offer) -> int:
+        if waiting(ROUTES[task]) >= self._settings.dispatch_window:
+            return 0
         with transaction() as session:
             ids = offer(session)
         sent = 0
         try:
             for sent, id_ in enumerate(ids, start=1):  # noqa: B007 - counts what the broker took
-                app.send_task(task, args=[str(id_)], retry=False)
+                app.send_task(task, args=[str(id_)], retry=False, expires=self._settings.offer_lease_s)
         except Exception:
             self._withdraw(table, ids[max(sent - 1, 0) :])
             raise
@@ -101,6 +107,13 @@ class Relay:
     def _withdraw(self, table: str, ids: Sequence[UUID]) -> None:
         with transaction() as session:
             dispatch.withdraw(session, table, ids)
+
+
+def waiting(queue: str) -> int:
+    """How many messages the broker holds in a queue; 0 for one it does not know, or has lost."""
+    with app.connection_or_acquire() as connection:
+        # Declaring answers with the count, and changes nothing on Redis.
+        return int(connection.default_channel.queue_declare(queue).message_count)
 
 
 def main() -> None:

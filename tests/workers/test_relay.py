@@ -9,14 +9,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import redis
 from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, create_engine, text
 
+from moderation import db as db_module
 from moderation import submissions
 from moderation.db import ring, transaction
 from moderation.settings import Settings, settings
@@ -108,6 +110,30 @@ def test_a_full_window_sends_nothing_more(tenant: Tenant, broker: redis.Redis) -
     relay = Relay(with_changes(dispatch_window=3))
     assert [relay.turn(), relay.turn()] == [3, 0]
     assert len(ids_in(broker, "screening")) == 3
+
+
+def test_queues_nobody_empties_do_not_grow(tenant: Tenant, broker: redis.Redis) -> None:
+    with transaction() as session:
+        factories.make_endpoint(session, tenant)
+        for status in (CaseStatus.QUEUED, CaseStatus.FETCHING) * 4:
+            make_case(session, tenant, status)
+    relay = Relay(with_changes(offer_lease_s=0.05, dispatch_window=3, deliveries_per_endpoint=3))
+    for _ in range(6):
+        relay.turn()
+        time.sleep(0.06)
+    assert [len(messages(broker, queue)) for queue in QUEUES] == [3, 3, 3]
+    broker.flushdb()
+    assert relay.turn() == 9, "an emptied broker has room"
+
+
+def test_a_message_dies_with_its_offer(tenant: Tenant, broker: redis.Redis) -> None:
+    with transaction() as session:
+        make_case(session, tenant)
+    before = datetime.now(UTC)
+    Relay(with_changes(offer_lease_s=7)).turn()
+    (message,) = messages(broker, "screening")
+    dies = datetime.fromisoformat(message["headers"]["expires"])
+    assert timedelta(seconds=7) <= dies - before < timedelta(seconds=9)
 
 
 @contextmanager
@@ -237,6 +263,21 @@ def test_a_relay_whose_broker_comes_back_goes_on(
             time.sleep(0.5)
             assert ids_in(broker, "fetching") == []
         until(lambda: case_id in ids_in(broker, "fetching"))
+
+
+def test_a_relay_that_found_no_free_connection_goes_on(
+    tenant: Tenant, broker: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "PAUSE_AFTER_ERROR_S", 0.05)
+    case_id = submit(tenant)
+    small = create_engine(settings().database_url, pool_size=1, max_overflow=0, pool_timeout=0.05)
+    monkeypatch.setattr(db_module, "engine", lambda: small)
+    the_only_one = small.connect()
+    with running(with_changes(relay_interval_ms=20)):
+        time.sleep(0.5)
+        the_only_one.close()
+        until(lambda: case_id in ids_in(broker, "fetching"))
+    small.dispose()
 
 
 def test_two_relays_side_by_side_send_each_case_once(tenant: Tenant, broker: redis.Redis) -> None:
