@@ -7,6 +7,7 @@ nothing of cases; it is told what to record.
 from __future__ import annotations
 
 import json
+import logging
 import random
 import time
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from moderation.errors import InvalidRequest, NotFound, TelltaleError
 from moderation.settings import Settings
 from moderation.tables import Delivery, DeliveryAttempt, Endpoint, Event
 from moderation.vocabulary import OUTBOUND, DeliveryStatus, EventType
+
+log = logging.getLogger(__name__)
 
 # The Standard Webhooks 1.0 retry schedule, from the first attempt on; each delay gets up to 10 % of jitter.
 SCHEDULE = tuple(
@@ -191,11 +194,11 @@ def deliveries_of(
 
 def attempts_of(session: Session, deliveries: Sequence[Delivery]) -> dict[UUID, list[DeliveryAttempt]]:
     """The log of each of these deliveries, oldest attempt first."""
-    log: dict[UUID, list[DeliveryAttempt]] = {delivery.id: [] for delivery in deliveries}
-    query = select(DeliveryAttempt).where(DeliveryAttempt.delivery_id.in_(log)).order_by(DeliveryAttempt.id)
+    logged: dict[UUID, list[DeliveryAttempt]] = {delivery.id: [] for delivery in deliveries}
+    query = select(DeliveryAttempt).where(DeliveryAttempt.delivery_id.in_(logged)).order_by(DeliveryAttempt.id)
     for attempt in session.scalars(query):
-        log[attempt.delivery_id].append(attempt)
-    return log
+        logged[attempt.delivery_id].append(attempt)
+    return logged
 
 
 def replay(session: Session, delivery: Delivery) -> None:
@@ -287,8 +290,16 @@ def attempt(parcel: Parcel, settings: Settings) -> Outcome:
             settings,
         )
     except TelltaleError as error:
-        return Outcome(None, None, error.message, round((time.monotonic() - started) * 1000))
+        return Outcome(None, None, error.message, _ms_since(started))
+    except Exception as error:
+        # A defect of ours. Unsettled, it would be tried again without end; its text is for us, its name for everybody.
+        log.exception("delivery %s could not be attempted", parcel.delivery_id)
+        return Outcome(None, None, type(error).__name__, _ms_since(started))
     return Outcome(response.status, response.body_excerpt, None, response.elapsed_ms, response.retry_after)
+
+
+def _ms_since(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)
 
 
 def payload(event: Event) -> bytes:
@@ -312,7 +323,10 @@ def settle(session: Session, parcel: Parcel, outcome: Outcome) -> Delivery | Non
     delivery = session.scalar(select(Delivery).where(Delivery.id == parcel.delivery_id).with_for_update(of=Delivery))
     if delivery is None or delivery.fence != parcel.fence:
         return None
-    endpoint = session.scalars(select(Endpoint).where(Endpoint.id == delivery.endpoint_id).with_for_update()).one()
+    # Not against those who insert deliveries for it: they share its key, and two endpoints that are disabled at once
+    # each tell the other.
+    its_endpoint = select(Endpoint).where(Endpoint.id == delivery.endpoint_id)
+    endpoint = session.scalars(its_endpoint.with_for_update(key_share=True)).one()
     session.add(
         DeliveryAttempt(
             delivery_id=delivery.id,

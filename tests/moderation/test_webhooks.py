@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 import standardwebhooks
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, select, text, update
 
 from moderation import cases, dispatch, webhooks
 from moderation.db import transaction
@@ -220,6 +220,21 @@ def test_gone_disables_at_once_and_tells_the_tenants_others(tenant: Tenant, endp
         event = told[0].event
         assert event.data == {"endpoint_id": str(endpoint.id), "url": endpoint.url, "reason": now.disabled_reason}
         assert webhooks.take(session, waiting, LEASE) is None, "what is pending waits"
+
+
+def test_two_endpoints_disabled_at_once_tell_each_other(tenant: Tenant) -> None:
+    """Each settling holds its own endpoint while it inserts a delivery for the other."""
+    with transaction() as session:
+        one, other = make_endpoint(session, tenant), make_endpoint(session, tenant)
+    parcels = [taken(pinged(one)), taken(pinged(other))]
+    with transaction() as first, transaction() as second:
+        for session, parcel in zip((first, second), parcels, strict=True):
+            session.execute(text("SET LOCAL lock_timeout = '1s'"))
+            webhooks.settle(session, parcel, answered(410))
+            session.flush()
+    with transaction() as session:
+        query = select(Delivery.endpoint_id).join(Event).where(Event.type == EventType.ENDPOINT_DISABLED)
+        assert set(session.scalars(query)) == {one.id, other.id}
 
 
 def test_five_days_of_nothing_but_failure_disable(endpoint: Endpoint) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import http.server
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine, select, text
 
-from moderation import webhooks
+from moderation import outbound, webhooks
 from moderation.db import transaction
 from moderation.settings import settings
 from moderation.tables import Delivery, DeliveryAttempt
@@ -51,6 +52,23 @@ def test_one_task_is_one_attempt(
         row: Any = session.get_one(Delivery, delivery_id)
         assert (row.status, row.attempts, row.lease_until) == (becomes, 1, None)
         assert session.scalars(select(DeliveryAttempt.response_status)).all() == [status]
+
+
+def test_a_defect_of_ours_is_a_failed_attempt_and_the_schedule_applies(
+    db: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*args: Any) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(outbound, "post", broken)
+    delivery_id = pinged("https://example.com/hook")
+    delivery.deliver(str(delivery_id))
+    with transaction() as session:
+        row: Any = session.get_one(Delivery, delivery_id)
+        assert (row.status, row.attempts, row.lease_until) == (DeliveryStatus.PENDING, 1, None)
+        assert row.next_attempt_at > datetime.now(UTC)
+        assert session.scalars(select(DeliveryAttempt.error)).all() == ["ZeroDivisionError"]
+    assert "ZeroDivisionError: a defect" in caplog.text
 
 
 def test_a_delivery_that_is_not_there_is_no_error(db: Engine) -> None:
