@@ -7,9 +7,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-
 from moderation.cases import Lease
 
 log = logging.getLogger(__name__)
@@ -54,5 +51,6 @@ class Heartbeat:
         """A missed beat is survivable: the fence decides who writes."""
         try:
             self._renew(held)
-        except (DBAPIError, PoolTimeout) as error:
-            log.warning("could not renew %d leases: %s", len(held), error)
+        except Exception:
+            # Whatever it is: without a heart, everything this worker has in flight would be taken from it.
+            log.warning("could not renew %d leases", len(held), exc_info=True)

@@ -119,3 +119,21 @@ def test_a_heart_survives_a_database_that_refuses_a_beat(db: Engine, caplog: pyt
     assert "could not renew 1 leases" in caplog.text
     with transaction() as session:
         assert session.get_one(Case, case.id).lease_until is not None
+
+
+def test_a_heart_survives_whatever_a_beat_raises(caplog: pytest.LogCaptureFixture) -> None:
+    beats = 0
+    recovered = threading.Event()
+
+    def renew(leases: list[Lease]) -> None:
+        nonlocal beats
+        beats += 1
+        if beats == 1:
+            raise KeyError("a defect")
+        recovered.set()
+
+    heart = Heartbeat(renew, 0.02)
+    with heart.keeping(lease()):
+        assert recovered.wait(5)
+    heart.stop()
+    assert "KeyError: 'a defect'" in caplog.text
