@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import psycopg
 import uuid_utils.compat
@@ -25,6 +26,17 @@ log = logging.getLogger(__name__)
 # The relay listens here.
 WORK_CHANNEL = "telltale_work"
 
+# A server that vanishes without a word (a host lost, a firewall that forgets) is given up after 20 to 25 s, not after
+# the two hours of Linux's own keepalives. Seconds, but for tcp_user_timeout: libpq takes it in milliseconds.
+CONNECTION: dict[str, Any] = {
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+
 
 def new_id() -> uuid.UUID:
     """A version 7 UUID: unique without asking the database, and in order of making, so indexes stay compact."""
@@ -33,18 +45,22 @@ def new_id() -> uuid.UUID:
 
 @cache
 def engine() -> Engine:
-    """The process's connection pool; each connection gives up on a statement after 30 s and on a lock after 10 s."""
+    """The process's connection pool; each connection gives up on a statement after 30 s and on a lock after 10 s.
+
+    Whatever the process is, each of its threads finds a connection, and a few are left for heartbeats and bells.
+    """
+    rules = settings()
     return create_engine(
-        settings().database_url,
-        pool_size=settings().screening_threads + 4,
+        rules.database_url,
+        pool_size=max(rules.screening_threads, rules.delivery_threads, rules.api_threads) + 4,
         max_overflow=8,
         pool_pre_ping=True,
         pool_timeout=10,
         # What a statement was given may be a secret, and errors are logged.
         hide_parameters=True,
         connect_args={
+            **CONNECTION,
             "options": "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s",
-            "connect_timeout": 5,
             "application_name": "telltale",
         },
     )
@@ -90,6 +106,6 @@ def ping() -> None:
 def listener() -> psycopg.Connection:
     """A connection of its own that hears the bell (`connection.notifies(timeout=…)`)."""
     url = engine().url.set(drivername="postgresql").render_as_string(hide_password=False)
-    connection = psycopg.connect(url, autocommit=True, application_name="telltale-relay")
+    connection = psycopg.connect(url, autocommit=True, application_name="telltale-relay", **CONNECTION)
     connection.execute(f"LISTEN {WORK_CHANNEL}")
     return connection

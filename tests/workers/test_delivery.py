@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, select, text
 
+from moderation import db as db_module
 from moderation import outbound, webhooks
 from moderation.db import transaction
 from moderation.settings import settings
@@ -69,6 +70,14 @@ def test_a_defect_of_ours_is_a_failed_attempt_and_the_schedule_applies(
         assert row.next_attempt_at > datetime.now(UTC)
         assert session.scalars(select(DeliveryAttempt.error)).all() == ["ZeroDivisionError"]
     assert "ZeroDivisionError: a defect" in caplog.text
+
+
+@pytest.mark.parametrize("busiest", ["screening_threads", "delivery_threads", "api_threads"])
+def test_every_thread_of_a_process_finds_a_connection(monkeypatch: pytest.MonkeyPatch, busiest: str) -> None:
+    rules = settings().model_copy(update={busiest: 40})
+    monkeypatch.setattr(db_module, "settings", lambda: rules)
+    pool: Any = db_module.engine.__wrapped__().pool
+    assert pool.size() == 44
 
 
 def test_a_delivery_that_is_not_there_is_no_error(db: Engine) -> None:

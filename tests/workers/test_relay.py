@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import socket
 import threading
 import time
 from collections import Counter
@@ -12,6 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 import redis
 from celery import Celery
@@ -20,7 +23,7 @@ from sqlalchemy import Engine, create_engine, text
 
 from moderation import db as db_module
 from moderation import submissions
-from moderation.db import ring, transaction
+from moderation.db import listener, ring, transaction
 from moderation.settings import Settings, settings
 from moderation.submissions import Link, Request
 from moderation.tables import Case, Tenant
@@ -278,6 +281,19 @@ def test_a_relay_that_found_no_free_connection_goes_on(
         the_only_one.close()
         until(lambda: case_id in ids_in(broker, "fetching"))
     small.dispose()
+
+
+def test_a_database_that_vanishes_is_noticed_within_half_a_minute(db: Engine) -> None:
+    """Read from the sockets themselves: of the relay's own connection, and of everybody's."""
+    with listener() as bell, db.connect() as connection:
+        ours = connection.connection.driver_connection
+        assert isinstance(ours, psycopg.Connection)
+        for descriptor in (bell.fileno(), ours.fileno()):
+            with socket.socket(fileno=os.dup(descriptor)) as tcp:
+                assert tcp.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+                options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+                assert [tcp.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [10, 5, 3, 20_000]
+        assert bell.info.get_parameters()["connect_timeout"] == "5"
 
 
 def test_two_relays_side_by_side_send_each_case_once(tenant: Tenant, broker: redis.Redis) -> None:
