@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     deliveries_per_endpoint: int = Field(default=4, ge=1, description="in flight at once")
     delivery_threads: int = Field(default=16, ge=1)
 
-    worker_role: Literal["screening", "io"] | None = Field(
+    worker_role: Literal["screening", "fetching", "delivery"] | None = Field(
         default=None, description="which tasks this worker process runs; only screening loads torch"
     )
     public_url: str = Field(default="http://127.0.0.1:8000", description="the api as platforms reach it")

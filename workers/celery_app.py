@@ -24,10 +24,12 @@ DELIVER = "delivery.deliver"
 CLEAN_UP = "housekeeping.clean_up"
 ROUTES = {SCREEN: "screening", FETCH: "fetching", DELIVER: "delivery", CLEAN_UP: "housekeeping"}
 
-# Only the screening role's module loads torch.
+# Only the screening role's module loads torch. Links have a process of their own: those that hang would fill the
+# threads that webhooks need.
 TASK_MODULES = {
     "screening": ["workers.screening"],
-    "io": ["workers.fetching", "workers.delivery", "workers.housekeeping"],
+    "fetching": ["workers.fetching"],
+    "delivery": ["workers.delivery", "workers.housekeeping"],
 }
 
 CLEAN_UP_EVERY_S = 60.0

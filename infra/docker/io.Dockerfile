@@ -12,6 +12,7 @@ COPY --from=build /venv /venv
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1
 USER 10001
 WORKDIR /home/telltale
-ENV TELLTALE_WORKER_ROLE=io
-CMD ["celery", "-A", "workers.celery_app", "worker", "--pool", "threads", "--hostname", "io@%h", \
-     "--queues", "delivery,fetching,housekeeping", "--without-gossip", "--without-mingle", "--loglevel", "INFO"]
+# As it is: the worker that delivers webhooks. Compose starts the others by their commands.
+ENV TELLTALE_WORKER_ROLE=delivery
+CMD ["celery", "-A", "workers.celery_app", "worker", "--pool", "threads", "--hostname", "delivery@%h", \
+     "--queues", "delivery,housekeeping", "--without-gossip", "--without-mingle", "--loglevel", "INFO"]

@@ -60,16 +60,25 @@ def test_beat_sends_tasks_that_exist() -> None:
 
 
 def test_images_consume_the_queues_of_their_role() -> None:
-    for file, role in (("gpu", "screening"), ("io", "io")):
+    for file, role in (("gpu", "screening"), ("io", "delivery")):
         text = (ROOT / f"infra/docker/{file}.Dockerfile").read_text()
         queues = re.search(r'"--queues", "([a-z,]+)"', text)
         assert queues and set(queues[1].split(",")) == set(QUEUES[role])
         assert f"TELLTALE_WORKER_ROLE={role}\n" in text
 
 
+def test_compose_fetches_links_with_the_delivery_image_in_a_role_of_its_own() -> None:
+    ours, delivery = COMPOSE["services"]["fetching"], COMPOSE["services"]["delivery"]
+    assert ours["image"] == delivery["image"]
+    assert ours["environment"] == delivery["environment"] | {"TELLTALE_WORKER_ROLE": "fetching"}
+    command = ours["command"]
+    assert tuple(command[command.index("--queues") + 1].split(",")) == QUEUES["fetching"]
+    assert command[command.index("--hostname") + 1] == "fetching@%h", "the health check asks for it by this name"
+
+
 def test_compose_builds_from_files_that_exist_and_migrates_first() -> None:
     ours = {name: service for name, service in COMPOSE["services"].items() if "build" in service}
-    assert set(ours) == {"migrate", "api", "relay", "screening", "delivery", "retraining", "beat"}
+    assert set(ours) == {"migrate", "api", "relay", "screening", "delivery", "fetching", "retraining", "beat"}
     for name, service in ours.items():
         assert (ROOT / service["build"]["dockerfile"]).exists()
         if name not in ("migrate", "retraining"):  # finetuning touches no database

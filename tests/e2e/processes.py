@@ -72,10 +72,6 @@ class Stage:
         """Start a relay."""
         return self._add("relay", ["workers.relay"], {})
 
-    def io(self) -> Process:
-        """Start a worker for links, deliveries and housekeeping."""
-        return self._worker("io", "workers.celery_app", "fetching,delivery,housekeeping")
-
     def screening(self, app: str = "workers.celery_app") -> Process:
         """Start a screening worker; `app` may be one that behaves badly."""
         return self._worker("screening", app, "screening")

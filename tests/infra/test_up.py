@@ -99,11 +99,13 @@ def test_it_heals_ends_whole_and_keeps_its_data(up: Up) -> None:
     process = up.start()
     up.telltale("tenants", "create", "a-platform")
     before = up.supervisor.pids()
-    assert set(before) == {"postgres", "valkey", "seaweedfs", "api", "relay", "screening", "io", "beat"}
+    workers = {"screening", "fetching", "delivery"}
+    assert set(before) == {"postgres", "valkey", "seaweedfs", "api", "relay", "beat"} | workers
 
-    for name in ("io", "postgres"):
+    killed = ("delivery", "postgres")
+    for name in killed:
         os.kill(before[name], signal.SIGKILL)
-    assert eventually(lambda: all(up.supervisor.pids().get(n, before[n]) != before[n] for n in ("io", "postgres")))
+    assert eventually(lambda: all(up.supervisor.pids().get(name, before[name]) != before[name] for name in killed))
     assert eventually(lambda: "a-platform" in up.telltale("tenants", "list"), 60)
 
     supervisor = up.supervisor.pid

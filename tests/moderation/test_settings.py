@@ -65,6 +65,6 @@ def test_settings_are_read_once_and_frozen(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_every_setting_can_be_given_as_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TELLTALE_CASE_LEASE_S", "12.5")
-    monkeypatch.setenv("TELLTALE_WORKER_ROLE", "io")
-    assert (settings().case_lease_s, settings().worker_role) == (12.5, "io")
+    monkeypatch.setenv("TELLTALE_WORKER_ROLE", "delivery")
+    assert (settings().case_lease_s, settings().worker_role) == (12.5, "delivery")
     assert Settings.model_config["env_prefix"] == "TELLTALE_"

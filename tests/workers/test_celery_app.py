@@ -37,7 +37,12 @@ def loaded(role: str | None) -> dict[str, object]:
 
 @pytest.mark.parametrize(
     ("role", "tasks", "torch"),
-    [(None, [], False), ("io", sorted([FETCH, DELIVER, CLEAN_UP]), False), ("screening", [SCREEN], True)],
+    [
+        (None, [], False),
+        ("fetching", [FETCH], False),
+        ("delivery", sorted([DELIVER, CLEAN_UP]), False),
+        ("screening", [SCREEN], True),
+    ],
 )
 def test_a_role_loads_its_own_tasks_and_only_screening_the_model(
     role: str | None, tasks: list[str], torch: bool
@@ -48,7 +53,7 @@ def test_a_role_loads_its_own_tasks_and_only_screening_the_model(
 def test_every_task_has_a_queue_of_its_own_role() -> None:
     assert set(ROUTES) == {SCREEN, FETCH, DELIVER, CLEAN_UP}
     assert len(set(ROUTES.values())) == len(ROUTES)
-    assert set(TASK_MODULES) == {"screening", "io"}
+    assert set(TASK_MODULES) == {"screening", "fetching", "delivery"}
     assert {name: app.amqp.router.route({}, name)["queue"].name for name in ROUTES} == ROUTES
 
 
