@@ -19,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, NotAcceptable
 
 from moderation import errors
+from moderation.sandbox import SandboxClosed
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ STATUSES: Mapping[type[errors.TelltaleError], tuple[int, str]] = {
     errors.BadImage: (422, "The image cannot be judged"),
     errors.AddressRefused: (400, "The address is refused"),
     errors.StorageUnavailable: (503, "Not available just now"),
+    SandboxClosed: (503, "Not available just now"),
 }
 HTTP_ADVICE: Mapping[int, str] = {
     404: "There is nothing at this address; GET /openapi.json lists all there is.",

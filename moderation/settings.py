@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     fetch_redirects: int = Field(default=3, ge=0)
     delivery_timeout_s: float = Field(default=15, gt=0)
     deliveries_per_endpoint: int = Field(default=4, ge=1, description="in flight at once")
-    delivery_threads: int = Field(default=16, ge=1)
+    delivery_threads: int = Field(default=16, ge=1, description="of a delivery worker, and of a fetching worker")
 
     worker_role: Literal["screening", "fetching", "delivery"] | None = Field(
         default=None, description="which tasks this worker process runs; only screening loads torch"

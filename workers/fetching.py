@@ -13,9 +13,7 @@ from moderation.sandbox import Sandbox
 from moderation.settings import Settings, settings
 from moderation.storage import Storage
 from workers.celery_app import FETCH, app
-from workers.heartbeat import Heartbeat
-
-BEATS_PER_LEASE = 3
+from workers.heartbeat import BEATS_PER_LEASE, Heartbeat
 
 
 class Fetcher:

@@ -11,6 +11,9 @@ from moderation.cases import Lease
 
 log = logging.getLogger(__name__)
 
+# A lease survives two beats that are lost.
+BEATS_PER_LEASE = 3
+
 
 class Heartbeat:
     """Calls `renew` with every lease held, each `interval_s` seconds, from a thread of its own."""

@@ -31,13 +31,12 @@ from moderation.tables import ModelVersion
 from moderation.vocabulary import FailureReason, Label
 from workers.celery_app import SCREEN, app
 from workers.gate import Gate
-from workers.heartbeat import Heartbeat
+from workers.heartbeat import BEATS_PER_LEASE, Heartbeat
 
 log = logging.getLogger(__name__)
 
 STORE_RETRY_AFTER = timedelta(seconds=10)
 ERROR_RETRY_AFTER = timedelta(seconds=5)
-BEATS_PER_LEASE = 3
 
 
 class Screener:
