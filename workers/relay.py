@@ -98,7 +98,7 @@ class Relay:
         sent = 0
         try:
             for sent, id_ in enumerate(ids, start=1):  # noqa: B007 - counts what the broker took
-                app.send_task(task, args=[str(id_)], retry=False, expires=self._settings.offer_lease_s)
+                app.send_task(task, args=[str(id_)], retry=False)
         except Exception:
             self._withdraw(table, ids[max(sent - 1, 0) :])
             raise
