@@ -17,6 +17,7 @@ import stat
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -84,7 +85,7 @@ def wait_until(answers: Callable[[], bool], what: str, timeout_s: float = READY_
 
 
 @dataclass(frozen=True)
-class Service:
+class Service(ABC):
     """One embedded service: `folder` holds its data, `password` is generated once and kept beside it."""
 
     name: ClassVar[str]
@@ -95,9 +96,9 @@ class Service:
     port: int = field(default_factory=free_port)
 
     @property
+    @abstractmethod
     def command(self) -> list[str]:
         """What runs the service in the foreground, started in `folder`."""
-        raise NotImplementedError
 
     @property
     def user(self) -> str | None:
@@ -110,17 +111,17 @@ class Service:
         return {}
 
     @property
+    @abstractmethod
     def environment(self) -> Mapping[str, str]:
         """The TELLTALE_* variables that point its clients at it."""
-        raise NotImplementedError
 
     def prepare(self) -> None:
         """Make the folder, and in it what the service needs before its first start. Safe to repeat."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
+    @abstractmethod
     def answers(self) -> bool:
         """Whether it is ready to serve, now."""
-        raise NotImplementedError
 
     def wait_ready(self) -> None:
         """Return once it serves. Raises ConfigurationError after a minute."""

@@ -49,7 +49,7 @@ def test_the_split_is_fixed_and_takes_shares_of_every_source() -> None:
         assert counts == [4, 3]
 
 
-COPYRIGHT = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+COPYRIGHT = """Format: copyright-format 1.0
 
 Files: *
 Copyright: 2010 The Program
