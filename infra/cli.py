@@ -1,7 +1,7 @@
 """The `telltale` command: finds the subcommand, and says what went wrong in one line.
 
-Each subcommand is a module of `infra.commands`, imported only when it runs, so that `telltale --help` is quick and a
-machine that only detects needs no service. It knows their names, not what they do.
+Each subcommand is a module of its own, imported only when it runs, so that `telltale --help` is quick and a machine
+that only detects needs no service. It knows their names, not what they do.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from moderation.errors import TelltaleError
 COMMANDS = {
     "demo": ("infra.commands.demo:demo", "Start everything, submit the sample images, show what happens."),
     "detect": ("infra.commands.detect:detect", "Judge image files here and now, with no service running."),
+    "evaluate": ("model.evaluate.command:evaluate", "Measure a checkpoint on FakeClue, LOKI, DD-VQA or a folder."),
+    "finetune": ("model.finetune.command:finetune", "Train a new checkpoint from records, as a file says."),
+    "merge": ("model.finetune.command:merge", "Fold an adapter into its base: one checkpoint that stands alone."),
     "up": ("infra.commands.up:up", "Start everything on this machine and keep it running until Ctrl-C."),
     "migrate": ("infra.commands.migrate:migrate", "Bring the database's schema up to date."),
     "models": ("infra.commands.models:models", "Register model versions, list them, choose the champion."),
@@ -34,7 +37,7 @@ COMMANDS = {
 
 
 # These need none, or start their own.
-WITHOUT_A_STACK = {"detect", "demo", "up"}
+WITHOUT_A_STACK = {"detect", "demo", "evaluate", "finetune", "merge", "up"}
 
 
 class Commands(click.Group):

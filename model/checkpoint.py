@@ -10,12 +10,20 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from transformers import AutoImageProcessor, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
+from transformers import (
+    AutoImageProcessor,
+    BitsAndBytesConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
 from transformers.image_processing_backends import PilBackend
 
 from model import manifest as manifests
@@ -46,18 +54,28 @@ CLASSIC_PREFIXES = (
 )
 
 
+# What stays in full precision beside quantized layers: the beginnings of module names in the network.
+UNQUANTIZED = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
+
+
 class CheckpointError(ValueError):
     """This checkpoint cannot be served as it is; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A network ready to run, its processor, its manifest, and the manifest's prompt as this tokenizer's ids."""
+class Interface:
+    """All of a checkpoint but its weights: its processor, its manifest, and the prompt as this tokenizer's ids."""
 
-    model: Any
     processor: Any
     manifest: Manifest
     tokens: prompts.PromptTokens
+
+
+@dataclass(frozen=True)
+class Checkpoint(Interface):
+    """A network ready to run, and its interface."""
+
+    model: Any
 
     @property
     def device(self) -> torch.device:
@@ -65,7 +83,9 @@ class Checkpoint:
 
     @property
     def dtype(self) -> str:
-        """`float32`, `bfloat16` or `float16`."""
+        """What it computes in: `float32`, `bfloat16` or `float16`, and `int8` or `nf4` where it is quantized."""
+        if self.manifest.quantization != "none":
+            return self.manifest.quantization
         return str(self.model.dtype).removeprefix("torch.")
 
 
@@ -88,13 +108,26 @@ def load(
     manifest = manifest or _own_manifest(place)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    model = _load_network(place, revision, device, dtype)
-    processor = load_processor(place, revision, model.config, manifest)
-    tokens = _check_agreement(model.config, processor, manifest)
+    model = _load_network(place, revision, device, dtype, manifest)
+    interface = _interface(place, revision, model.config, manifest)
     log.info("loaded %s from %s (%s on %s)", manifest.name, place, dtype, device)
     if manifest.is_demo:
         log.warning("%s is a demo model, not FakeVLM", manifest.name)
-    return Checkpoint(model=model, processor=processor, manifest=manifest, tokens=tokens)
+    return Checkpoint(interface.processor, manifest, interface.tokens, model)
+
+
+def load_interface(source: str | Path, *, revision: str | None = None, manifest: Manifest | None = None) -> Interface:
+    """What `load` gives, without loading weights: for an engine that runs them elsewhere.
+
+    Raises CheckpointError and ManifestError as `load` does.
+    """
+    place, revision = locate(source, revision)
+    manifest = manifest or _own_manifest(place)
+    try:
+        config = LlavaConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{place} has no configuration that can be read: {error}") from error
+    return _interface(place, revision, config, manifest)
 
 
 def locate(source: str | Path, revision: str | None = None) -> tuple[Path | str, str | None]:
@@ -213,7 +246,14 @@ def _own_manifest(place: Path | str) -> Manifest:
     )
 
 
-def _load_network(place: Path | str, revision: str | None, device: torch.device, dtype: torch.dtype) -> Any:
+def _interface(place: Path | str, revision: str | None, config: Any, manifest: Manifest) -> Interface:
+    processor = load_processor(place, revision, config, manifest)
+    return Interface(processor, manifest, _check_agreement(config, processor, manifest))
+
+
+def _load_network(
+    place: Path | str, revision: str | None, device: torch.device, dtype: torch.dtype, manifest: Manifest
+) -> Any:
     if isinstance(place, Path):
         _require_safetensors(place)
     try:
@@ -222,6 +262,7 @@ def _load_network(place: Path | str, revision: str | None, device: torch.device,
             revision=revision,
             dtype=dtype,
             device_map={"": device},
+            quantization_config=_quantization(manifest, dtype),
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -231,6 +272,27 @@ def _load_network(place: Path | str, revision: str | None, device: torch.device,
         raise CheckpointError(f"{place} could not be loaded: {error}") from error
     _require_complete(place, loading)
     return model.eval()
+
+
+def _quantization(manifest: Manifest, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """How the language model's linear layers are loaded; tower, projector and the verdict's row keep their precision.
+
+    NF4 with double quantization is QLoRA's (Dettmers et al. 2023), int8 is LLM.int8() (Dettmers et al. 2022).
+    """
+    if manifest.quantization == "none":
+        return None
+    if find_spec("bitsandbytes") is None:
+        raise CheckpointError(
+            f"{manifest.name} is quantized ({manifest.quantization}): run `pip install 'telltale[quantized]'`."
+        )
+    return BitsAndBytesConfig(
+        load_in_8bit=manifest.quantization == "int8",
+        load_in_4bit=manifest.quantization == "nf4",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=list(UNQUANTIZED),
+    )
 
 
 def _require_safetensors(folder: Path) -> None:

@@ -122,6 +122,13 @@ class Detector:
         answers = self._engine.answer(prepared, choose)
         return [Detection(self._verdict(answer.score), answer.text) for answer in answers]
 
+    def complete_prepared(self, prepared: Sequence[Any]) -> list[str]:
+        """What the model says of images that went through `prepare` when no verdict is put in its mouth.
+
+        For measuring as the paper did (`answer.parse` reads the label); it costs a whole answer and is never served.
+        """
+        return self._engine.complete(prepared)
+
     def verify_golden(self, folder: Path) -> None:
         """Judge the manifest's golden images, found below `folder`, and compare with what the manifest says.
 

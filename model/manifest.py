@@ -79,6 +79,9 @@ class Manifest(_Frozen):
     revision: str | None = Field(default=None, description="full commit hash for a hub checkpoint; None for a folder")
     processor: str | None = Field(default=None, description="hub id of the processor where the checkpoint ships none")
     processor_revision: str | None = None
+    quantization: Literal["none", "int8", "nf4"] = Field(
+        default="none", description="what the language model's linear layers are loaded in (bitsandbytes)"
+    )
     prompt: Prompt = Prompt()
     calibration: Calibration = Calibration()
     golden: tuple[Golden, ...] = ()

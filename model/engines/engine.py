@@ -67,3 +67,6 @@ class Engine(Protocol):
 
         Raises EngineError where a score is not a number.
         """
+
+    def complete(self, prepared: Sequence[Any]) -> list[str]:
+        """What the model says by itself after the prompt, nothing forced: for measuring as the paper did."""

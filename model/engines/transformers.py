@@ -71,6 +71,15 @@ class TransformersEngine:
         return self.answer(prepared[:half], choose) + rest
 
     @torch.inference_mode()
+    def complete(self, prepared: Sequence[torch.Tensor]) -> list[str]:
+        """See `Engine.complete`."""
+        prompt = torch.tensor(self._checkpoint.tokens.prompt, device=self._checkpoint.device)
+        ids = prompt.expand(len(prepared), -1)
+        pixels = torch.stack(list(prepared)).to(self._checkpoint.device, self._model.dtype)
+        generated = self._model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels)
+        return [self._text((), row) for row in generated[:, ids.shape[1] :].tolist()]
+
+    @torch.inference_mode()
     def _answer(self, prepared: Sequence[torch.Tensor], choose: Chooser) -> list[Answer]:
         scores, cache = self._prefill(prepared)
         labels = [choose(index, score) for index, score in enumerate(scores)]
