@@ -9,20 +9,22 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any, cast
 
 import torch
 from PIL import Image
-from transformers import GenerationConfig
 
 from model.answer import whole_sentences
 from model.checkpoint import Checkpoint
+from model.engines.decoding import Slab, decode
 from model.engines.engine import Answer, Chooser, EngineError, Score
 from model.manifest import Manifest
 from model.preprocess import to_pixels
 from model.prompt import Label
 
 log = logging.getLogger(__name__)
+
+# Enough rows to keep a GPU's arithmetic busy: prefill is bound by it, and more rows only take more memory.
+PREFILL_ROWS = 16
 
 
 class TransformersEngine:
@@ -34,14 +36,7 @@ class TransformersEngine:
         self._checkpoint = checkpoint
         self._model = checkpoint.model
         self._tokenizer = checkpoint.processor.tokenizer
-        # A checkpoint's own defaults (temperature, penalties, lengths) must not leak into what is generated here.
-        self._model.generation_config = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            bos_token_id=self._tokenizer.bos_token_id,
-            eos_token_id=self._tokenizer.eos_token_id,
-            pad_token_id=self._tokenizer.eos_token_id,
-        )
+        self._max_new_tokens = max_new_tokens
 
     @property
     def dtype(self) -> str:
@@ -73,32 +68,55 @@ class TransformersEngine:
     @torch.inference_mode()
     def complete(self, prepared: Sequence[torch.Tensor]) -> list[str]:
         """See `Engine.complete`."""
-        prompt = torch.tensor(self._checkpoint.tokens.prompt, device=self._checkpoint.device)
-        ids = prompt.expand(len(prepared), -1)
-        pixels = torch.stack(list(prepared)).to(self._checkpoint.device, self._model.dtype)
-        generated = self._model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels)
-        return [self._text((), row) for row in generated[:, ids.shape[1] :].tolist()]
+        prompt = self._checkpoint.tokens.prompt
+        cache = Slab(
+            self._model.config.text_config.num_hidden_layers, len(prepared), len(prompt) + self._max_new_tokens
+        )
+        for start in range(0, len(prepared), PREFILL_ROWS):
+            part = prepared[start : start + PREFILL_ROWS]
+            cache.open(len(part))
+            self._model.model(
+                input_ids=self._ids(prompt[:-1]).expand(len(part), -1),
+                pixel_values=self._on_device(part),
+                past_key_values=cache,
+                use_cache=True,
+            )
+            cache.keep(range(len(part)))
+        written = self._decode(cache, self._ids([prompt[-1:]] * len(prepared)))
+        return [self._text((), tokens) for tokens in written]
 
     @torch.inference_mode()
     def _answer(self, prepared: Sequence[torch.Tensor], choose: Chooser) -> list[Answer]:
-        scores, cache = self._prefill(prepared)
-        labels = [choose(index, score) for index, score in enumerate(scores)]
-        texts = self._explain(cache, labels)
-        return [Answer(score, text) for score, text in zip(scores, texts, strict=True)]
+        """Prefill a few rows at a time, keep those that want text, and decode all of these together."""
+        tokens = self._checkpoint.tokens
+        length = len(tokens.prefill) + 1 + len(tokens.suffix) + self._max_new_tokens
+        cache = Slab(self._model.config.text_config.num_hidden_layers, len(prepared), length)
+        scores: list[Score] = []
+        labels: list[Label | None] = []
+        for start in range(0, len(prepared), PREFILL_ROWS):
+            found = self._prefill(prepared[start : start + PREFILL_ROWS], cache)
+            wanted = [choose(start + place, score) for place, score in enumerate(found)]
+            cache.keep([place for place, label in enumerate(wanted) if label is not None])
+            scores, labels = scores + found, labels + wanted
+        texts = iter(self._explain(cache, [label for label in labels if label is not None]))
+        return [
+            Answer(score, None if label is None else next(texts)) for score, label in zip(scores, labels, strict=True)
+        ]
 
-    def _prefill(self, prepared: Sequence[torch.Tensor]) -> tuple[list[Score], Any]:
-        """Scores at the position after prompt and prefix, and the cache up to there."""
-        prefill = torch.tensor(self._checkpoint.tokens.prefill, device=self._checkpoint.device)
+    def _prefill(self, prepared: Sequence[torch.Tensor], cache: Slab) -> list[Score]:
+        """Scores at the position after prompt and prefix; the cache goes up to there."""
+        cache.open(len(prepared))
         outputs = self._model.model(
-            input_ids=prefill.expand(len(prepared), -1),
-            pixel_values=torch.stack(list(prepared)).to(self._checkpoint.device, self._model.dtype),
+            input_ids=self._ids(self._checkpoint.tokens.prefill).expand(len(prepared), -1),
+            pixel_values=self._on_device(prepared),
+            past_key_values=cache,
             use_cache=True,
         )
-        return self._score(outputs.last_hidden_state[:, -1]), outputs.past_key_values
+        return self._score(outputs.last_hidden_state[:, -1])
 
     def _score(self, hidden: torch.Tensor) -> list[Score]:
         """The two words' logits are computed in float32: bfloat16 would round a logit near 20 to steps of 0.125."""
-        pair = torch.tensor([self._checkpoint.tokens.real, self._checkpoint.tokens.fake], device=hidden.device)
+        pair = self._ids((self._checkpoint.tokens.real, self._checkpoint.tokens.fake))
         logits = self._model.lm_head(hidden).float()
         logits[:, pair] = hidden.float() @ self._model.lm_head.weight[pair].float().T
         mass = logits.softmax(dim=-1)[:, pair].sum(dim=-1)
@@ -107,34 +125,29 @@ class TransformersEngine:
             raise EngineError(f"{self.manifest.name} gave a score that is not a number: weights or dtype are wrong.")
         return [Score(real=real, fake=fake, pair_mass=min(mass, 1.0)) for real, fake, mass in rows]
 
-    def _explain(self, cache: Any, labels: Sequence[Label | None]) -> list[str | None]:
-        """Text for the rows that have a label, from the prefill's cache, all of them in one batch.
-
-        Rows differ in the verdict's token only, so their lengths are equal (the prompt's tokens guarantee that).
-        """
-        wanted = [index for index, label in enumerate(labels) if label is not None]
-        texts: list[str | None] = [None] * len(labels)
-        if not wanted:
-            return texts
-        if len(wanted) < len(labels):
-            cache.batch_select_indices(torch.tensor(wanted, device=self._checkpoint.device))
+    def _explain(self, cache: Slab, labels: Sequence[Label]) -> list[str]:
+        """Text for each kept row, after its label's opening sentence."""
+        if not labels:
+            return []
         tokens = self._checkpoint.tokens
-        answers = [(*tokens.prefix, tokens.verdict(cast(Label, labels[row])), *tokens.suffix) for row in wanted]
-        for row, opening, generated in zip(wanted, answers, self._generate(cache, answers), strict=True):
-            texts[row] = self._text(opening, generated)
-        return texts
+        openings = [(*tokens.prefix, tokens.verdict(label), *tokens.suffix) for label in labels]
+        first = self._ids([opening[len(tokens.prefix) :] for opening in openings])
+        written = self._decode(cache, first)
+        return [self._text(opening, tokens) for opening, tokens in zip(openings, written, strict=True)]
 
-    def _generate(self, cache: Any, answers: Sequence[tuple[int, ...]]) -> list[list[int]]:
-        """Greedy continuation of `prompt + answer`, of which the cache holds all but verdict and suffix."""
-        ids = torch.tensor(
-            [(*self._checkpoint.tokens.prompt, *answer) for answer in answers], device=self._checkpoint.device
-        )
-        generated = self._model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache)
-        return cast(list[list[int]], generated[:, ids.shape[1] :].tolist())
-
-    def _text(self, opening: tuple[int, ...], generated: list[int]) -> str:
+    def _decode(self, cache: Slab, first: torch.Tensor) -> list[list[int]]:
         end = self._tokenizer.eos_token_id
-        ended = end in generated
-        body = generated[: generated.index(end)] if ended else generated
-        text = self._tokenizer.decode([*opening, *body], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text.strip() if ended else whole_sentences(text.strip())
+        return decode(self._model, cache, first, end=end, limit=self._max_new_tokens)
+
+    def _text(self, opening: tuple[int, ...], written: list[int]) -> str:
+        """An answer cut at the limit, so that it holds no end, keeps its whole sentences."""
+        ended = written[-1:] == [self._tokenizer.eos_token_id]
+        ids = [*opening, *(written[:-1] if ended else written)]
+        text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+        return text if ended else whole_sentences(text)
+
+    def _ids(self, ids: Sequence[int] | Sequence[Sequence[int]]) -> torch.Tensor:
+        return torch.tensor(ids, device=self._checkpoint.device)
+
+    def _on_device(self, prepared: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.stack(list(prepared)).to(self._checkpoint.device, self._model.dtype)

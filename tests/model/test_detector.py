@@ -70,8 +70,8 @@ def test_text_from_the_cache_is_what_generate_writes_from_the_start(
     """Token for token, for a subset of a batch whose verdicts differ."""
     labels = ["real", None, "fake", None, None, "fake", "real", None]
     seen: list[list[int]] = []
-    generate = engine._generate
-    engine._generate = lambda cache, answers: seen.extend(generate(cache, answers)) or seen  # type: ignore[method-assign]
+    decode = engine._decode
+    engine._decode = lambda cache, first: seen.extend(decode(cache, first)) or seen  # type: ignore[method-assign]
     answers = engine.answer([engine.prepare(image) for image in images], lambda index, score: labels[index])
     wanted = [index for index, label in enumerate(labels) if label]
     assert [index for index, answer in enumerate(answers) if answer.text] == wanted
@@ -142,7 +142,7 @@ def test_text_that_was_cut_ends_at_its_last_sentence(engine: TransformersEngine)
     opening = tuple(encode(" This is a fake image.", add_special_tokens=False))
     more = encode(" The texture is over-smooth. The texture is", add_special_tokens=False)
     assert engine._text(opening, more) == "This is a fake image. The texture is over-smooth."
-    ended = [*more, engine._tokenizer.eos_token_id, *more]
+    ended = [*more, engine._tokenizer.eos_token_id]
     assert engine._text(opening, ended) == "This is a fake image. The texture is over-smooth. The texture is"
 
 
