@@ -1,4 +1,4 @@
-"""Reading the verdict out of an answer's text, for answers that came without a score.
+"""An answer's text: out of the tokens an engine wrote, and the verdict out of it where there is no score.
 
 Whole words of the first sentence decide; nothing is guessed. It knows nothing of scores: `detector` reads those.
 """
@@ -6,7 +6,8 @@ Whole words of the first sentence decide; nothing is guessed. It knows nothing o
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 Reading = Literal["real", "fake", "unparsable"]
 
@@ -34,3 +35,14 @@ def whole_sentences(text: str) -> str:
     """`text` up to its last complete sentence, for an answer that was cut at a token limit; all of it if none ends."""
     ends = [match.end() for match in re.finditer(r"[.!?][\"')\]]*(?=\s|$)", text)]
     return text[: ends[-1]] if ends else text
+
+
+def decoded(tokenizer: Any, opening: Sequence[int], written: Sequence[int]) -> str:
+    """The text of an answer that was given `opening` and continued with `written`, both token ids.
+
+    `written` ends with the tokenizer's EOS, or was cut at a limit: then only its whole sentences are kept.
+    """
+    ended = bool(written) and written[-1] == tokenizer.eos_token_id
+    ids = [*opening, *(written[:-1] if ended else written)]
+    text = str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()
+    return text if ended else whole_sentences(text)

@@ -21,6 +21,7 @@ from model import checkpoint as checkpoints
 from model.decode import to_rgb
 from model.engines.engine import Engine, Score
 from model.engines.transformers import TransformersEngine
+from model.engines.vllm import VllmEngine
 from model.manifest import Calibration, Golden, Manifest
 from model.prompt import Label
 
@@ -84,6 +85,24 @@ class Detector:
         """A detector in this process; the arguments and errors are those of `checkpoint.load`."""
         loaded = checkpoints.load(source, revision=revision, device=device, dtype=dtype, manifest=manifest)
         return cls(TransformersEngine(loaded, max_new_tokens=max_new_tokens))
+
+    @classmethod
+    def connect(
+        cls,
+        url: str,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        manifest: Manifest | None = None,
+        max_new_tokens: int = 256,
+    ) -> Detector:
+        """A detector whose network runs on the vLLM server at `url`; no weights are loaded here.
+
+        The other arguments are those of `checkpoint.load`, and so are the errors; where the server does not serve this
+        checkpoint as its manifest says, EngineError.
+        """
+        interface = checkpoints.load_interface(source, revision=revision, manifest=manifest)
+        return cls(VllmEngine(url, interface, max_new_tokens=max_new_tokens))
 
     @property
     def manifest(self) -> Manifest:
