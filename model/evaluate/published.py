@@ -1,0 +1,59 @@
+"""What the FakeVLM paper reports (arXiv 2503.14905), and whether a run of ours may be held against it.
+
+Its F1 is that of real images (98.6 % accuracy on a set that is 63.8 % fake allows no other). It names neither the
+variant of ROUGE-L nor the embedder of CSS. Of its robustness figures we know the kinds, not the parameters or the set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Published:
+    """One row of the paper's tables. `images` is how many its set has, where that is public."""
+
+    images: int | None
+    accuracy: float
+    f1: float
+    rouge_l: float
+    css: float
+
+
+RESULTS = {
+    "FakeClue": Published(5000, 0.986, 0.981, 0.580, 0.877),
+    "LOKI": Published(2217, 0.843, 0.837, 0.201, 0.582),
+    "DD-VQA": Published(None, 0.932, 0.931, 0.704, 0.866),
+}
+
+# Accuracies after an alteration, by our names for them.
+ROBUSTNESS = {"blur": 0.895, "rotate15": 0.909, "jpeg80": 0.910, "jpeg70": 0.912, "noise": 0.921}
+
+
+def differences(summary: dict[str, Any]) -> list[str]:
+    """Every reason why this run's accuracy and F1 are not the paper's quantity; none where they may be compared."""
+    data, theirs = summary["data"], RESULTS.get(summary["data"]["format"])
+    found = []
+    if summary["checkpoint"]["is_demo"]:
+        found.append("the checkpoint is a demo model, not FakeVLM")
+    if theirs is None:
+        found.append("the paper measured no such set")
+    elif theirs.images is None:
+        found.append("which frames the paper judged is not published")
+    elif data["judged"] != theirs.images:
+        found.append(f"its set has {theirs.images:,} images, and {data['judged']:,} were judged here")
+    if summary["options"]["answers"] != "free":
+        found.append("it reads labels from free answers (--answers free), and here the score gave them")
+    return found
+
+
+def verdict(summary: dict[str, Any]) -> str:
+    """One sentence: comparable or not, and why."""
+    found = differences(summary)
+    if found:
+        return f"Not comparable with the paper: {'; '.join(found)}."
+    return (
+        "Comparable in accuracy and F1: same format and number of images, labels read the same way. "
+        "ROUGE-L and CSS are not: the paper names neither the variant nor the embedder."
+    )

@@ -1,0 +1,89 @@
+"""One labelled set from a file or a folder, whatever its format, with what was left out of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from model.evaluate.records import ddvqa, fakeclue, loki, rows, tree
+from model.evaluate.records.rows import UnreadableRecords
+from model.evaluate.records.sample import Row, Sample, Skipped
+
+FORMATS = (fakeclue, loki, ddvqa)
+EXPECTED = """What can be read:
+  FakeClue  {"image": …, "label": 0 or 1, "cate": …, "conversations": […]}, a JSON list or a line each
+  LOKI      {"image_path": …, "question": …, "answer": "Yes" or "No", …}, a JSON list or a line each
+  DD-VQA    {"5_044": {"0": {"question": …, "answer": [… ]}, …}, …}
+  folders   images below folders called real and fake"""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples in the order of their records. `format` is one of FakeClue, LOKI, DD-VQA and folders."""
+
+    format: str
+    samples: tuple[Sample, ...]
+    skipped: tuple[Skipped, ...]
+
+    def digest(self) -> str:
+        """sha256 of every sample's label, texts, name and file size: cheap, and enough to tell another set by."""
+        digest = hashlib.sha256()
+        for sample in self.samples:
+            size = sample.path.stat().st_size
+            line = [sample.id, sample.image, sample.label, sample.category, sample.references, sample.group, size]
+            digest.update(json.dumps(line).encode())
+        return digest.hexdigest()
+
+    def first(self, limit: int | None) -> Dataset:
+        """The first `limit` samples; what was skipped stays said."""
+        return replace(self, samples=self.samples[:limit])
+
+
+def read(data: Path, images: Path | None = None) -> Dataset:
+    """Read a file of records, a folder of such files, or a tree of real and fake images.
+
+    `images` is what the records' image names are relative to; the folder of `data` where it is None.
+    Raises UnreadableRecords where no format fits.
+    """
+    if not data.exists():
+        raise UnreadableRecords(f"{data} does not exist.")
+    if data.is_dir() and tree.fits(data):
+        found_images, outside = tree.read(data)
+        return Dataset(tree.NAME, tuple(found_images), tuple(outside))
+    folder = data if data.is_dir() else data.parent
+    found, skipped = _rows(_files(data))
+    format_ = max(FORMATS, key=lambda each: sum(each.fits(row.value) for row in found))
+    good = [row for row in found if format_.fits(row.value)]
+    if not good:
+        raise UnreadableRecords(f"{data} has no records of a known format.\n{EXPECTED}")
+    skipped += [
+        Skipped(row.place, "", f"not a record as {format_.NAME} has them")
+        for row in found
+        if not format_.fits(row.value)
+    ]
+    samples, more = format_.read(good, images or folder)
+    return Dataset(format_.NAME, tuple(samples), tuple(skipped + more))
+
+
+def _files(data: Path) -> list[Path]:
+    if data.is_file():
+        return [data]
+    files = sorted(path for path in data.rglob("*") if path.suffix.lower() in rows.SUFFIXES and path.is_file())
+    if not files:
+        raise UnreadableRecords(f"{data} has neither folders called real and fake nor JSON files.\n{EXPECTED}")
+    return files
+
+
+def _rows(files: Sequence[Path]) -> tuple[list[Row], list[Skipped]]:
+    """The rows of all files; where there are several, a row's place names its file."""
+    found: list[Row] = []
+    skipped: list[Skipped] = []
+    for path in files:
+        prefix = f"{path.name}, " if len(files) > 1 else ""
+        good, bad = rows.read(path)
+        found += [replace(row, place=prefix + row.place) for row in good]
+        skipped += [replace(each, place=prefix + each.place) for each in bad]
+    return found, skipped

@@ -1,0 +1,183 @@
+"""From rows to the summary: every measure with its interval, and everything a reader needs to know where it is from.
+
+It holds no time and no path of its own, so that the same run always gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from model.evaluate import intervals, metrics, published, texts
+from model.evaluate.journal import Record
+from model.evaluate.metrics import Estimate, Outcomes
+from model.evaluate.robustness import ALTERATIONS
+from model.evaluate.run import Results
+
+DIGITS = 6
+
+UNPARSABLE = {
+    "free": "the label is read from the model's whole answer; one that cannot be read counts as wrong",
+    "scored": "not measured: the label is the score's and opens the answer, so there is nothing to parse",
+    "none": "not measured: no answers were generated",
+}
+
+
+def summarise(results: Results) -> Record:
+    """The summary as plain JSON values, rounded to six digits."""
+    judged = [row for row in results.rows if row["error"] is None]
+    outcomes = outcomes_of(judged)
+    described = results.description
+    answers = described["options"]["answers"]
+    summary: dict[str, Any] = {
+        **described,
+        "data": {**described["data"], **_counts(results, judged), "data_digest": _digest(judged)},
+        "intervals": _how(outcomes),
+        "metrics": {name: asdict(each) for name, each in _measures(judged, outcomes, answers).items()},
+        "unparsable": UNPARSABLE[answers],
+        "low_pair_mass_is_below": metrics.LOW_PAIR_MASS,
+        "confusion": metrics.confusion(outcomes),
+        "categories": {
+            name: _category([row for row in judged if row["category"] == name])
+            for name in sorted({row["category"] for row in judged})
+        },
+        "reliability": [asdict(each) for each in metrics.reliability(outcomes)],
+        "coverage": [asdict(each) for each in metrics.coverage(outcomes)],
+        "texts": texts.describe() if any(row["rouge_l"] is not None for row in judged) else None,
+        "robustness": _robustness(results),
+    }
+    summary["published"] = {
+        "results": {name: asdict(each) for name, each in published.RESULTS.items()},
+        "robustness_accuracy": published.ROBUSTNESS,
+        "comparable": not published.differences(summary),
+        "verdict": published.verdict(summary),
+    }
+    rounded: Record = _rounded(summary)
+    return rounded
+
+
+def to_json(summary: Record) -> str:
+    return json.dumps(summary, indent=2) + "\n"
+
+
+def outcomes_of(rows: Sequence[Record], predicted: str = "predicted") -> Outcomes:
+    """Rows as arrays; `predicted` is the field that holds the label."""
+    groups = [row["group"] for row in rows]
+    return Outcomes(
+        fake=np.array([row["label"] == "fake" for row in rows], dtype=np.bool_),
+        predicted=np.array([row[predicted] for row in rows], dtype=np.str_),
+        p_fake=np.array([row["p_fake"] for row in rows], dtype=np.float64),
+        logit=np.array([row["logit"] for row in rows], dtype=np.float64),
+        pair_mass=np.array([row["pair_mass"] for row in rows], dtype=np.float64),
+        groups=np.array(groups) if groups and None not in groups else None,
+    )
+
+
+def _measures(rows: Sequence[Record], outcomes: Outcomes, answers: str) -> dict[str, Estimate]:
+    found = metrics.measure(outcomes)
+    if answers == "free":
+        found["unparsable"] = metrics.share(outcomes.predicted == "unparsable", outcomes.groups)
+        agreeing = np.array([row["predicted"] == row["scored"] for row in rows], dtype=np.bool_)
+        found["answer_agrees_with_score"] = metrics.share(agreeing, outcomes.groups)
+    return found | _nearness(rows, outcomes)
+
+
+def _nearness(rows: Sequence[Record], outcomes: Outcomes) -> dict[str, Estimate]:
+    compared = np.array([row["rouge_l"] is not None for row in rows], dtype=np.bool_)
+    groups = outcomes.groups[compared] if outcomes.groups is not None else None
+    near = [row for row in rows if row["rouge_l"] is not None]
+    return {name: metrics.average([row[name] for row in near], groups) for name in ("rouge_l", "css")}
+
+
+def _category(rows: Sequence[Record]) -> Record:
+    """What can be said of one category: fewer images, so fewer measures."""
+    outcomes = outcomes_of(rows)
+    found = metrics.classification(outcomes)
+    names = ("accuracy", "recall_real", "recall_fake", "f1_real", "f1_fake")
+    measures = {name: found[name] for name in names} | {"auroc": metrics.area(outcomes)} | _nearness(rows, outcomes)
+    return {
+        "images": len(rows),
+        "confusion": metrics.confusion(outcomes),
+        "metrics": {name: asdict(each) for name, each in measures.items()},
+    }
+
+
+def _robustness(results: Results) -> list[Record]:
+    """The clean set and each alteration of it, judged by the score, over the images that were judged in all of them."""
+    if not results.altered:
+        return []
+    passes = {"clean": results.rows, **results.altered}
+    both = [all(rows[index]["error"] is None for rows in passes.values()) for index in range(len(results.rows))]
+    what = {"clean": "as it is"} | {each.name: each.what for each in ALTERATIONS}
+    clean = _altered(results.rows, results.rows, both)
+    return [
+        _condition(name, what[name], _altered(results.rows, rows, both), clean, published.ROBUSTNESS.get(name))
+        for name, rows in passes.items()
+    ]
+
+
+def _altered(clean: Sequence[Record], rows: Sequence[Record], both: Sequence[bool]) -> Outcomes:
+    merged = [
+        {**original, **{name: row[name] for name in ("p_fake", "logit", "pair_mass", "scored")}}
+        for original, row, judged in zip(clean, rows, both, strict=True)
+        if judged
+    ]
+    return outcomes_of(merged, "scored")
+
+
+def _condition(name: str, what: str, outcomes: Outcomes, clean: Outcomes, paper: float | None) -> Record:
+    found = metrics.classification(outcomes)
+    measures = {each: found[each] for each in ("accuracy", "recall_real", "recall_fake")}
+    measures["auroc"] = metrics.area(outcomes)
+    measures["change"] = metrics.change(clean.right, outcomes.right, outcomes.groups)
+    return {
+        "name": name,
+        "what": what,
+        "metrics": {each: asdict(estimate) for each, estimate in measures.items()},
+        "published_accuracy": paper,
+    }
+
+
+def _counts(results: Results, judged: Sequence[Record]) -> Record:
+    groups = {row["group"] for row in judged}
+    reasons = Counter(str(each["reason"]).split(":")[0] for each in results.skipped)
+    return {
+        "judged": len(judged),
+        "real": sum(row["label"] == "real" for row in judged),
+        "fake": sum(row["label"] == "fake" for row in judged),
+        "with_reference": sum(bool(row["references"]) for row in judged),
+        "groups": len(groups) if None not in groups else None,
+        "skipped": len(results.skipped),
+        "skipped_by_reason": dict(reasons.most_common()),
+    }
+
+
+def _digest(rows: Sequence[Record]) -> str:
+    """sha256 over what was judged: every image's own sha256, its label and its references, in order."""
+    lines = [json.dumps([row["sha256"], row["label"], row["references"]]) for row in rows]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _how(outcomes: Outcomes) -> str:
+    drawn = "images" if outcomes.groups is None else f"{len(set(outcomes.groups))} groups of alike images"
+    wider = "" if outcomes.groups is None else ", widened where the bootstrap is wider"
+    return (
+        f"95 %: proportions by Wilson's score{wider}, the others by {intervals.RESAMPLES} bootstrap draws of {drawn} "
+        f"(percentiles, seed {intervals.SEED})"
+    )
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, DIGITS)
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(each) for each in value]
+    return value
