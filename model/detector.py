@@ -25,11 +25,16 @@ from model.engines.vllm import VllmEngine
 from model.manifest import Calibration, Golden, Manifest
 from model.prompt import Label
 
+# Dtypes of quantized checkpoints: not roundings of one network but networks of their own.
+QUANTIZED = frozenset(("int8", "nf4"))
+
 # How far a golden logit may move, by the coarser of the two dtypes (theirs and ours). Measured on the tiny random LLaVA
 # of the tests (CPU, 200 images, logits from -3 to 17) against float32: 0.000002 for float32 in other batches, 0.05 for
 # float16, 0.48 for bfloat16. More is allowed, because a deeper network rounds more often, and another GPU or BLAS sums
 # in another order. Not yet measured on FakeVLM itself.
 LOGIT_TOLERANCE = {"float32": 0.02, "float16": 0.15, "bfloat16": 0.75}
+# Quantized layers compute in bfloat16 on a GPU; the same weights quantized again are the same, bit for bit.
+LOGIT_TOLERANCE |= dict.fromkeys(QUANTIZED, LOGIT_TOLERANCE["bfloat16"])
 
 
 class GoldenMismatch(RuntimeError):
@@ -159,6 +164,12 @@ class Detector:
             raise GoldenMismatch(
                 f"{self.manifest.name} has no golden outputs: register it with `telltale models register` first."
             )
+        for golden in goldens:
+            if golden.dtype != self.dtype and QUANTIZED & {golden.dtype, self.dtype}:
+                raise GoldenMismatch(
+                    f"The golden outputs of {self.manifest.name} were made in {golden.dtype}, this is {self.dtype}: "
+                    "register it anew with `telltale models register`."
+                )
         images = [_golden_image(folder, golden) for golden in goldens]
         explain = [self._is_same_setup(golden) for golden in goldens]
         differences = [

@@ -2,8 +2,8 @@
 
 Two ways. `Slab` keeps keys and values in memory taken once and written in place (transformers' own dynamic cache copies
 all of it at every step), and lets finished rows go, so that a batch does not run at full width to its longest answer.
-`CompiledStep` runs on transformers' static cache with a compiled step, for small batches on CUDA, where launching
-kernels one by one costs more than running them. Knows token ids and the network, and nothing of images or verdicts.
+`CompiledDecoder` runs a compiled step on transformers' static cache, for small batches on CUDA, where launching kernels
+one by one costs more than running them. Knows token ids and the network, and nothing of images or verdicts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import Cache
+from transformers import Cache, StaticCache
 from transformers.cache_utils import DynamicLayer
 
 # Letting rows go copies the rest once, about two steps' worth of reading it; measured in docs/performance.md.
@@ -106,14 +106,13 @@ def decode(network: Any, cache: Slab, first: torch.Tensor, *, end: int, limit: i
     `network` is a LlavaForConditionalGeneration; `first`, rows × tokens, follows the prefill and is given.
     """
     cache.use_kept()
-    stride = CUDA_STRIDE if first.is_cuda else 1
+    stride = stride_on(first)
     written: list[list[int]] = [[] for _ in range(len(first))]
     rows, fed = list(range(len(first))), first
     for done in range(0, limit, stride):
         block = []
         for _ in range(min(stride, limit - done)):
-            hidden = network.model.language_model(input_ids=fed, past_key_values=cache, use_cache=True)
-            fed = network.lm_head(hidden.last_hidden_state[:, -1:]).argmax(dim=-1)
+            fed = _next(network, cache, fed)
             block.append(fed)
         going = _append(written, rows, torch.cat(block, dim=1).tolist(), end)
         if not going:
@@ -122,6 +121,46 @@ def decode(network: Any, cache: Slab, first: torch.Tensor, *, end: int, limit: i
             cache.drop_to(going)
             fed, rows = fed[torch.tensor(going, device=fed.device)], [rows[place] for place in going]
     return [_until(tokens, end) for tokens in written]
+
+
+class CompiledDecoder:
+    """Decodes batches of exactly `rows` rows, so that one compilation serves them all."""
+
+    def __init__(self, network: Any, rows: int, *, backend: str = "inductor") -> None:
+        self.rows = rows
+        self._network = network
+        mode = "reduce-overhead" if backend == "inductor" else None  # CUDA graphs
+        self._step = torch.compile(_next, fullgraph=True, backend=backend, mode=mode)
+
+    def cache(self, length: int) -> StaticCache:
+        return StaticCache(config=self._network.config.text_config, max_cache_len=length)
+
+    @torch.inference_mode()
+    def decode(self, cache: StaticCache, first: torch.Tensor, *, end: int, limit: int) -> list[list[int]]:
+        """See `decode`; rows that have ended run on to the longest one's end, since the graph has one width."""
+        stride = stride_on(first)
+        fed = _next(self._network, cache, first)  # more tokens than one: another shape than the compiled one
+        written, rows = fed.tolist(), list(range(len(first)))
+        for done in range(1, limit, stride):
+            block = []
+            for _ in range(min(stride, limit - done)):
+                fed = self._step(self._network, cache, fed).clone()  # a replayed graph writes to the same memory
+                block.append(fed)
+            if not _append(written, rows, torch.cat(block, dim=1).tolist(), end):
+                break
+        return [_until(tokens, end) for tokens in written]
+
+
+def _next(network: Any, cache: Cache, fed: torch.Tensor) -> torch.Tensor:
+    """The likeliest next token of every row: rows × 1."""
+    hidden = network.model.language_model(input_ids=fed, past_key_values=cache, use_cache=True).last_hidden_state
+    token: torch.Tensor = network.lm_head(hidden[:, -1:]).argmax(dim=-1)
+    return token
+
+
+def stride_on(tensor: torch.Tensor) -> int:
+    """How many steps run between two looks at what was written, on this tensor's device."""
+    return CUDA_STRIDE if tensor.is_cuda else 1
 
 
 def _append(written: list[list[int]], rows: list[int], block: list[list[int]], end: int) -> list[int]:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+import psutil
 import torch
 from PIL import Image
+from transformers import Cache
 
 from model.answer import whole_sentences
 from model.checkpoint import Checkpoint
-from model.engines.decoding import Slab, decode
+from model.engines.decoding import CompiledDecoder, Slab, decode
 from model.engines.engine import Answer, Chooser, EngineError, Score
 from model.manifest import Manifest
 from model.preprocess import to_pixels
@@ -25,18 +28,51 @@ log = logging.getLogger(__name__)
 
 # Enough rows to keep a GPU's arithmetic busy: prefill is bound by it, and more rows only take more memory.
 PREFILL_ROWS = 16
+# Beyond this the weights' share of a decoding step is small (fakevlm's roofline: 42 images/s at 64 rows, 50 at 320).
+MOST_ROWS = 256
+SPARE = 0.1  # of the free memory: fragments, and what other libraries take
+
+Outcome = TypeVar("Outcome")
+
+
+def rows_that_fit(checkpoint: Checkpoint, length: int) -> int:
+    """How many rows of `length` tokens fit the device's free memory, beside one prefill: 1 to `MOST_ROWS`.
+
+    A row's keys and values are 2 × layers × heads × head size numbers a token (512 KiB for FakeVLM in bfloat16). What a
+    prefill holds at once is taken as three times the MLP's width and eight times the model's, for every token.
+    """
+    text = checkpoint.model.config.text_config
+    size = torch.finfo(checkpoint.model.dtype).bits // 8
+    head = text.hidden_size // text.num_attention_heads
+    row = 2 * text.num_hidden_layers * text.num_key_value_heads * head * length * size
+    prefill = PREFILL_ROWS * length * (3 * text.intermediate_size + 8 * text.hidden_size) * size
+    room = (1 - SPARE) * free_memory(checkpoint.device) - prefill
+    return max(1, min(MOST_ROWS, int(room / row)))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be taken on this device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available)
 
 
 class TransformersEngine:
-    """Runs one checkpoint on the device it was loaded to. `max_new_tokens` bounds an explanation after its opening."""
+    """Runs one checkpoint on the device it was loaded to. `max_new_tokens` bounds an explanation after its opening.
+
+    `largest_batch` is how many images run at once, by the memory that is free now. Batches of up to `compiled_rows`
+    images decode with a compiled step, padded to that many; 0 compiles nothing.
+    """
 
     name = "transformers"
 
-    def __init__(self, checkpoint: Checkpoint, *, max_new_tokens: int = 256) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, max_new_tokens: int = 256, compiled_rows: int = 0) -> None:
         self._checkpoint = checkpoint
         self._model = checkpoint.model
         self._tokenizer = checkpoint.processor.tokenizer
         self._max_new_tokens = max_new_tokens
+        self._compiled = CompiledDecoder(checkpoint.model, compiled_rows) if compiled_rows else None
+        self.largest_batch = rows_that_fit(checkpoint, self._length)
 
     @property
     def dtype(self) -> str:
@@ -51,36 +87,41 @@ class TransformersEngine:
         return to_pixels(self._checkpoint.processor, [image])[0]
 
     def answer(self, prepared: Sequence[torch.Tensor], choose: Chooser) -> list[Answer]:
-        """See `Engine.answer`. A batch that does not fit GPU memory is run again in two halves."""
-        if not prepared:
-            return []
-        try:
-            return self._answer(prepared, choose)
-        except torch.OutOfMemoryError:
-            if len(prepared) == 1:
-                raise
-        half = len(prepared) // 2
-        log.warning("a batch of %d does not fit GPU memory: trying halves", len(prepared))
-        torch.cuda.empty_cache()
-        rest = self.answer(prepared[half:], lambda index, score: choose(index + half, score))
-        return self.answer(prepared[:half], choose) + rest
+        """See `Engine.answer`. At most `largest_batch` run at once."""
+        return self._in_parts(
+            prepared, lambda part, start: self._answer(part, lambda index, score: choose(start + index, score))
+        )
 
-    @torch.inference_mode()
     def complete(self, prepared: Sequence[torch.Tensor]) -> list[str]:
         """See `Engine.complete`."""
-        prompt = self._checkpoint.tokens.prompt
-        cache = Slab(
-            self._model.config.text_config.num_hidden_layers, len(prepared), len(prompt) + self._max_new_tokens
-        )
+        return self._in_parts(prepared, lambda part, start: self._complete(part))
+
+    def _in_parts(
+        self, prepared: Sequence[torch.Tensor], run: Callable[[Sequence[torch.Tensor], int], list[Outcome]]
+    ) -> list[Outcome]:
+        """`run` over parts and where each starts; a part that does not fit memory is run again in two halves."""
+        size, start = self.largest_batch, 0
+        outcomes: list[Outcome] = []
+        while start < len(prepared):
+            part = prepared[start : start + size]
+            try:
+                outcomes += run(part, start)
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise
+                size = len(part) // 2
+                log.warning("a batch of %d does not fit GPU memory: trying %d", len(part), size)
+                torch.cuda.empty_cache()
+            else:
+                start += len(part)
+        return outcomes
+
+    @torch.inference_mode()
+    def _complete(self, prepared: Sequence[torch.Tensor]) -> list[str]:
+        prompt, cache = self._checkpoint.tokens.prompt, self._slab(len(prepared))
         for start in range(0, len(prepared), PREFILL_ROWS):
             part = prepared[start : start + PREFILL_ROWS]
-            cache.open(len(part))
-            self._model.model(
-                input_ids=self._ids(prompt[:-1]).expand(len(part), -1),
-                pixel_values=self._on_device(part),
-                past_key_values=cache,
-                use_cache=True,
-            )
+            self._run(prompt[:-1], part, cache)
             cache.keep(range(len(part)))
         written = self._decode(cache, self._ids([prompt[-1:]] * len(prepared)))
         return [self._text((), tokens) for tokens in written]
@@ -88,9 +129,9 @@ class TransformersEngine:
     @torch.inference_mode()
     def _answer(self, prepared: Sequence[torch.Tensor], choose: Chooser) -> list[Answer]:
         """Prefill a few rows at a time, keep those that want text, and decode all of these together."""
-        tokens = self._checkpoint.tokens
-        length = len(tokens.prefill) + 1 + len(tokens.suffix) + self._max_new_tokens
-        cache = Slab(self._model.config.text_config.num_hidden_layers, len(prepared), length)
+        if self._compiled is not None and len(prepared) <= self._compiled.rows:
+            return self._answer_compiled(self._compiled, prepared, choose)
+        cache = self._slab(len(prepared))
         scores: list[Score] = []
         labels: list[Label | None] = []
         for start in range(0, len(prepared), PREFILL_ROWS):
@@ -103,16 +144,42 @@ class TransformersEngine:
             Answer(score, None if label is None else next(texts)) for score, label in zip(scores, labels, strict=True)
         ]
 
-    def _prefill(self, prepared: Sequence[torch.Tensor], cache: Slab) -> list[Score]:
+    def _answer_compiled(
+        self, decoder: CompiledDecoder, prepared: Sequence[torch.Tensor], choose: Chooser
+    ) -> list[Answer]:
+        """All rows are decoded, also those that want no text: the compiled step has one width."""
+        padded = [*prepared, *[prepared[-1]] * (decoder.rows - len(prepared))]
+        cache = decoder.cache(self._length)
+        scores = self._prefill(padded, cache)[: len(prepared)]
+        labels = [choose(index, score) for index, score in enumerate(scores)]
+        if not any(labels):
+            return [Answer(score, None) for score in scores]
+        openings = [self._opening(label or "real") for label in [*labels, *[None] * (len(padded) - len(labels))]]
+        first = self._ids([opening[len(self._checkpoint.tokens.prefix) :] for opening in openings])
+        end = self._tokenizer.eos_token_id
+        written = decoder.decode(cache, first, end=end, limit=self._max_new_tokens)
+        return [
+            Answer(score, self._text(opening, row) if label else None)
+            for score, label, opening, row in zip(scores, labels, openings, written, strict=False)
+        ]
+
+    def _prefill(self, prepared: Sequence[torch.Tensor], cache: Cache) -> list[Score]:
         """Scores at the position after prompt and prefix; the cache goes up to there."""
-        cache.open(len(prepared))
-        outputs = self._model.model(
-            input_ids=self._ids(self._checkpoint.tokens.prefill).expand(len(prepared), -1),
-            pixel_values=self._on_device(prepared),
+        hidden = self._run(self._checkpoint.tokens.prefill, prepared, cache)
+        return self._score(hidden[:, -1])
+
+    def _run(self, ids: Sequence[int], prepared: Sequence[torch.Tensor], cache: Cache) -> torch.Tensor:
+        """One pass over the same tokens and every row's image: rows × tokens × width."""
+        if isinstance(cache, Slab):
+            cache.open(len(prepared))
+        pixels = torch.stack(list(prepared)).to(self._checkpoint.device, self._model.dtype)
+        hidden: torch.Tensor = self._model.model(
+            input_ids=self._ids(ids).expand(len(prepared), -1),
+            pixel_values=pixels,
             past_key_values=cache,
             use_cache=True,
-        )
-        return self._score(outputs.last_hidden_state[:, -1])
+        ).last_hidden_state
+        return hidden
 
     def _score(self, hidden: torch.Tensor) -> list[Score]:
         """The two words' logits are computed in float32: bfloat16 would round a logit near 20 to steps of 0.125."""
@@ -129,11 +196,15 @@ class TransformersEngine:
         """Text for each kept row, after its label's opening sentence."""
         if not labels:
             return []
-        tokens = self._checkpoint.tokens
-        openings = [(*tokens.prefix, tokens.verdict(label), *tokens.suffix) for label in labels]
-        first = self._ids([opening[len(tokens.prefix) :] for opening in openings])
+        openings = [self._opening(label) for label in labels]
+        first = self._ids([opening[len(self._checkpoint.tokens.prefix) :] for opening in openings])
         written = self._decode(cache, first)
         return [self._text(opening, tokens) for opening, tokens in zip(openings, written, strict=True)]
+
+    def _opening(self, label: Label) -> tuple[int, ...]:
+        """The ids of the sentence that an explanation under this label begins with."""
+        tokens = self._checkpoint.tokens
+        return (*tokens.prefix, tokens.verdict(label), *tokens.suffix)
 
     def _decode(self, cache: Slab, first: torch.Tensor) -> list[list[int]]:
         end = self._tokenizer.eos_token_id
@@ -146,8 +217,13 @@ class TransformersEngine:
         text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
         return text if ended else whole_sentences(text)
 
+    @property
+    def _length(self) -> int:
+        """Tokens that the longest row takes: prompt, opening and what may follow."""
+        return len(self._checkpoint.tokens.prompt) + len(self._opening("real")) + self._max_new_tokens
+
+    def _slab(self, rows: int) -> Slab:
+        return Slab(self._model.config.text_config.num_hidden_layers, rows, self._length)
+
     def _ids(self, ids: Sequence[int] | Sequence[Sequence[int]]) -> torch.Tensor:
         return torch.tensor(ids, device=self._checkpoint.device)
-
-    def _on_device(self, prepared: Sequence[torch.Tensor]) -> torch.Tensor:
-        return torch.stack(list(prepared)).to(self._checkpoint.device, self._model.dtype)

@@ -1,0 +1,54 @@
+"""How many images run at once follows from the memory that is free; larger batches run in parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from model.checkpoint import Checkpoint, load
+from model.engines import transformers
+from model.engines.transformers import MOST_ROWS, TransformersEngine, rows_that_fit
+from model.manifest import Manifest
+
+GIBIBYTE = 2**30
+
+
+def fakevlm_sized() -> Checkpoint:
+    """What `rows_that_fit` reads of FakeVLM in bfloat16: 32 layers, 32 heads of 128, an MLP of 11,008."""
+    text = SimpleNamespace(
+        num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32, hidden_size=4096, intermediate_size=11008
+    )
+    network = SimpleNamespace(
+        config=SimpleNamespace(text_config=text), dtype=torch.bfloat16, device=torch.device("cpu")
+    )
+    return Checkpoint(None, Manifest(name="f", kind="fakevlm", base="b"), None, network)  # type: ignore[arg-type]
+
+
+# 512 KiB a token, 849 tokens a row: 425 MiB; a prefill of 16 rows takes 1.7 GiB.
+@pytest.mark.parametrize(("free", "rows"), [(8, 13), (24, 48), (64, 134), (126, MOST_ROWS), (1, 1)])
+def test_rows_follow_from_free_memory(monkeypatch: pytest.MonkeyPatch, free: int, rows: int) -> None:
+    monkeypatch.setattr(transformers, "free_memory", lambda device: free * GIBIBYTE)
+    assert rows_that_fit(fakevlm_sized(), 849) == rows
+
+
+def test_more_images_than_fit_run_in_parts(
+    tiny_checkpoint: Path, images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = TransformersEngine(load(tiny_checkpoint, device="cpu"), max_new_tokens=12)
+    monkeypatch.setattr(transformers, "rows_that_fit", lambda checkpoint, length: 3)
+    parts = TransformersEngine(load(tiny_checkpoint, device="cpu"), max_new_tokens=12)
+    sizes: list[int] = []
+    parts._model.model.vision_tower.register_forward_pre_hook(
+        lambda module, inputs, named: sizes.append(len(named.get("pixel_values", inputs[0] if inputs else ()))),
+        with_kwargs=True,
+    )
+    prepared = [whole.prepare(image) for image in images]
+    ours = parts.answer(prepared, lambda index, score: "fake" if index % 2 else None)
+    assert sizes == [3, 3, 2]
+    theirs = whole.answer(prepared, lambda index, score: "fake" if index % 2 else None)
+    assert [answer.text for answer in ours] == [answer.text for answer in theirs]
+    assert parts.complete(prepared) == whole.complete(prepared)
