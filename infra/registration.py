@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -33,6 +33,7 @@ DEMO = "demo"
 GOLDEN = "golden"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 Say = Callable[[str], None]
+Quantization = Literal["int8", "nf4"]
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,17 @@ def explained() -> Iterator[None]:
         raise ConfigurationError(str(error)) from error
 
 
-def prepared(source: Source, name: str | None, say: Say) -> Manifest:
+def prepared(source: Source, name: str | None, say: Say, quantization: Quantization | None = None) -> Manifest:
     """The manifest of a checkpoint that was loaded and answers as its golden outputs say, or has been given them now.
 
-    A folder's new manifest is written into it. Raises ConfigurationError.
+    A folder's new manifest is written into it, unless it is the one of a quantized version: the folder's weights stay
+    what they are, and `quantization` is how this version loads them. Raises ConfigurationError.
     """
     manifest = source.manifest()
     if manifest is None:
         source = pinned(source, say)
+    if quantization is not None:
+        return _quantized(source, manifest, quantization, name, say)
     say(f"Loading {source.text} …")
     detector = _loaded(source, manifest)
     manifest = _renamed(detector.manifest, name)
@@ -88,7 +92,27 @@ def prepared(source: Source, name: str | None, say: Say) -> Manifest:
         _verify(detector, source)
         return manifest
     say("Making golden outputs on the shipped samples …")
-    return _with_goldens(detector, manifest, source)
+    manifest = _with_goldens(detector, manifest, *_golden_images(source, manifest))
+    if source.folder is not None:
+        manifest.write(source.folder)
+    return manifest
+
+
+def _quantized(
+    source: Source, manifest: Manifest | None, quantization: Quantization, name: str | None, say: Say
+) -> Manifest:
+    """A version of its own: what was measured of the full weights is not known of these, so only goldens are made."""
+    plain = manifest or _fakevlm(source)
+    changes = {
+        "quantization": quantization,
+        "name": name or f"{plain.name}-{quantization}",
+        "golden": (),
+        "metrics": {},
+    }
+    say(f"Loading {source.text} in {quantization} …")
+    detector = _loaded(source, plain.model_copy(update=changes))
+    say("Making golden outputs …")
+    return _with_goldens(detector, detector.manifest, *_golden_images(source, plain))
 
 
 def pinned(source: Source, say: Say) -> Source:
@@ -129,10 +153,16 @@ def _loaded(source: Source, manifest: Manifest | None) -> Detector:
     from model.detector import Detector
 
     try:
-        given = manifest or checkpoint.fakevlm_manifest(source.folder or source.text, source.revision)
+        given = manifest or _fakevlm(source)
         return Detector.load(source.folder or source.text, revision=source.revision, manifest=given)
     except checkpoint.CheckpointError as error:
         raise ConfigurationError(str(error)) from error
+
+
+def _fakevlm(source: Source) -> Manifest:
+    from model import checkpoint
+
+    return checkpoint.fakevlm_manifest(source.folder or source.text, source.revision)
 
 
 def _verify(detector: Detector, source: Source) -> None:
@@ -144,21 +174,25 @@ def _verify(detector: Detector, source: Source) -> None:
         raise ConfigurationError(str(error)) from error
 
 
-def _with_goldens(detector: Detector, manifest: Manifest, source: Source) -> Manifest:
-    """The shipped samples are a hub checkpoint's golden images; a folder gets copies, for it may travel alone."""
+def _golden_images(source: Source, manifest: Manifest) -> tuple[Path, list[Path]]:
+    """The images a version is to be proven on, and the folder they are below: those its checkpoint brought along, or
+    the shipped samples, of which a folder gets copies, for it may travel alone.
+    """
+    images = [sample.path for sample in samples()]
+    if source.folder is None:
+        return SAMPLES, images
+    if manifest.golden:
+        return source.folder, [source.folder / golden.image for golden in manifest.golden]
+    return source.folder, [_copied(image, source.folder / GOLDEN) for image in images]
+
+
+def _with_goldens(detector: Detector, manifest: Manifest, folder: Path, images: list[Path]) -> Manifest:
     from model.detector import make_goldens
 
-    folder, images = SAMPLES, [sample.path for sample in samples()]
-    if source.folder is not None:
-        folder = source.folder
-        images = [_copied(image, folder / GOLDEN) for image in images]
     try:
-        complete = manifest.model_copy(update={"golden": make_goldens(detector, folder, images)})
+        return manifest.model_copy(update={"golden": make_goldens(detector, folder, images)})
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
-    if source.folder is not None:
-        complete.write(source.folder)
-    return complete
 
 
 def _copied(image: Path, folder: Path) -> Path:

@@ -7,6 +7,7 @@ import click
 from infra import listings, registration
 from infra.printing import as_json_option, print_list, print_record
 from infra.registration import Say, Source
+from model.manifest import Manifest
 from moderation import model_versions
 from moderation.db import transaction
 from moderation.settings import Settings, settings
@@ -24,9 +25,21 @@ def models() -> None:
 @click.argument("checkpoint")
 @click.option("--revision", help="The full commit hash of a hub checkpoint; asked of the hub where it is not given.")
 @click.option("--name", help="What verdicts will call this version; default: the manifest's own name.")
+@click.option(
+    "--quantization",
+    type=click.Choice(["int8", "nf4"]),
+    help="Load the language model in 8 or 4 bits, for small GPUs: a version of its own, named so.",
+)
 @click.option("--promote", "promoted", is_flag=True, help="Make it champion at once.")
 @as_json_option
-def register(checkpoint: str, revision: str | None, name: str | None, promoted: bool, as_json: bool) -> None:
+def register(
+    checkpoint: str,
+    revision: str | None,
+    name: str | None,
+    quantization: registration.Quantization | None,
+    promoted: bool,
+    as_json: bool,
+) -> None:
     """Load a checkpoint, prove its answers, and store it as a version.
 
     CHECKPOINT is a folder, a hub id such as lingcco/fakeVLM, or `demo`. One that has no telltale.json is taken for a
@@ -35,7 +48,7 @@ def register(checkpoint: str, revision: str | None, name: str | None, promoted: 
     """
     settings()  # before the weights are loaded, which takes minutes
     source = Source.of(checkpoint, revision)
-    manifest = registration.prepared(source, name, _say)
+    manifest = registration.prepared(source, name, _say, quantization)
     with transaction() as session:
         version = registration.write(session, source, manifest)
         if promoted:
@@ -94,8 +107,11 @@ def _is(version: ModelVersion, source: Source) -> bool:
     manifest = source.manifest()
     if manifest is None:
         return source.revision in (None, version.manifest["revision"])
-    same_name = manifest.model_copy(update={"name": version.name})
-    return same_name.digest() == version.digest
+    stored = Manifest.model_validate(version.manifest)
+    own = {"name"}
+    if stored.quantization != manifest.quantization:  # the same weights, loaded otherwise and measured so
+        own |= {"quantization", "golden", "metrics"}
+    return stored.model_dump(exclude=own) == manifest.model_dump(exclude=own)
 
 
 def _print(version: ModelVersion, as_json: bool) -> None:

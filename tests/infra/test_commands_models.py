@@ -99,6 +99,19 @@ class TestRegister:
         registered = as_json("register", checkpoint, "--name", "mine", "--promote")
         assert (registered["name"], registered["stage"]) == ("mine", "champion")
 
+    def test_a_quantized_version_is_one_of_its_own(self, checkpoint: Path) -> None:
+        plain = as_json("register", checkpoint)
+        before = manifests.read(checkpoint)
+        quantized = as_json("register", checkpoint, "--quantization", "int8", "--promote")
+        assert (plain["name"], quantized["name"], quantized["stage"]) == ("tiny", "tiny-int8", "champion")
+        assert manifests.read(checkpoint) == before
+        with transaction() as session:
+            stored = model_versions.version_named(session, "tiny-int8").manifest
+        assert stored["quantization"] == "int8"
+        assert {golden["dtype"] for golden in stored["golden"]} == {"int8"}
+        ensure_champion(with_model(checkpoint))
+        assert champion_name() == "tiny-int8"
+
     def test_what_is_no_checkpoint_is_refused(self, tmp_path: Path) -> None:
         for source, reason in ((tmp_path / "missing", "neither"), (tmp_path, "config.json")):
             result = run("register", source)
