@@ -1,7 +1,7 @@
 """Measuring the demo checkpoint on the shipped held-out crops: the numbers of its card, again, anywhere.
 
-Images of one photo are alike, so every interval comes from resampling photos, not images. Runs on what the service
-runs on: the checkpoint through `Detector`; no recipe, no scikit-learn.
+Images of one photo are alike, so every interval comes from resampling photos, not images. The measures and their
+intervals are `model.evaluate`'s; here is only which of them the card shows, and of which images.
 """
 
 from __future__ import annotations
@@ -18,18 +18,15 @@ from PIL import Image
 
 from model.decode import to_rgb
 from model.detector import Detector
+from model.evaluate import intervals, metrics
+from model.evaluate.intervals import Flags, Numbers, Statistic
 
 FOLDER = Path(__file__).parent
 CHECKPOINT = FOLDER / "checkpoint"
 HELDOUT = FOLDER / "heldout"
 
 REAL = 1  # FakeClue's label
-RESAMPLES = 1000
-BINS = 10
 BATCH = 32
-
-Numbers = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -81,37 +78,31 @@ def score(detector: Detector, folder: Path) -> Scored:
 
 
 def accuracy(scored: Scored) -> float:
-    return float(((scored.p_fake >= 0.5) == scored.fake).mean())
+    """The share of images whose calibrated score is on the right side of 0.5."""
+    return _value(_accuracy, scored)
 
 
 def auc(scored: Scored) -> float:
-    """Area under the ROC curve, as the probability that a fake scores above a real image; ties count half."""
-    fakes, reals = scored.logit[scored.fake], np.sort(scored.logit[~scored.fake])
-    below = np.searchsorted(reals, fakes, "left") + np.searchsorted(reals, fakes, "right")
-    return float(below.sum() / (2 * len(fakes) * len(reals))) if len(fakes) and len(reals) else float("nan")
+    """Area under the ROC curve of the raw logit."""
+    return _value(_auc, scored)
 
 
 def calibration_error(scored: Scored) -> float:
-    """Expected calibration error of p_fake over ten equal bins (Naeini et al. 2015)."""
-    bins = np.minimum((scored.p_fake * BINS).astype(int), BINS - 1)
-    gaps = [
-        (bins == place).mean() * abs(scored.p_fake[bins == place].mean() - scored.fake[bins == place].mean())
-        for place in np.unique(bins)
-    ]
-    return float(sum(gaps))
+    """Expected calibration error of p_fake over ten equal bins."""
+    return _value(_calibration_error, scored)
 
 
-def measure(scored: Scored, *, resamples: int = RESAMPLES) -> list[Line]:
+def measure(scored: Scored) -> list[Line]:
     """The table: overall, reals, and recall per artifact, each with an interval over photos."""
     lines = [
-        _line("accuracy", scored, accuracy, resamples),
-        _line("AUC", scored, auc, resamples),
-        _line("calibration error", scored, calibration_error, resamples),
-        _line("reals called real", scored.rows(~scored.fake), accuracy, resamples),
+        _line("accuracy", scored, _accuracy),
+        _line("AUC", scored, _auc),
+        _line("calibration error", scored, _calibration_error),
+        _line("reals called real", scored.rows(~scored.fake), _accuracy),
     ]
     artifacts = np.array([artifact or "" for artifact in scored.artifacts])
     lines += [
-        _line(f"{name} called fake", scored.rows(artifacts == name), accuracy, resamples)
+        _line(f"{name} called fake", scored.rows(artifacts == name), _accuracy)
         for name in sorted(set(artifacts) - {""})
     ]
     return lines
@@ -137,14 +128,24 @@ def table(lines: Sequence[Line]) -> str:
     )
 
 
-def _line(name: str, scored: Scored, measured: Callable[[Scored], float], resamples: int) -> Line:
-    """A cluster bootstrap: photos are drawn with replacement, each with all its images. Fixed seed."""
-    rng = np.random.default_rng(0)
-    photos = np.unique(scored.photos)
-    rows_of = [np.flatnonzero(scored.photos == photo) for photo in photos]
-    values = [
-        measured(scored.rows(np.concatenate([rows_of[draw] for draw in rng.integers(0, len(photos), len(photos))])))
-        for _ in range(resamples)
-    ]
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return Line(name, len(scored.fake), measured(scored), float(low), float(high))
+def _accuracy(scored: Scored) -> Statistic:
+    right = ((scored.p_fake >= 0.5) == scored.fake).astype(np.float64)
+    return lambda times: intervals.mean(right, times)
+
+
+def _auc(scored: Scored) -> Statistic:
+    return metrics.weighted_area(scored.fake, scored.logit)
+
+
+def _calibration_error(scored: Scored) -> Statistic:
+    return metrics.weighted_calibration_error(scored.fake, scored.p_fake)
+
+
+def _value(measured: Callable[[Scored], Statistic], scored: Scored) -> float:
+    return measured(scored)(np.ones(len(scored.fake)))
+
+
+def _line(name: str, scored: Scored, measured: Callable[[Scored], Statistic]) -> Line:
+    """A measure of every image once, and its interval when photos are drawn, each with all its images."""
+    low, high = intervals.bootstrap(measured(scored), scored.photos)
+    return Line(name, len(scored.fake), _value(measured, scored), low, high)

@@ -72,7 +72,7 @@ def describe(detector: Detector, source: str, revision: str | None, dataset: Dat
             "base": manifest.base,
             "revision": manifest.revision or revision,
             "manifest_digest": manifest.digest(),
-            "weights_sha256": weights_digest(source, revision),
+            "weights_sha256": None if detector.engine == "vllm" else weights_digest(source, revision),
             "prompt": manifest.prompt.text,
             "verdict_prefix": manifest.prompt.verdict_prefix,
             "calibration": manifest.calibration.model_dump(mode="json"),
@@ -85,7 +85,7 @@ def describe(detector: Detector, source: str, revision: str | None, dataset: Dat
 
 
 def weights_digest(source: str, revision: str | None) -> str | None:
-    """sha256 over a folder's weight files, in order of names; None for a hub id, which its commit pins."""
+    """sha256 over a folder's weight files, in order of names; None for a hub id, whose commit pins them."""
     place, _ = locate(source, revision)
     if not isinstance(place, Path):
         return None

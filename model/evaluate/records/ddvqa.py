@@ -86,7 +86,7 @@ def _label(kind: str, answers: Sequence[str]) -> Label:
 
 
 def _places(images: Path, key: str, manipulation: str, video: str) -> list[Path]:
-    named = [images / folder / f"{key}{suffix}" for folder in ("", manipulation) for suffix in SUFFIXES]
+    named = [images / folder / f"{key}{suffix}" for folder in ("", manipulation) for suffix in sorted(SUFFIXES)]
     frames = images / manipulation / video
     listed = sorted(path for path in frames.iterdir() if path.suffix.lower() in SUFFIXES) if frames.is_dir() else []
     return named + listed[:1]

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from model.prompt import Label
 
 # Raster files that are looked for in folders; a file that a record names is read whatever it is called.
-SUFFIXES = tuple(
-    [".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif", ".heic", ".heif", ".tif", ".tiff", ".bmp", ".jp2", ".ppm"]
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif", ".heic", ".heif", ".tif", ".tiff", ".bmp", ".jp2", ".ppm")
 )
 
 
