@@ -39,6 +39,11 @@ class Settings(BaseSettings):
         description="what `telltale up` makes champion: a checkpoint folder, a hub id such as lingcco/fakeVLM@COMMIT, "
         "or `demo`; unset: the champion there is, or demo where there is none",
     )
+    vllm_url: str | None = Field(
+        default=None,
+        description="the vLLM server that runs the champion (infra/vllm/README.md), such as http://vllm:8000; unset: "
+        "every screening worker loads the weights itself",
+    )
     batch_size: int = Field(default=8, ge=1, description="images in one GPU batch")
     batch_wait_ms: int = Field(default=10, ge=0, description="how long a batch waits to fill")
     screening_threads: int = Field(default=16, ge=1, description="cases one worker has in flight")

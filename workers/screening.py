@@ -1,8 +1,8 @@
 """The screening worker: takes a case, fetches and decodes its image, has it judged, and writes what was said.
 
-The one place beside retraining that loads the model. A case that may have killed a worker runs alone, decoding happens
-in a process that can be killed, and a GPU call that hangs ends this process; in every case the leases lapse and the
-relay offers the cases again.
+The one place beside retraining that loads the model, or connects to the server that runs it. A case that may have
+killed a worker runs alone, decoding happens in a process that can be killed, and a GPU call that hangs ends this
+process; in every case the leases lapse and the relay offers the cases again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from model.batcher import Batcher, BatcherClosed
 from model.checkpoint import CheckpointError, golden_folder
 from model.decode import UndecodableImage, to_rgb
 from model.detector import Detection, Detector, GoldenMismatch, Verdict
+from model.engines.engine import EngineError
+from model.engines.vllm import ServerUnavailable
 from model.manifest import Manifest
 from moderation import model_versions, screening
 from moderation.db import transaction
@@ -35,7 +37,7 @@ from workers.heartbeat import BEATS_PER_LEASE, Heartbeat
 
 log = logging.getLogger(__name__)
 
-STORE_RETRY_AFTER = timedelta(seconds=10)
+AWAY_RETRY_AFTER = timedelta(seconds=10)
 ERROR_RETRY_AFTER = timedelta(seconds=5)
 
 
@@ -76,7 +78,10 @@ class Screener:
             reading = self._judge(job)
         except StorageUnavailable as error:
             log.warning("case %s waits for the object store: %s", job.lease.case_id, error)
-            screening.postpone(job, STORE_RETRY_AFTER, counts=False)
+            screening.postpone(job, AWAY_RETRY_AFTER, counts=False)
+        except ServerUnavailable as error:
+            log.warning("case %s waits for the vLLM server: %s", job.lease.case_id, error)
+            screening.postpone(job, AWAY_RETRY_AFTER, counts=False)
         except (BatcherClosed, SandboxClosed):
             screening.postpone(job, timedelta(0), counts=False)
         except NotFound:
@@ -133,10 +138,10 @@ def _reading(said: Verdict | Detection) -> Reading:
 
 
 def load_champion() -> tuple[Detector, ModelVersion]:
-    """The champion, loaded and proven to answer as it did when it was registered.
+    """The champion, loaded (or connected to, where `vllm_url` is set) and proven to answer as when it was registered.
 
-    Raises ConfigurationError where there is none, CheckpointError where it cannot be loaded, GoldenMismatch where it
-    answers otherwise.
+    Raises ConfigurationError where there is none, CheckpointError where it cannot be loaded, EngineError where the
+    server is away or serves something else, GoldenMismatch where it answers otherwise.
     """
     with transaction() as session:
         version = model_versions.champion(session)
@@ -144,11 +149,17 @@ def load_champion() -> tuple[Detector, ModelVersion]:
         raise ConfigurationError(
             "No model version is champion: run `telltale models register CHECKPOINT --promote` once."
         )
-    manifest = Manifest.model_validate(version.manifest)
-    detector = Detector.load(version.checkpoint, revision=manifest.revision, manifest=manifest)
+    detector = _detector(version)
     detector.verify_golden(golden_folder(version.checkpoint))
     log.info("champion %s answers its golden images as measured", version.name)
     return detector, version
+
+
+def _detector(version: ModelVersion) -> Detector:
+    manifest, url = Manifest.model_validate(version.manifest), settings().vllm_url
+    if url is None:
+        return Detector.load(version.checkpoint, revision=manifest.revision, manifest=manifest)
+    return Detector.connect(url, version.checkpoint, revision=manifest.revision, manifest=manifest)
 
 
 _screener: Screener | None = None
@@ -160,7 +171,7 @@ def _start(**_: object) -> None:
     global _screener  # noqa: PLW0603 - one per process, made by Celery's own hook
     try:
         detector, version = load_champion()
-    except (ConfigurationError, CheckpointError, GoldenMismatch) as error:
+    except (ConfigurationError, CheckpointError, EngineError, GoldenMismatch) as error:
         log.critical("this worker cannot start: %s", error)
         raise SystemExit(1) from error
     _screener = Screener(detector, version.id, Storage(settings()), settings())

@@ -53,18 +53,29 @@ class Judged:
     help="A checkpoint folder, a hub id such as lingcco/fakeVLM, or `demo`, the small one that ships with Telltale.",
 )
 @click.option("--revision", help="The full commit hash of a hub checkpoint.")
+@click.option("--engine", type=click.Choice(["transformers", "vllm"]), default="transformers", show_default=True)
+@click.option("--url", help="Where the vLLM server is, such as http://localhost:8000; with --engine vllm.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of a table.")
 @click.option("--explain/--no-explain", default=True, help="Verdicts alone are several times faster.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True)
 def detect(
-    images: tuple[str, ...], checkpoint: str, revision: str | None, as_json: bool, explain: bool, batch_size: int
+    images: tuple[str, ...],
+    checkpoint: str,
+    revision: str | None,
+    engine: str,
+    url: str | None,
+    as_json: bool,
+    explain: bool,
+    batch_size: int,
 ) -> None:
     """Judge images: files, folders (with all that is in them), or - for one image on standard input.
 
     Exits with 1 if any image could not be judged; the others are judged all the same.
     """
+    if (engine == "vllm") != (url is not None):
+        raise click.UsageError("--engine vllm and --url belong together: one says how, the other where.")
     names = list(_names(images))
-    detector = _load(checkpoint, revision)
+    detector = _load(checkpoint, revision, url)
     with _progress(len(names)) as advance:
         outcomes = (advance(judged) for judged in _judge(detector, names, explain, batch_size))
         failures = _print_lines(outcomes) if as_json else _print_table(outcomes, explain)
@@ -85,11 +96,12 @@ def _names(arguments: Sequence[str]) -> Iterator[str]:
         yield from map(str, found)
 
 
-def _load(source: str, revision: str | None) -> Detector:
+def _load(source: str, revision: str | None, url: str | None) -> Detector:
     from transformers.utils import logging as transformers_logging
 
     from model import checkpoint, manifest
     from model.detector import Detector
+    from model.engines.engine import EngineError
 
     logging.basicConfig(level=logging.ERROR)  # what matters of it is said below
     transformers_logging.disable_progress_bar()
@@ -99,8 +111,9 @@ def _load(source: str, revision: str | None) -> Detector:
         if not isinstance(place, Path) or not (place / manifest.FILE_NAME).is_file():
             given = checkpoint.fakevlm_manifest(place, revision)
             click.echo(f"{source} has no manifest: taken for a FakeVLM, its score is not calibrated.", err=True)
-        detector = Detector.load(place, revision=revision, manifest=given)
-    except (checkpoint.CheckpointError, manifest.ManifestError) as error:
+        known = {"revision": revision, "manifest": given}
+        detector = Detector.connect(url, place, **known) if url else Detector.load(place, **known)
+    except (checkpoint.CheckpointError, manifest.ManifestError, EngineError) as error:
         raise click.ClickException(str(error)) from error
     if detector.manifest.is_demo:
         click.echo(f"{detector.manifest.name}: demo model, not FakeVLM", err=True)
@@ -118,6 +131,7 @@ def _judge(detector: Detector, names: Sequence[str], explain: bool, batch_size: 
 def _judge_one(batcher: Batcher, name: str, explain: bool) -> Judged:
     from model.decode import UndecodableImage, read_header, to_rgb
     from model.engines.engine import EngineError
+    from model.engines.vllm import ServerUnavailable
 
     try:
         data = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
@@ -125,6 +139,8 @@ def _judge_one(batcher: Batcher, name: str, explain: bool) -> Judged:
         return Judged(name, detection, first_frame_only=read_header(data).animated)
     except OSError as error:
         return Judged(name, error=f"It cannot be read ({error.strerror or error}): check the path and its permissions.")
+    except ServerUnavailable as error:
+        raise click.ClickException(str(error)) from error
     except (UndecodableImage, EngineError) as error:
         return Judged(name, error=str(error))
 

@@ -13,6 +13,8 @@ from infra.demo.samples import samples
 from model import manifest as manifests
 from model.checkpoint import DEMO, golden_folder
 from model.detector import Detector, GoldenMismatch
+from model.engines.engine import EngineError
+from model.engines.vllm import ServerUnavailable
 from moderation import images, model_versions, submissions
 from moderation.db import transaction
 from moderation.errors import ConfigurationError, NotFound, StorageUnavailable
@@ -22,6 +24,7 @@ from moderation.storage import Storage
 from moderation.tables import Case
 from moderation.vocabulary import CaseStatus, EventType, FailureReason
 from tests.factories import events_of, make_tenant, make_version
+from tests.model.engines.replay import Replay, serving
 from workers import screening as worker
 from workers.screening import Screener, load_champion
 
@@ -121,6 +124,13 @@ def test_what_is_no_fault_of_the_image_does_not_count(
     assert (case(case_id).status, case(case_id).attempts) == (CaseStatus.QUEUED, 0)
 
 
+def test_a_case_waits_for_a_vllm_server_that_is_away(screener: Screener, monkeypatch: pytest.MonkeyPatch) -> None:
+    case_id = submitted()
+    monkeypatch.setattr(screener._batcher, "submit", raising(ServerUnavailable("away")))
+    screener.screen(case_id)
+    assert (case(case_id).status, case(case_id).attempts) == (CaseStatus.QUEUED, 0)
+
+
 def test_bytes_that_are_gone_end_the_case(screener: Screener, monkeypatch: pytest.MonkeyPatch) -> None:
     case_id = submitted()
     monkeypatch.setattr(screener._store, "get", raising(NotFound("gone")))
@@ -154,3 +164,28 @@ class TestLoadChampion:
             load_champion()
         with pytest.raises(SystemExit):
             worker._start()
+
+    def test_the_vllm_server_runs_it_where_one_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The golden outputs are compared with what a real server said of them."""
+        self.register()
+        with serving(Replay()) as url:
+            monkeypatch.setattr(worker, "settings", lambda: settings().model_copy(update={"vllm_url": url}))
+            detector, version = load_champion()
+        assert (detector.engine, detector.manifest.name) == ("vllm", version.name)
+
+    def test_a_vllm_server_that_answers_otherwise_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        golden = manifests.read(golden_folder(DEMO)).golden
+        self.register(golden=(golden[0].model_copy(update={"logit": golden[0].logit + 5}), *golden[1:]))
+        with serving(Replay()) as url:
+            monkeypatch.setattr(worker, "settings", lambda: settings().model_copy(update={"vllm_url": url}))
+            with pytest.raises(GoldenMismatch):
+                load_champion()
+
+    def test_a_vllm_server_of_another_model_stops_the_worker(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.register(name="another")
+        with serving(Replay()) as url:
+            monkeypatch.setattr(worker, "settings", lambda: settings().model_copy(update={"vllm_url": url}))
+            with pytest.raises(EngineError, match="serves telltale-demo:float32, not another"):
+                load_champion()
+            with pytest.raises(SystemExit):
+                worker._start()
