@@ -1,8 +1,9 @@
 """Loading a LLaVA checkpoint so that it is surely the one that was trained, and writing one that others can load.
 
 A checkpoint is a folder with `telltale.json` beside its weights, or a hub id at a full commit hash with a manifest
-given by the caller. Only safetensors are read, no code from a checkpoint is ever run, and a key that is missing or left
-over fails the load. It knows nothing of images or verdicts.
+given by the caller. A folder may hold a LoRA adapter instead of a network; then its manifest names the base, which is
+loaded, and the adapter put on it. Only safetensors are read, no code from a checkpoint is ever run, and a key that is
+missing or left over fails the load. It knows nothing of images or verdicts.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from transformers import (
 )
 from transformers.image_processing_backends import PilBackend
 
+from model import adapters
 from model import manifest as manifests
 from model import prompt as prompts
 from model.manifest import Manifest
@@ -58,6 +60,11 @@ CLASSIC_PREFIXES = (
 UNQUANTIZED = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
 
 
+_TELL_BASE = (
+    f"train it with `telltale finetune`, or write `adapter` (base, revision, digest) into {manifests.FILE_NAME}."
+)
+
+
 class CheckpointError(ValueError):
     """This checkpoint cannot be served as it is; the message says why and what to do."""
 
@@ -73,7 +80,11 @@ class Interface:
 
 @dataclass(frozen=True)
 class Checkpoint(Interface):
-    """A network ready to run, and its interface."""
+    """A network ready to run, and its interface.
+
+    An adapter is on the network, but not merged into it: merging would round the weights and could not be undone, and
+    the same base can carry the next adapter.
+    """
 
     model: Any
 
@@ -108,8 +119,11 @@ def load(
     manifest = manifest or _own_manifest(place)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    model = _load_network(place, revision, device, dtype, manifest)
-    interface = _interface(place, revision, model.config, manifest)
+    below = _below(place, revision, manifest)
+    model = _load_network(*below, device, dtype, manifest)
+    interface = _interface(*below, model.config, manifest)
+    if manifest.adapter is not None:
+        model = put_adapter_on(model, place, interface.tokens).get_base_model()
     log.info("loaded %s from %s (%s on %s)", manifest.name, place, dtype, device)
     if manifest.is_demo:
         log.warning("%s is a demo model, not FakeVLM", manifest.name)
@@ -123,6 +137,7 @@ def load_interface(source: str | Path, *, revision: str | None = None, manifest:
     """
     place, revision = locate(source, revision)
     manifest = manifest or _own_manifest(place)
+    place, revision = _below(place, revision, manifest)
     try:
         config = LlavaConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -158,6 +173,61 @@ def golden_folder(source: str | Path) -> Path:
     return folder if folder.is_dir() else SAMPLES_FOLDER
 
 
+def manifest_of(source: str | Path, revision: str | None = None) -> Manifest:
+    """A checkpoint's own manifest, or, where it has none, that of a published FakeVLM.
+
+    Raises CheckpointError as `locate` does, and ManifestError for one that cannot be read.
+    """
+    place, revision = locate(source, revision)
+    if isinstance(place, Path) and (place / manifests.FILE_NAME).is_file():
+        return manifests.read(place)
+    return fakevlm_manifest(place, revision)
+
+
+def base_of(manifest: Manifest) -> tuple[Path | str, str | None, Manifest]:
+    """Where the base of an adapter is, its revision, and its manifest.
+
+    Raises CheckpointError where there is none, or another than the adapter was trained on.
+    """
+    adapter = manifest.adapter
+    if adapter is None:
+        raise CheckpointError(f"{manifest.name} is a checkpoint of its own, not an adapter.")
+    try:
+        place, revision = locate(adapter.base, adapter.revision)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{manifest.name} is an adapter on {adapter.base}, which is not there. If that moved, write where to into "
+            f"`adapter.base` of its {manifests.FILE_NAME}."
+        ) from error
+    found = manifest_of(place, revision)
+    if found.digest() != adapter.digest:
+        raise CheckpointError(
+            f"{manifest.name} is an adapter for another base than the one at {place} ({found.name}): their manifests "
+            "differ. Put back the base it was trained on, or train it anew."
+        )
+    return place, revision, found
+
+
+def put_adapter_on(network: Any, folder: Path | str, tokens: prompts.PromptTokens) -> Any:
+    """`network` with the adapter in `folder`, as peft's model around it, proven on an image of one colour.
+
+    Raises CheckpointError.
+    """
+    try:
+        return adapters.put_on(network, Path(folder), probe(network, tokens))
+    except adapters.AdapterError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def probe(network: Any, tokens: prompts.PromptTokens) -> dict[str, torch.Tensor]:
+    """Inputs on which two networks can be compared: the prompt, with an image of one colour."""
+    side = network.config.vision_config.image_size
+    return {
+        "input_ids": torch.tensor([tokens.prefill], device=network.device),
+        "pixel_values": torch.zeros(1, 3, side, side, device=network.device, dtype=network.dtype),
+    }
+
+
 def fakevlm_manifest(source: str | Path, revision: str | None = None) -> Manifest:
     """The manifest of a published FakeVLM checkpoint: raw prompt, LLaVA-1.5's processor, no calibration, no goldens.
 
@@ -175,16 +245,25 @@ def fakevlm_manifest(source: str | Path, revision: str | None = None) -> Manifes
     )
 
 
-def save_classic(model: Any, processor: Any, manifest: Manifest, folder: Path, dtype: torch.dtype) -> Path:
+def save_classic(
+    model: Any,
+    processor: Any,
+    manifest: Manifest,
+    folder: Path,
+    dtype: torch.dtype,
+    state: dict[str, torch.Tensor] | None = None,
+) -> Path:
     """Write a checkpoint that `load`, older transformers and vLLM all read, in the key layout of transformers 4.45.
 
     transformers' own `save_pretrained` drops `vision_model` from the vision tower's names, and vLLM 0.32 refuses that.
-    `dtype` is what the weights are stored in. An adapter must have been merged before.
+    `dtype` is what the weights are stored in. `state` is the network's state where it had to be gathered from several
+    processes. An adapter must have been merged before.
 
     Raises CheckpointError for a weight whose name has no place in the classic layout.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {classic_name(name): tensor.detach().to("cpu", dtype) for name, tensor in model.state_dict().items()}
+    state = state or model.state_dict()
+    weights = {classic_name(name): tensor.detach().to("cpu", dtype) for name, tensor in state.items()}
     if model.config.tie_word_embeddings:
         del weights["language_model.lm_head.weight"]
     _remove_weights(folder)
@@ -246,6 +325,15 @@ def _own_manifest(place: Path | str) -> Manifest:
     )
 
 
+def _below(place: Path | str, revision: str | None, manifest: Manifest) -> tuple[Path | str, str | None]:
+    """Where network and processor are: at `place` itself, or at the base of the adapter there."""
+    if manifest.adapter is not None:
+        return base_of(manifest)[:2]
+    if isinstance(place, Path) and adapters.is_adapter(place):
+        raise CheckpointError(f"{place} holds an adapter, but its manifest names no base: {_TELL_BASE}")
+    return place, revision
+
+
 def _interface(place: Path | str, revision: str | None, config: Any, manifest: Manifest) -> Interface:
     processor = load_processor(place, revision, config, manifest)
     return Interface(processor, manifest, _check_agreement(config, processor, manifest))
@@ -256,13 +344,15 @@ def _load_network(
 ) -> Any:
     if isinstance(place, Path):
         _require_safetensors(place)
+    quantized = _quantization(manifest, dtype)
     try:
         model, loading = LlavaForConditionalGeneration.from_pretrained(
             place,
             revision=revision,
             dtype=dtype,
-            device_map={"": device},
-            quantization_config=_quantization(manifest, dtype),
+            # transformers allows no map where processes share out the weights, which starts from the CPU.
+            device_map=None if device.type == "cpu" and quantized is None else {"": device},
+            quantization_config=quantized,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,

@@ -69,6 +69,18 @@ class Golden(_Frozen):
     engine: str
 
 
+class Adapter(_Frozen):
+    """The checkpoint that a LoRA adapter goes on, for a folder that holds only the adapter's weights.
+
+    `base` is a folder, a hub id with its `revision`, or `demo`; `digest` is that of the base's manifest: an adapter put
+    on anything else would answer, and be wrong.
+    """
+
+    base: str
+    revision: str | None = None
+    digest: str
+
+
 class Manifest(_Frozen):
     """Identity of one model version. `name` is what verdicts, the API and the dashboard show."""
 
@@ -82,6 +94,9 @@ class Manifest(_Frozen):
     quantization: Literal["none", "int8", "nf4"] = Field(
         default="none", description="what the language model's linear layers are loaded in (bitsandbytes)"
     )
+    adapter: Adapter | None = Field(
+        default=None, description="set where the folder holds a LoRA adapter, not a network"
+    )
     prompt: Prompt = Prompt()
     calibration: Calibration = Calibration()
     golden: tuple[Golden, ...] = ()
@@ -93,8 +108,12 @@ class Manifest(_Frozen):
         return self.kind == "demo"
 
     def digest(self) -> str:
-        """sha256 of the canonical JSON: two versions with equal digests answer alike."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        """sha256 of the canonical JSON: two versions with equal digests answer alike.
+
+        What is at its default is left out, so that a field added later changes no digest that is already on record.
+        """
+        stated = self.model_dump(mode="json", exclude_defaults=True)
+        return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 
     def write(self, folder: Path) -> Path:
         path = folder / FILE_NAME

@@ -141,6 +141,7 @@ def _trained(work: Path, warm: Path, train: Path, amounts: Amounts) -> Path:
             method="full",
             epochs=amounts.epochs,
             batch_size=48,
+            accumulate=1,
             learning_rate=1e-3,
             warmup=0.05,
             weight_decay=0.05,
@@ -174,7 +175,7 @@ def _describe(
     All of it in `staged` first: a service that starts meanwhile must not find a checkpoint without its goldens.
     """
     shutil.rmtree(staged, ignore_errors=True)
-    shutil.copytree(trained, staged)
+    shutil.copytree(trained, staged, ignore=shutil.ignore_patterns("logs"))
     scored = evaluate.score(_detector(staged), validation)
     calibration = calibrate.fit(scored, f"{len(scored.fake)} images of {len(set(scored.photos))} validation photos")
     _rewrite(staged, base=BASE, calibration=calibration)
@@ -204,8 +205,9 @@ def _rewrite(folder: Path, **changes: Any) -> Manifest:
 
 
 def _golden_images(checkpoint: Path, heldout: Path) -> list[Path]:
-    """Copies of the first held-out images, beside the manifest that speaks of them."""
+    """Copies of the first held-out images, beside the manifest that speaks of them, in place of training images."""
     folder = checkpoint / "golden"
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     return [Path(shutil.copy(path, folder)) for path in sorted((heldout / "images").iterdir())[:GOLDENS]]
 

@@ -4,35 +4,53 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from pathlib import Path
 
 from model.checkpoint import CheckpointError
 from model.decode import UndecodableImage
-from model.finetune.adapters import MergeFailed
-from model.finetune.arguments import InvalidConfiguration, read
+from model.finetune.arguments import Arguments, InvalidConfiguration, read
 from model.finetune.records import InvalidRecords
 from model.finetune.run import finetune
 from model.manifest import ManifestError
 
-REFUSALS = (CheckpointError, InvalidConfiguration, InvalidRecords, ManifestError, MergeFailed, UndecodableImage)
+REFUSALS = (CheckpointError, FloatingPointError, InvalidConfiguration, InvalidRecords, ManifestError, UndecodableImage)
+INTERRUPTED = 128 + signal.SIGINT  # what shells report for a program that Ctrl-C ended
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0 when a checkpoint was written; 1, with the reason on stderr, when the run was refused."""
+    """0 when a checkpoint was written; 1, with the reason on stderr, when the run was refused; 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="python -m model.finetune", description="Finetune a LLaVA on FakeClue-format rows."
     )
-    parser.add_argument("--config", type=Path, required=True, help="YAML file; see model/finetune/arguments.py")
+    parser.add_argument("--config", type=Path, required=True, help="YAML file; see docs/finetune.md")
     options = parser.parse_args(argv)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a launcher that ignores Ctrl-C hands that on
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
-        folder = finetune(read(options.config))
+        arguments = read(options.config)
+        return _run(arguments)
     except REFUSALS as error:
         sys.stderr.write(f"{error}\n")
         return 1
+
+
+def _run(arguments: Arguments) -> int:
+    try:
+        folder = finetune(arguments)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\nStopped. {resuming(arguments)}\n")
+        return INTERRUPTED
     sys.stdout.write(f"{folder}\n")
     return 0
+
+
+def resuming(arguments: Arguments) -> str:
+    """How to go on with a run that was stopped."""
+    if not arguments.states:
+        return "Nothing had been saved yet: run it again to start from the beginning (`save_every` saves more often)."
+    return f"Set `resume: true` and run it again to go on from {arguments.states[-1]}."
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from model.checkpoint import Checkpoint
+from model.checkpoint import Interface
 from model.decode import UndecodableImage, to_rgb
 from model.finetune.records import Row
 from model.preprocess import to_pixels
@@ -22,7 +22,12 @@ class Collator:
     Padded on the right, to the longest row of the batch.
     """
 
-    checkpoint: Checkpoint
+    checkpoint: Interface
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens before every answer."""
+        return len(self.checkpoint.tokens.prompt)
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         prompt, padding = self.checkpoint.tokens.prompt, self.checkpoint.processor.tokenizer.pad_token_id

@@ -1,7 +1,9 @@
-"""Training rows in FakeClue's format, read and checked as a whole before the first step.
+"""Training rows in FakeClue's or LLaVA's format, read and checked as a whole before the first step.
 
 A row is `{"image": …, "label": 0 or 1, "conversations": [{"from": "human", …}, {"from": "gpt", …}]}`; label 0 is fake,
-1 is real. Other fields are ignored. Knows the prompt and the tokenizer, and nothing of training.
+1 is real, and where LLaVA's format leaves it out, the answer says it. Other fields are ignored. One image and one turn
+is all that is ever served, so rows with several of them, or with no image, are refused by number rather than trained on
+in a shape nothing else has. Knows the prompt and the tokenizer, and nothing of training.
 """
 
 from __future__ import annotations
@@ -13,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.answer import parse
-from model.checkpoint import Checkpoint
+from model.checkpoint import Interface
 from model.decode import read_header
-from model.prompt import encode_answer
+from model.prompt import Label, encode_answer
 
-LABELS = {0: "fake", 1: "real"}
+LABELS: dict[int, Label] = {0: "fake", 1: "real"}
 NAMED_AT_MOST = 20
 
 
@@ -41,8 +43,25 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     image: str = Field(min_length=1)
-    label: Literal[0, 1]
+    label: Literal[0, 1] | None = None
     conversations: tuple[Turn, Turn]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_one_image_and_one_turn(cls, value: Any) -> Any:
+        """LLaVA's format knows more shapes; each is refused in words of its own."""
+        if not isinstance(value, dict):
+            return value
+        images, turns = value.get("image", value.get("images")), value.get("conversations")
+        if not images:
+            raise ValueError("the row has no image, and this model is always asked about one: leave it out")
+        if isinstance(images, list):
+            raise ValueError(f"the row has a list of {len(images)} images, and this model sees one: make a row of each")
+        if isinstance(turns, list) and len(turns) > 2:
+            raise ValueError(
+                f"the conversation has {len(turns)} turns, and this model is asked once: keep one question and answer"
+            )
+        return value
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,7 @@ class Row:
 
     image: Path
     answer: tuple[int, ...]
+    label: Label
 
 
 @dataclass(frozen=True)
@@ -64,7 +84,7 @@ class Records:
         return len(self.rows)
 
 
-def read(path: Path, images: Path, checkpoint: Checkpoint, max_length: int) -> Records:
+def read(path: Path, images: Path, checkpoint: Interface, max_length: int) -> Records:
     """Read and check all rows. Image headers are read, pixels are not: that would take hours on a large set.
 
     Raises InvalidRecords naming every bad row (the first 20 of them).
@@ -98,23 +118,35 @@ def _values(path: Path) -> Iterator[Any]:
         raise InvalidRecords(f"{path} is neither a JSON list nor JSON lines: {error}") from error
 
 
-def _row(record: Record, images: Path, checkpoint: Checkpoint, max_length: int) -> Row:
+def _row(record: Record, images: Path, checkpoint: Interface, max_length: int) -> Row:
     question, answer = record.conversations
     prompt = checkpoint.manifest.prompt
     if (question.speaker, answer.speaker) != ("human", "gpt"):
         raise ValueError("the conversation must be one turn of `human`, then one of `gpt`")
     if question.value != prompt.text:
         raise ValueError(f"the question is {question.value!r}, but this checkpoint's prompt is {prompt.text!r}")
-    opening = prompt.answer_start("fake" if record.label == 0 else "real")
-    if not answer.value.startswith(opening) or parse(answer.value) != LABELS[record.label]:
-        raise ValueError(f"label {record.label} is {LABELS[record.label]}, so the answer must begin with {opening!r}")
+    label = _label(record, answer.value)
+    opening = prompt.answer_start(label)
+    if not answer.value.startswith(opening) or parse(answer.value) != label:
+        raise ValueError(f"the label is {label}, so the answer must begin with {opening!r}")
     path = images / record.image
     read_header(path)
     tokenizer = checkpoint.processor.tokenizer
     ids = (*encode_answer(tokenizer, prompt, answer.value), tokenizer.eos_token_id)
     if len(checkpoint.tokens.prompt) + len(ids) > max_length:
         raise ValueError(f"prompt and answer are {len(checkpoint.tokens.prompt) + len(ids)} tokens, over {max_length}")
-    return Row(path, ids)
+    return Row(path, ids, label)
+
+
+def _label(record: Record, answer: str) -> Label:
+    if record.label is not None:
+        return LABELS[record.label]
+    reading = parse(answer)
+    if reading == "unparsable":
+        raise ValueError(
+            "the row has no `label`, and its answer does not say plainly whether the image is real or fake"
+        )
+    return reading
 
 
 def _image(value: Any) -> str:
@@ -123,7 +155,12 @@ def _image(value: Any) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        return "; ".join(_complaint(each["loc"], each["msg"]) for each in error.errors())
     if isinstance(error, FileNotFoundError):
         return "the image file does not exist"
     return str(error)
+
+
+def _complaint(place: tuple[str | int, ...], message: str) -> str:
+    said = message.removeprefix("Value error, ")
+    return f"{'.'.join(map(str, place))}: {said}" if place else said

@@ -1,73 +1,204 @@
-"""One finetuning run, from arguments to a checkpoint folder with a manifest."""
+"""One finetuning run, from arguments to a checkpoint or adapter folder with a manifest.
+
+With several processes every one of them runs this; the first alone reads the records and writes the result.
+"""
 
 from __future__ import annotations
 
+import copy
+import json
 import logging
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, set_seed
+from transformers import TrainingArguments
+from transformers.integrations.fsdp import is_fsdp_enabled
 
-from model.checkpoint import Checkpoint, load, save_classic
-from model.finetune import adapters
-from model.finetune.arguments import Arguments
+from model import adapters
+from model.checkpoint import Checkpoint, CheckpointError, Interface, load, locate, manifest_of, save_classic
+from model.finetune import parts, results
+from model.finetune.arguments import Arguments, InvalidConfiguration
 from model.finetune.collator import Collator
-from model.finetune.loop import fit
-from model.finetune.records import Records, read
-from model.manifest import Calibration, Manifest
+from model.finetune.records import InvalidRecords, Records, read
+from model.finetune.trainer import AnswerTrainer, training_arguments
+from model.manifest import Adapter, Calibration, Manifest
 
 log = logging.getLogger(__name__)
 
-# Of 65,536 rows, the first few are enough to compare outputs on.
-PROOF_ROWS = 4
+# In the work folder: what a run that goes on must share with the run that was stopped.
+CONFIGURATION = "configuration.json"
+# Settings that may change in between: they change no weight.
+FREE = {"resume", "log_every", "workers", "images", "validation_images", "data", "validation", "output"}
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on, and what is measured meanwhile and afterwards."""
+
+    training: Records
+    validation: Records | None
+
+    @property
+    def digests(self) -> dict[str, str | None]:
+        validation = self.validation.digest if self.validation else None
+        return {"data_hash": self.training.digest, "validation_hash": validation}
 
 
 def finetune(arguments: Arguments) -> Path:
-    """Run it; the folder of the new checkpoint.
+    """Run it; the folder of the new checkpoint, or of the adapter.
 
-    Raises CheckpointError or ManifestError for the base, InvalidRecords for the data, UndecodableImage for an image
-    that turns out damaged, MergeFailed, and FloatingPointError where training diverged.
+    Raises CheckpointError or ManifestError for the base, InvalidRecords for the data, InvalidConfiguration for a state
+    of another run, UndecodableImage for an image that turns out damaged, CheckpointError where adapters changed
+    nothing, and FloatingPointError where training diverged.
     """
     set_seed(arguments.seed)
-    mixed = "bf16" if arguments.precision == "bfloat16" else "no"
-    accelerator = Accelerator(mixed_precision=mixed, gradient_accumulation_steps=arguments.accumulate)
-    base = load(arguments.base, revision=arguments.revision, device=accelerator.device, dtype=torch.float32)
-    base.model.set_attn_implementation(arguments.attention)
-    records = read(arguments.data, arguments.image_folder, base, arguments.max_length)
-    log.info("%d rows, data hash %s", len(records), records.digest[:12])
-    network = adapters.attach(base.model, arguments.adapters) if arguments.adapters else base.model
-    collator = Collator(base)
-    losses = fit(network, records, collator, arguments, accelerator)
-    if arguments.adapters:
-        proof = {name: tensor.to(accelerator.device) for name, tensor in collator(records.rows[:PROOF_ROWS]).items()}
-        network = adapters.merge(network, proof)
-    if accelerator.is_main_process:
-        manifest = describe(arguments, base, records, losses)
-        save_classic(network, base.processor, manifest, arguments.output, getattr(torch, arguments.stored_as))
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    settings = training_arguments(arguments)
+    data = _train(arguments, settings)
+    if settings.process_index == 0:
+        results.complete(arguments.output, data.training, data.validation, arguments.batch_size)
+        shutil.rmtree(arguments.work, ignore_errors=True)
     return arguments.output
 
 
-def describe(arguments: Arguments, base: Checkpoint, records: Records, losses: list[float]) -> Manifest:
+def _train(arguments: Arguments, settings: TrainingArguments) -> Data:
+    """Train and write the weights; nothing of the network is left in memory afterwards."""
+    base = _load_base(arguments, settings)
+    interface = Interface(base.processor, base.manifest, base.tokens)
+    data = _read_data(arguments, interface)
+    _check_state(arguments, settings, data)
+    network, configuration = _prepare(base.model, arguments), copy.deepcopy(base.model.config)
+    validation = data.validation.rows if data.validation else ()
+    trainer = AnswerTrainer(network, Collator(interface), data.training.rows, validation, arguments, settings)
+    trainer.train(resume_from_checkpoint=str(arguments.state) if arguments.state else None)
+    base.model.config = configuration  # the Trainer turns the cache off in it, and would have it saved so
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if settings.process_index == 0:
+        _write(arguments, base, network, state, describe(arguments, base, data, trainer))
+    trainer.accelerator.wait_for_everyone()
+    PartialState().destroy_process_group()
+    return data
+
+
+def _load_base(arguments: Arguments, settings: TrainingArguments) -> Checkpoint:
+    """The base, in what it trains in; where processes share out the weights, they start from the CPU."""
+    manifest = manifest_of(arguments.base, arguments.revision)
+    if manifest.adapter is not None:
+        raise CheckpointError(f"{arguments.base} is an adapter: `telltale merge` it, and train on what comes out.")
+    if arguments.method == "qlora":
+        manifest = manifest.model_copy(update={"quantization": "nf4"})
+    elif manifest.quantization != "none":
+        raise CheckpointError(
+            f"{arguments.base} is quantized ({manifest.quantization}): only `method: qlora` can use it."
+        )
+    shared = settings.deepspeed_plugin is not None or is_fsdp_enabled()
+    in_half = arguments.precision == "bfloat16" and arguments.method != "full"
+    base = load(
+        arguments.base,
+        revision=arguments.revision,
+        device="cpu" if shared else settings.device,
+        dtype=torch.bfloat16 if in_half else torch.float32,
+        manifest=manifest,
+    )
+    base.model.set_attn_implementation(arguments.attention)
+    return base
+
+
+def _prepare(network: Any, arguments: Arguments) -> Any:
+    """The network with the weights that are to train, and no others, open."""
+    if arguments.adapters is None:
+        parts.freeze_all_but(network, arguments.trained)
+        return network
+    adapted = adapters.attach(network, parts.adapters(network, arguments.adapters, arguments.trained))
+    parts.train_in_full_precision(adapted)
+    return adapted
+
+
+def _read_data(arguments: Arguments, interface: Interface) -> Data:
+    """All records, read and checked by the first process for all of them. Raises InvalidRecords."""
+    shared: list[Data | InvalidRecords | None] = [None]
+    if PartialState().is_main_process:
+        try:
+            shared[0] = _read_all(arguments, interface)
+        except InvalidRecords as error:
+            shared[0] = error
+    broadcast_object_list(shared)
+    (outcome,) = shared
+    if isinstance(outcome, Data):
+        log.info("%d rows, data hash %s", len(outcome.training), outcome.training.digest[:12])
+        return outcome
+    raise outcome or InvalidRecords("No records were read.")
+
+
+def _read_all(arguments: Arguments, interface: Interface) -> Data:
+    training = read(arguments.data, arguments.image_folder, interface, arguments.max_length)
+    if arguments.validation is None:
+        return Data(training, None)
+    folder = arguments.validation_images or arguments.validation.parent
+    return Data(training, read(arguments.validation, folder, interface, arguments.max_length))
+
+
+def _check_state(arguments: Arguments, settings: TrainingArguments, data: Data) -> None:
+    """Leave word of what this run is, or compare with what a stopped one left. Raises InvalidConfiguration."""
+    ours = arguments.model_dump(mode="json", exclude=FREE) | data.digests | {"processes": settings.world_size}
+    state = arguments.state
+    if state is None:
+        arguments.work.mkdir(parents=True, exist_ok=True)
+        (arguments.work / CONFIGURATION).write_text(json.dumps(ours, indent=2) + "\n")
+        return
+    left = state.parent / CONFIGURATION
+    if not left.is_file():
+        raise InvalidConfiguration(f"{state} is no state of a finetuning run: {left} is missing.")
+    theirs = json.loads(left.read_text())
+    if changed := sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name)):
+        raise InvalidConfiguration(
+            f"The run in {state.parent} was started with other settings ({', '.join(changed)}): put those back, or "
+            "start anew in another output folder."
+        )
+
+
+def _write(arguments: Arguments, base: Checkpoint, network: Any, state: dict[str, Any], manifest: Manifest) -> None:
+    if arguments.adapters is None:
+        dtype = getattr(torch, arguments.stored_as)
+        save_classic(base.model, base.processor, manifest, arguments.output, dtype, state)
+    elif manifest.adapter is not None:
+        adapters.save(network, arguments.output, manifest.adapter.base, state)
+        manifest.write(arguments.output)
+
+
+def describe(arguments: Arguments, base: Checkpoint, data: Data, trainer: AnswerTrainer) -> Manifest:
     """The new version's manifest: the base's prompt and processor; what was measured of the base must be anew."""
+    untouched = manifest_of(arguments.base, arguments.revision)
     training: dict[str, Any] = {
-        "base_digest": base.manifest.digest(),
-        "data_hash": records.digest,
-        "rows": len(records),
-        "configuration": arguments.model_dump(mode="json", exclude={"base", "output", "data", "images"}),
-        "losses": [round(loss, 4) for loss in losses],
+        "base_digest": untouched.digest(),
+        **data.digests,
+        "rows": len(data.training),
+        "configuration": arguments.model_dump(
+            mode="json", exclude={"base", "output", "data", "images", "validation", "validation_images", "resume"}
+        ),
+        "updates": trainer.state.global_step,
+        "losses": [round(loss, 4) for loss in trainer.losses],
     }
+    metrics = {"training_loss": trainer.losses[-1], "validation_loss": trainer.state.best_metric}
     return base.manifest.model_copy(
         update={
             "name": arguments.name,
             "base": base.manifest.name,
             "revision": None,
+            "adapter": _adapter(arguments, untouched) if arguments.adapters else None,
             "calibration": Calibration(),
             "golden": (),
-            "metrics": {},
+            "metrics": {name: round(value, 4) for name, value in metrics.items() if value is not None},
             "training": training,
         }
     )
+
+
+def _adapter(arguments: Arguments, base: Manifest) -> Adapter:
+    place, revision = locate(arguments.base, arguments.revision)
+    named = arguments.base if arguments.base == "demo" or isinstance(place, str) else str(place.resolve())
+    return Adapter(base=named.partition("@")[0] if revision else named, revision=revision, digest=base.digest())

@@ -26,13 +26,16 @@ def row(image: str, label: int, answer: str | None = None, question: str = FAKEV
     }
 
 
-def write(folder: Path, count: int = 8, extra: list[dict[str, Any]] | None = None) -> Path:
-    """`count` images, alternately fake and real, and a records file; `extra` rows come after them."""
+def write(folder: Path, count: int = 8, extra: list[dict[str, Any]] | None = None, *, flipped: bool = False) -> Path:
+    """`count` images, alternately fake and real, and a records file; `extra` rows come after them.
+
+    Where it is `flipped`, the rows call every image what it is not.
+    """
     (folder / "images").mkdir(parents=True)
     rows = []
     for number in range(count):
         Image.new("RGB", (40, 40), COLORS[number % 2]).save(folder / "images" / f"{number}.png")
-        rows.append(row(f"images/{number}.png", number % 2))
+        rows.append(row(f"images/{number}.png", (number + flipped) % 2))
     path = folder / "records.json"
     path.write_text(json.dumps(rows + (extra or [])))
     return path

@@ -1,0 +1,150 @@
+"""LoRA adapters: put on a network, written, read and merged, each with a proof that they did something.
+
+An adapter saved under one key layout can load under another and silently do nothing, in peft as in vLLM. So names are
+written that both accept, every key must find its place when it is read, and outputs must differ from the base's.
+It knows nothing of checkpoints or manifests: `checkpoint` knows which base an adapter belongs on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+
+CONFIGURATION = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+# transformers 5 names the vision tower's modules without `vision_model`; vLLM's modules, and every LLaVA-1.5 published,
+# have it. peft 0.21 drops it while reading, vLLM (its `hf_to_vllm_mapper`) puts `vision_tower` in place of
+# `model.vision_tower` and keeps the rest: with it, both find the module. All other names suit both.
+TOWER = "base_model.model.model.vision_tower."
+PORTABLE_TOWER = TOWER + "vision_model."
+
+# Above rounding in float32, far below what one update of any use changes.
+SMALLEST_CHANGE = 1e-5
+# Merging adds the update to the weights before multiplying instead of after; bfloat16 keeps 8 bits of the sum.
+MERGE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+
+Inputs = dict[str, torch.Tensor]
+
+
+class AdapterError(ValueError):
+    """These adapters do not fit, or do nothing; they must not be served."""
+
+
+class MergeFailed(AdapterError):
+    """The merged network answers like the base, or unlike the adapters; it must not be used."""
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds adapters instead of a network."""
+    return (folder / CONFIGURATION).is_file()
+
+
+def attach(network: Any, configuration: LoraConfig) -> Any:
+    """`network` with fresh adapters, the only weights that train, in float32; they change nothing yet."""
+    return get_peft_model(network, configuration)
+
+
+def save(adapted: Any, folder: Path, base: str, state: dict[str, torch.Tensor] | None = None) -> Path:
+    """Write the adapters alone, in float32, under names that peft and vLLM both find.
+
+    `base` is what the file says they belong on, for peft's own loader. `state` is the whole network's state where it
+    had to be gathered from several processes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = get_peft_model_state_dict(adapted, state_dict=state, save_embedding_layers=False)
+    named = {portable_name(name): tensor.detach().to("cpu", torch.float32) for name, tensor in weights.items()}
+    save_file({name: tensor.contiguous() for name, tensor in named.items()}, folder / WEIGHTS, {"format": "pt"})
+    configuration = adapted.peft_config["default"]
+    configuration.base_model_name_or_path, configuration.inference_mode = base, True
+    configuration.save_pretrained(folder)
+    return folder
+
+
+def portable_name(name: str) -> str:
+    """An adapter weight's name in the layout that peft and vLLM both read."""
+    if name.startswith(TOWER) and not name.startswith(PORTABLE_TOWER):
+        return PORTABLE_TOWER + name.removeprefix(TOWER)
+    return name
+
+
+def put_on(network: Any, folder: Path, inputs: Inputs) -> Any:
+    """`network` with the adapters of `folder`, not merged, so that others can take their place on the same base.
+
+    `inputs` is any input of the network: its logits must differ with the adapters on. Raises AdapterError where a
+    weight is missing, left over, of another shape, or where nothing changed.
+    """
+    weights = _read(folder)
+    try:
+        adapted = get_peft_model(network, PeftConfig.from_pretrained(folder))
+        outcome = set_peft_model_state_dict(adapted, weights)
+    except KeyError as error:
+        raise AdapterError(f"{folder / WEIGHTS} lacks the weight {error}.") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise AdapterError(f"The adapters in {folder} do not fit their base: {error}") from error
+    ours = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    _require_complete(folder, ours.keys(), outcome)
+    _prove(adapted.eval(), folder, inputs)
+    return adapted
+
+
+def merge(adapted: Any, inputs: Inputs) -> Any:
+    """The network with its adapters folded into the weights.
+
+    `inputs` is any input of the network; its logits are compared without, with and after merging the adapters.
+    Raises MergeFailed.
+    """
+    adapted.eval()
+    base, with_adapters = _without(adapted, inputs), _logits(adapted, inputs)
+    merged = adapted.merge_and_unload(safe_merge=True)
+    after = _logits(merged, inputs)
+    change, error = _distance(after, base), _distance(after, with_adapters)
+    if change <= SMALLEST_CHANGE:
+        raise MergeFailed(f"Merging the adapters changed no output (largest change {change:.1e}).")
+    if error > MERGE_TOLERANCE[merged.dtype] * max(1.0, change):
+        raise MergeFailed(f"The merged network answers unlike its adapters (logits differ by up to {error:.1e}).")
+    return merged
+
+
+def _read(folder: Path) -> dict[str, torch.Tensor]:
+    if not (folder / WEIGHTS).is_file():
+        raise AdapterError(f"{folder} has no {WEIGHTS}. Pickled adapters (.bin) can run code and are never loaded.")
+    return load_file(folder / WEIGHTS)
+
+
+def _require_complete(folder: Path, ours: Any, outcome: Any) -> None:
+    """Every weight found, none left over. peft reports the whole base as missing, hence the intersection."""
+    adapter_names = {name.replace(".default", "") for name in outcome.missing_keys}
+    missing, unexpected = sorted(adapter_names.intersection(ours)), sorted(outcome.unexpected_keys)
+    if missing or unexpected:
+        listed = [f"missing: {', '.join(missing[:3])}"] * bool(missing)
+        listed += [f"unexpected: {', '.join(unexpected[:3])}"] * bool(unexpected)
+        raise AdapterError(
+            f"The names in {folder / WEIGHTS} do not fit this network ({len(missing)} missing, {len(unexpected)} "
+            f"unexpected; {'; '.join(listed)}): they would silently do nothing."
+        )
+
+
+def _prove(adapted: Any, folder: Path, inputs: Inputs) -> None:
+    change = _distance(_logits(adapted, inputs), _without(adapted, inputs))
+    if change <= SMALLEST_CHANGE:
+        raise AdapterError(f"The adapters in {folder} change no output (largest change {change:.1e}): train them.")
+
+
+def _without(adapted: Any, inputs: Inputs) -> torch.Tensor:
+    with adapted.disable_adapter():
+        return _logits(adapted, inputs)
+
+
+@torch.inference_mode()
+def _logits(model: Any, inputs: Inputs) -> torch.Tensor:
+    logits: torch.Tensor = model(**inputs, logits_to_keep=1).logits
+    return logits.float()
+
+
+def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).abs().max())
