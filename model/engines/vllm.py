@@ -106,24 +106,27 @@ class VllmEngine:
                 f"{self.manifest.name} is quantized ({self.manifest.quantization}), which is only done in process: "
                 "use the transformers engine, or register the checkpoint unquantized."
             )
-        cards = {card["id"]: card for card in self._server.get("/v1/models", "data")}
+        cards = self._server.get("/v1/models", "data")
+        served = {card["id"] for card in cards}
         for dtype in DTYPES:
-            if card := cards.get(f"{self.manifest.name}:{dtype}"):
-                self._check_room(card)
-                return card["id"], dtype
+            if (name := f"{self.manifest.name}:{dtype}") in served:
+                # A LoRA adapter's card leaves it out; its base has a card there too.
+                self._check_room(max(card["max_model_len"] or 0 for card in cards))
+                return name, dtype
         raise EngineError(
-            f"The server at {self._server.url} serves {', '.join(sorted(cards)) or 'nothing'}, not "
+            f"The server at {self._server.url} serves {', '.join(sorted(served)) or 'nothing'}, not "
             f"{self.manifest.name}: start it with `infra/vllm/serve.py`, or with "
             f"`--served-model-name {self.manifest.name}:DTYPE`, DTYPE being one of {', '.join(DTYPES)}."
         )
 
-    def _check_room(self, card: dict[str, Any]) -> None:
+    def _check_room(self, room: int) -> None:
+        """Whether prompt and longest answer fit the `room` tokens that a request may have."""
         tokens = self._interface.tokens
         needed = len(tokens.prefill) + 1 + len(tokens.suffix) + self._max_new_tokens
-        if card["max_model_len"] < needed:
+        if room < needed:
             raise EngineError(
-                f"The server at {self._server.url} takes {card['max_model_len']} tokens, and an answer may need "
-                f"{needed}: start it with `--max-model-len {needed}` or more."
+                f"The server at {self._server.url} takes {room} tokens, and an answer may need {needed}: start it with "
+                f"`--max-model-len {needed}` or more."
             )
 
     def _check_prompt(self) -> None:

@@ -158,6 +158,18 @@ def test_a_name_without_a_dtype_is_refused(interface: Interface) -> None:
         VllmEngine(url, interface)
 
 
+def test_an_adapter_is_served_beside_its_base(interface: Interface) -> None:
+    """As vLLM lists `--lora-modules telltale-demo:float32=FOLDER`: without a length of its own."""
+
+    def with_adapter(models: dict[str, Any]) -> Said:
+        [base] = models["data"]
+        adapter = {**base, "parent": "base:float32", "max_model_len": None}
+        return 200, {"data": [{**base, "id": "base:float32"}, adapter]}
+
+    with serving(Replay({"/v1/models": with_adapter})) as url:
+        assert VllmEngine(url, interface).dtype == "float32"
+
+
 def test_a_quantized_version_is_not_taken_for_the_one_served(interface: Interface) -> None:
     with serving(Replay()) as url, pytest.raises(EngineError, match=r"quantized .nf4., which is only done in process"):
         VllmEngine(url, renamed(interface, quantization="nf4"))
