@@ -7,16 +7,18 @@ nothing of images, records or texts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
+from sklearn.metrics import confusion_matrix, f1_score, recall_score, roc_auc_score
 
 from model.evaluate.intervals import Flags, Groups, Interval, Numbers, Statistic, bootstrap, mean, proportion
+from model.prompt import Label
 
-LABELS = ("real", "fake")
+LABELS: tuple[Label, Label] = ("real", "fake")
 OUTCOMES = ("real", "fake", "unparsable")
 BINS = 10
 
@@ -99,29 +101,51 @@ class Coverage:
     accuracy: Estimate
 
 
-def measure(outcomes: Outcomes) -> dict[str, Estimate]:
-    """Every measure of a set of verdicts, by name."""
-    rates = classification(outcomes)
-    rates["auroc"] = area(outcomes)
-    rates["calibration_error"] = calibration(outcomes)
-    rates["low_pair_mass"] = share(outcomes.pair_mass < LOW_PAIR_MASS, outcomes.groups)
-    return rates
+def measure(outcomes: Outcomes, names: Sequence[str] = ()) -> dict[str, Estimate]:
+    """The named measures of a set of verdicts, all of `MEASURES` where none is named."""
+    return {name: MEASURES[name](outcomes) for name in names or MEASURES}
 
 
-def classification(outcomes: Outcomes) -> dict[str, Estimate]:
-    """Accuracy, balanced accuracy, and precision, recall and F1 of both classes; an unparsable answer is wrong."""
-    right, groups = outcomes.right, outcomes.groups
-    found = {"accuracy": share(right, groups)}
-    recalls = [share(right[which], _of(groups, which)) for which in (~outcomes.fake, outcomes.fake)]
-    balanced = float(np.mean([np.nan if each.value is None else each.value for each in recalls]))
-    found["balanced_accuracy"] = _bootstrapped(balanced, _balanced(outcomes), outcomes)
-    f1 = f1_score(outcomes.truth, outcomes.predicted, labels=LABELS, average=None, zero_division=np.nan)
-    for index, label in enumerate(LABELS):
-        truly, called = outcomes.truth == label, outcomes.predicted == label
-        found[f"precision_{label}"] = share(right[called], _of(groups, called))
-        found[f"recall_{label}"] = recalls[index]
-        found[f"f1_{label}"] = _bootstrapped(float(f1[index]), _f1(truly, called), outcomes)
-    return found
+def accuracy(outcomes: Outcomes) -> Estimate:
+    """The share of images judged rightly; an unparsable answer is wrong."""
+    return share(outcomes.right, outcomes.groups)
+
+
+def recall(outcomes: Outcomes, label: Label) -> Estimate:
+    """Of the images that are `label`, the share that was called so."""
+    return accuracy(outcomes.where(outcomes.truth == label))
+
+
+def precision(outcomes: Outcomes, label: Label) -> Estimate:
+    """Of the images that were called `label`, the share that is so."""
+    return accuracy(outcomes.where(outcomes.predicted == label))
+
+
+def f1(outcomes: Outcomes, label: Label) -> Estimate:
+    """The harmonic mean of precision and recall."""
+    truly, called = outcomes.truth == label, outcomes.predicted == label
+    value = f1_score(truly, called, zero_division=np.nan)
+    return _bootstrapped(value, weighted_f1(truly, called), outcomes)
+
+
+def weighted_f1(truly: Flags, called: Flags) -> Statistic:
+    """`f1_score` as a function of weights: twice what is both, over what is either."""
+    both, either = (truly & called).astype(np.float64), truly.astype(np.float64) + called
+    return lambda times: float(2 * (both @ times) / total) if (total := either @ times) else float("nan")
+
+
+def balanced_accuracy(outcomes: Outcomes) -> Estimate:
+    """The mean of both classes' recall, which does not depend on how many of each there are."""
+    if _is_one_class(outcomes):
+        return Estimate(None, None, None, len(outcomes))
+    value = recall_score(outcomes.truth, outcomes.predicted, labels=LABELS, average="macro")
+    return _bootstrapped(value, weighted_balance(outcomes), outcomes)
+
+
+def weighted_balance(outcomes: Outcomes) -> Statistic:
+    """Balanced accuracy as a function of weights."""
+    right, fake = outcomes.right.astype(np.float64), outcomes.fake
+    return lambda times: (mean(right, times * fake) + mean(right, times * ~fake)) / 2
 
 
 def confusion(outcomes: Outcomes) -> dict[str, dict[str, int]]:
@@ -137,7 +161,7 @@ def confusion(outcomes: Outcomes) -> dict[str, dict[str, int]]:
 
 def area(outcomes: Outcomes) -> Estimate:
     """Area under the ROC curve of the raw logit: how often a fake scores above a real image, ties counting half."""
-    if outcomes.fake.all() or not outcomes.fake.any():
+    if _is_one_class(outcomes):
         return Estimate(None, None, None, len(outcomes))
     value = float(roc_auc_score(outcomes.fake, outcomes.logit))
     return _bootstrapped(value, weighted_area(outcomes.fake, outcomes.logit), outcomes)
@@ -156,7 +180,7 @@ def weighted_area(fake: Flags, logit: Numbers) -> Statistic:
     return statistic
 
 
-def calibration(outcomes: Outcomes) -> Estimate:
+def calibration_error(outcomes: Outcomes) -> Estimate:
     """Expected calibration error of p_fake over ten equal bins (Naeini et al. 2015), 0 to 1."""
     statistic = weighted_calibration_error(outcomes.fake, outcomes.p_fake)
     return _bootstrapped(statistic(np.ones(len(outcomes))), statistic, outcomes)
@@ -220,18 +244,8 @@ def change(before: Flags, after: Flags, groups: Groups | None) -> Estimate:
     return average((after.astype(np.float64) - before).tolist(), groups)
 
 
-def _of(groups: Groups | None, which: Flags) -> Groups | None:
-    return None if groups is None else groups[which]
-
-
-def _balanced(outcomes: Outcomes) -> Statistic:
-    right, fake = outcomes.right.astype(np.float64), outcomes.fake
-    return lambda times: (mean(right, times * fake) + mean(right, times * ~fake)) / 2
-
-
-def _f1(truly: Flags, called: Flags) -> Statistic:
-    both, either = (truly & called).astype(np.float64), truly.astype(np.float64) + called
-    return lambda times: float(2 * (both @ times) / total) if (total := either @ times) else float("nan")
+def _is_one_class(outcomes: Outcomes) -> bool:
+    return bool(outcomes.fake.all() or not outcomes.fake.any())
 
 
 def _bootstrapped(value: float, statistic: Statistic, outcomes: Outcomes) -> Estimate:
@@ -244,3 +258,19 @@ def _estimate(value: float, interval: Interval, images: int) -> Estimate:
     if not np.isfinite(value):
         return Estimate(None, None, None, images)
     return Estimate(value, *interval, images)
+
+
+def _low_pair_mass(outcomes: Outcomes) -> Estimate:
+    return share(outcomes.pair_mass < LOW_PAIR_MASS, outcomes.groups)
+
+
+MEASURES: dict[str, Callable[[Outcomes], Estimate]] = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    **{f"precision_{label}": partial(precision, label=label) for label in LABELS},
+    **{f"recall_{label}": partial(recall, label=label) for label in LABELS},
+    **{f"f1_{label}": partial(f1, label=label) for label in LABELS},
+    "auroc": area,
+    "calibration_error": calibration_error,
+    "low_pair_mass": _low_pair_mass,
+}

@@ -18,7 +18,7 @@ BLUR_SIGMA = 1.0  # pixels of the original
 ROTATION = 15  # degrees, counter-clockwise
 NOISE_SIGMA = 10.0  # of 255 levels, each channel by itself
 SCREENSHOT_SCALE = 0.75
-SCREENSHOT_TRIM = 0.01  # of each side
+SCREENSHOT_TRIM = 0.01  # of each side, at least a pixel
 SCREENSHOT_QUALITY = 75
 
 
@@ -65,7 +65,7 @@ def screenshot(image: Image.Image) -> Image.Image:
     """Shown smaller, cut out a little too tight, and saved again."""
     size = (max(1, round(image.width * SCREENSHOT_SCALE)), max(1, round(image.height * SCREENSHOT_SCALE)))
     shown = image.resize(size, Image.Resampling.BILINEAR)
-    across, down = (int(side * SCREENSHOT_TRIM) for side in size)
+    across, down = (min(max(1, round(side * SCREENSHOT_TRIM)), (side - 1) // 2) for side in size)
     return jpeg(shown.crop((across, down, size[0] - across, size[1] - down)), SCREENSHOT_QUALITY)
 
 

@@ -22,6 +22,9 @@ from model.evaluate.run import Results
 
 DIGITS = 6
 
+OF_CATEGORY = ("accuracy", "recall_real", "recall_fake", "f1_real", "f1_fake", "auroc")
+AFTER_ALTERATION = ("accuracy", "recall_real", "recall_fake", "auroc")
+
 UNPARSABLE = {
     "free": "the label is read from the model's whole answer; one that cannot be read counts as wrong",
     "scored": "not measured: the label is the score's and opens the answer, so there is nothing to parse",
@@ -98,9 +101,7 @@ def _nearness(rows: Sequence[Record], outcomes: Outcomes) -> dict[str, Estimate]
 def _category(rows: Sequence[Record]) -> Record:
     """What can be said of one category: fewer images, so fewer measures."""
     outcomes = outcomes_of(rows)
-    found = metrics.classification(outcomes)
-    names = ("accuracy", "recall_real", "recall_fake", "f1_real", "f1_fake")
-    measures = {name: found[name] for name in names} | {"auroc": metrics.area(outcomes)} | _nearness(rows, outcomes)
+    measures = metrics.measure(outcomes, OF_CATEGORY) | _nearness(rows, outcomes)
     return {
         "images": len(rows),
         "confusion": metrics.confusion(outcomes),
@@ -132,9 +133,7 @@ def _altered(clean: Sequence[Record], rows: Sequence[Record], both: Sequence[boo
 
 
 def _condition(name: str, what: str, outcomes: Outcomes, clean: Outcomes, paper: float | None) -> Record:
-    found = metrics.classification(outcomes)
-    measures = {each: found[each] for each in ("accuracy", "recall_real", "recall_fake")}
-    measures["auroc"] = metrics.area(outcomes)
+    measures = metrics.measure(outcomes, AFTER_ALTERATION)
     measures["change"] = metrics.change(clean.right, outcomes.right, outcomes.groups)
     return {
         "name": name,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 
 from model.evaluate.records.sample import Found, Row, Sample, collect, existing
 from model.prompt import Label
@@ -34,10 +34,17 @@ class Record(BaseModel):
     model_config = ConfigDict(strict=True)
 
     image: str = Field(min_length=1)
-    label: Literal[0, 1]
+    label: int
     cate: str | None = None
     conversations: list[Turn] = []
     group: str | None = Field(default=None, validation_alias=AliasChoices("group", "photo"))
+
+    @field_validator("label")
+    @classmethod
+    def _is_known(cls, label: int) -> int:
+        if label not in LABELS:
+            raise ValueError("0 (fake) or 1 (real) is expected")
+        return label
 
 
 def fits(value: Any) -> bool:

@@ -1,0 +1,241 @@
+"""A run from records to rows: what each mode writes, what is unreadable, and that only the same run goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.answer import parse
+from model.detector import Detector
+from model.engines.engine import EngineError
+from model.evaluate import run, summary
+from model.evaluate.records.dataset import read
+from model.evaluate.run import Options, OtherRun, Results
+from tests.model.evaluate.conftest import FAKE_TEXT, REAL_TEXT, record
+
+
+@contextmanager
+def silent(what: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
+    yield lambda images: None
+
+
+def evaluate(detector: Detector, album: Path, out: Path, **options: Any) -> Results:
+    chosen = Options(**{"batch_size": 3, **options})
+    dataset = read(album).first(chosen.limit)
+    description = run.describe(detector, "demo", None, dataset, chosen)
+    run.claim(out, description)
+    return run.measure(detector, dataset, out, description, chosen, silent)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def test_served_answers_are_those_the_detector_gives(divided: Detector, album: Path, tmp_path: Path) -> None:
+    rows = evaluate(divided, album, tmp_path / "out").rows
+    assert [row["id"] for row in rows] == [f"{number}.png" for number in range(8)]
+    assert [row["label"] for row in rows] == ["real", "fake"] * 4
+    assert {row["predicted"] for row in rows} == {"real", "fake"}
+    for row in rows:
+        assert row["predicted"] == row["scored"] == ("fake" if row["p_fake"] >= 0.5 else "real")
+        assert row["answer"].startswith(f"This is a {row['predicted']} image.")
+        assert 0 < row["rouge_l"] <= 1
+        assert row["references"] == [REAL_TEXT if row["label"] == "real" else FAKE_TEXT]
+
+
+def test_free_answers_are_read_and_never_guessed(divided: Detector, album: Path, tmp_path: Path) -> None:
+    """The tiny network babbles when nothing is forced: that is its own outcome, and counts as wrong."""
+    results = evaluate(divided, album, tmp_path / "out", answers="free")
+    assert [row["predicted"] for row in results.rows] == [parse(row["answer"]) for row in results.rows]
+    babble = [row for row in results.rows if row["predicted"] == "unparsable"]
+    assert babble
+    made = summary.summarise(results)
+    assert made["metrics"]["unparsable"]["value"] == pytest.approx(len(babble) / 8, abs=1e-6)
+    right = sum(row["predicted"] == row["label"] for row in results.rows)
+    assert made["metrics"]["accuracy"]["value"] == pytest.approx(right / 8, abs=1e-6)
+    assert made["confusion"]["real"]["unparsable"] + made["confusion"]["fake"]["unparsable"] == len(babble)
+    assert made["metrics"]["answer_agrees_with_score"]["images"] == 8
+
+
+def test_without_answers_there_are_verdicts_alone(divided: Detector, album: Path, tmp_path: Path) -> None:
+    results = evaluate(divided, album, tmp_path / "out", answers="none")
+    assert {row["answer"] for row in results.rows} == {None}
+    made = summary.summarise(results)
+    assert made["metrics"]["rouge_l"]["value"] is None
+    assert made["texts"] is None
+    assert "unparsable" not in made["metrics"]
+    assert "not measured" in made["unparsable"]
+
+
+def test_scores_are_the_same_in_every_mode(divided: Detector, album: Path, tmp_path: Path) -> None:
+    scores = [
+        [row["logit"] for row in evaluate(divided, album, tmp_path / answers, answers=answers).rows]
+        for answers in ("scored", "free", "none")
+    ]
+    assert np.ptp(np.array(scores), axis=0).max() < 1e-4
+
+
+def test_images_that_cannot_be_read_are_rows_with_a_reason(divided: Detector, album: Path, tmp_path: Path) -> None:
+    """A whole batch of them, and one amid good ones: the others' scores stay with the right images."""
+    expected = {row["id"]: row["p_fake"] for row in evaluate(divided, album, tmp_path / "all").rows}
+    for number in (0, 1, 2, 4):
+        (album / f"{number}.png").write_bytes(b"no image")
+    (album / "records.json").write_text(json.dumps([*[record(number) for number in range(8)], record(9)]))
+    results = evaluate(divided, album, tmp_path / "out", robustness=True)
+    good = {row["id"]: row["p_fake"] for row in results.rows if row["error"] is None}
+    assert good == pytest.approx({f"{number}.png": expected[f"{number}.png"] for number in (3, 5, 6, 7)}, abs=1e-5)
+    assert [each["place"] for each in results.skipped] == ["row 9", "row 1", "row 2", "row 3", "row 5"]
+    assert "decoded" in results.skipped[1]["reason"]
+    made = summary.summarise(results)
+    assert (made["data"]["judged"], made["data"]["skipped"]) == (4, 5)
+    assert made["metrics"]["accuracy"]["images"] == 4
+    assert made["robustness"][0]["metrics"]["accuracy"]["images"] == 4
+    assert len((tmp_path / "out" / run.SKIPPED).read_text().splitlines()) == 5
+
+
+def test_robustness_has_every_alteration_and_the_clean_set(divided: Detector, album: Path, tmp_path: Path) -> None:
+    made = summary.summarise(evaluate(divided, album, tmp_path / "out", answers="none", robustness=True))
+    names = ["clean", "jpeg80", "jpeg70", "jpeg50", "blur", "half", "rotate15", "noise", "screenshot"]
+    assert [each["name"] for each in made["robustness"]] == names
+    clean, turned = made["robustness"][0], made["robustness"][6]
+    assert clean["metrics"]["accuracy"]["value"] == made["metrics"]["accuracy"]["value"]
+    assert clean["metrics"]["change"]["value"] == 0
+    change = turned["metrics"]["accuracy"]["value"] - clean["metrics"]["accuracy"]["value"]
+    assert turned["metrics"]["change"]["value"] == pytest.approx(change, abs=1e-5)
+    paper = {each["name"]: each["published_accuracy"] for each in made["robustness"]}
+    assert (paper["jpeg80"], paper["jpeg50"]) == (0.910, None)
+
+
+def test_alterations_reach_the_network(divided: Detector, album: Path, tmp_path: Path) -> None:
+    results = evaluate(divided, album, tmp_path / "out", answers="none", robustness=True)
+    for clean, turned in zip(results.rows, results.altered["rotate15"], strict=True):
+        assert clean["id"] == turned["id"]
+        if clean["id"] != "3.png":  # black corners change nothing of a black image
+            assert abs(clean["logit"] - turned["logit"]) > 1e-4
+
+
+def test_two_runs_write_the_same_bytes(divided: Detector, album: Path, tmp_path: Path) -> None:
+    made = []
+    for name in ("one", "two"):
+        results = evaluate(divided, album, tmp_path / name, robustness=True)
+        made.append((contents(tmp_path / name), summary.to_json(summary.summarise(results))))
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2, 4])
+def test_a_run_that_broke_goes_on_to_the_same_bytes(
+    divided: Detector, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    """The engine fails in the first batch, in the second, in the third, and in the middle of the alterations."""
+    evaluate(divided, album, tmp_path / "whole", robustness=True)
+    left, real = [calls], Detector.detect_prepared
+
+    def failing(self: Detector, *arguments: Any) -> Any:
+        if not left[0]:
+            raise EngineError("the server is away")
+        left[0] -= 1
+        return real(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Detector, "detect_prepared", failing)
+        with pytest.raises(EngineError):
+            evaluate(divided, album, tmp_path / "broken", robustness=True)
+    assert contents(tmp_path / "broken") != contents(tmp_path / "whole")
+    evaluate(divided, album, tmp_path / "broken", robustness=True)
+    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
+
+
+def test_what_is_there_is_not_judged_again(
+    divided: Detector, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = evaluate(divided, album, tmp_path / "out")
+
+    def never(*_: Any) -> None:
+        raise AssertionError("judged again")
+
+    monkeypatch.setattr(Detector, "detect_prepared", never)
+    assert evaluate(divided, album, tmp_path / "out").rows == first.rows
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"batch_size": 4}, "options batch_size is 3, not 4"),
+        ({"answers": "none"}, "options answers is 'scored', not 'none'"),
+        ({"limit": 2}, "options limit is None, not 2"),
+    ],
+)
+def test_another_run_is_refused(
+    divided: Detector, album: Path, tmp_path: Path, options: dict[str, Any], says: str
+) -> None:
+    evaluate(divided, album, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    with pytest.raises(OtherRun, match=says) as raised:
+        evaluate(divided, album, tmp_path / "out", **options)
+    assert "choose another --out" in str(raised.value)
+    assert contents(tmp_path / "out") == before
+
+
+def test_other_data_and_another_checkpoint_are_refused(
+    divided: Detector, detector: Detector, album: Path, tmp_path: Path
+) -> None:
+    evaluate(divided, album, tmp_path / "out")
+    with pytest.raises(OtherRun, match="manifest_digest"):
+        evaluate(detector, album, tmp_path / "out")
+    (album / "records.json").write_text(json.dumps([record(number, cate="other") for number in range(8)]))
+    with pytest.raises(OtherRun, match="records_digest"):
+        evaluate(divided, album, tmp_path / "out")
+
+
+def test_a_folder_of_something_else_is_left_alone(divided: Detector, album: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "letter.txt").write_text("dear all")
+    with pytest.raises(OtherRun, match="not empty"):
+        evaluate(divided, album, out)
+    (out / run.DESCRIPTION).write_text("{ half")
+    with pytest.raises(OtherRun, match="damaged"):
+        evaluate(divided, album, out)
+
+
+def test_groups_make_intervals_wider(divided: Detector, album: Path, tmp_path: Path) -> None:
+    alone = summary.summarise(evaluate(divided, album, tmp_path / "alone", answers="none"))
+    grouped = [record(number, group="ab"[number > 3]) for number in range(8)]
+    (album / "records.json").write_text(json.dumps(grouped))
+    made = summary.summarise(evaluate(divided, album, tmp_path / "grouped", answers="none"))
+    assert (made["data"]["groups"], alone["data"]["groups"]) == (2, None)
+    assert "2 groups" in made["intervals"]
+    for name in ("accuracy", "recall_real"):
+        one, two = alone["metrics"][name], made["metrics"][name]
+        assert one["value"] == two["value"]
+        assert two["low"] <= one["low"]
+        assert two["high"] >= one["high"]
+
+
+def test_the_summary_says_what_was_measured(divided: Detector, album: Path, tmp_path: Path) -> None:
+    made = summary.summarise(evaluate(divided, album, tmp_path / "out"))
+    assert made["checkpoint"]["is_demo"]
+    assert made["checkpoint"]["manifest_digest"] == divided.manifest.digest()
+    assert made["checkpoint"]["prompt"] == "<image>Does the image looks real/fake?"
+    assert (made["engine"], made["dtype"]) == ("transformers", "float32")
+    assert set(made["categories"]) == {"a", "b"}
+    assert sum(each["images"] for each in made["categories"].values()) == 8
+    assert made["texts"]["embedder"] == "sentence-transformers/all-MiniLM-L6-v2"
+    assert str(tmp_path) not in summary.to_json(made)
+
+
+def test_a_folder_is_named_after_what_is_in_it(divided: Detector, album: Path) -> None:
+    def name(**options: Any) -> str:
+        chosen = Options(**options)
+        return run.folder_name(run.describe(divided, "demo", None, read(album), chosen), album / "records.json")
+
+    assert name().startswith("tiny-records-scored-")
+    assert name() == name()
+    assert name() == name(robustness=True)
+    assert len({name(), name(batch_size=2), name(answers="none"), name(limit=3)}) == 4
