@@ -18,9 +18,9 @@ from PIL import Image
 from model.answer import parse
 from model.decode import UndecodableImage, to_rgb
 from model.detector import Detection, Detector
+from model.evaluate import texts
 from model.evaluate.journal import Journal, Record
 from model.evaluate.records.sample import Sample
-from model.evaluate.texts import Scorer
 
 # scored: the label is the score's, the explanation is opened under it, as it is served.
 # free:   the model's whole answer, nothing forced, and the label is read from it, as the paper measured.
@@ -49,16 +49,15 @@ def judge(
 
     Raises EngineError: the engine is at fault then, not an image, and the run can go on later.
     """
-    scorer = Scorer()
     for batch, loaded in _batches(detector, samples[journal.done :], batch_size):
         good = [each.prepared for each in loaded if each.error is None]
         detections = iter(detector.detect_prepared(good, answers == "scored"))
-        texts = iter(detector.complete_prepared(good) if answers == "free" and good else [])
+        completed = iter(detector.complete_prepared(good) if answers == "free" and good else [])
         rows = [
-            _failed(sample, each) if each.error else _row(sample, each, next(detections), next(texts, None))
+            _failed(sample, each) if each.error else _row(sample, each, next(detections), next(completed, None))
             for sample, each in zip(batch, loaded, strict=True)
         ]
-        _compare(scorer, batch, rows)
+        _compare(batch, rows)
         journal.append(rows)
         advance(len(rows))
 
@@ -167,9 +166,9 @@ def _identity(sample: Sample) -> Record:
     }
 
 
-def _compare(scorer: Scorer, batch: Sequence[Sample], rows: Sequence[Record]) -> None:
+def _compare(batch: Sequence[Sample], rows: Sequence[Record]) -> None:
     """Fill in ROUGE-L and CSS where there is an answer and something to hold it against."""
     pairs = [(row, sample) for row, sample in zip(rows, batch, strict=True) if row.get("answer") and sample.references]
-    scores = scorer.score([(row["answer"], sample.references) for row, sample in pairs])
+    scores = texts.compare([(row["answer"], sample.references) for row, sample in pairs])
     for (row, _), nearness in zip(pairs, scores, strict=True):
         row["rouge_l"], row["css"] = nearness.rouge_l, nearness.css

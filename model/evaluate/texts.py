@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -30,31 +30,28 @@ class Nearness:
     css: float
 
 
-class Scorer:
-    """Holds the scorer of words and, once it is needed, the embedder."""
+def compare(pairs: Sequence[tuple[str, Sequence[str]]]) -> list[Nearness]:
+    """Each answer against its references, of which there is at least one."""
+    if not pairs:
+        return []
+    rouge = RougeScorer(["rougeL"], use_stemmer=False)
+    texts = [text for answer, references in pairs for text in (answer, *references)]
+    embedded = embedder().encode(texts, normalize_embeddings=True, show_progress_bar=False)
+    found, start = [], 0
+    for answer, references in pairs:
+        own, others = embedded[start], embedded[start + 1 : start + 1 + len(references)]
+        start += 1 + len(references)
+        words = rouge.score_multi(list(references), answer)["rougeL"].fmeasure
+        found.append(Nearness(round(float(words), DIGITS), round(float(np.max(others @ own)), DIGITS)))
+    return found
 
-    def __init__(self) -> None:
-        self._rouge = RougeScorer(["rougeL"], use_stemmer=False)
 
-    def score(self, pairs: Sequence[tuple[str, Sequence[str]]]) -> list[Nearness]:
-        """Each answer against its references, of which there is at least one."""
-        if not pairs:
-            return []
-        texts = [text for answer, references in pairs for text in (answer, *references)]
-        embedded = self._embedder.encode(texts, normalize_embeddings=True, show_progress_bar=False)
-        found, start = [], 0
-        for answer, references in pairs:
-            own, others = embedded[start], embedded[start + 1 : start + 1 + len(references)]
-            start += 1 + len(references)
-            rouge = self._rouge.score_multi(list(references), answer)["rougeL"].fmeasure
-            found.append(Nearness(round(float(rouge), DIGITS), round(float(np.max(others @ own)), DIGITS)))
-        return found
+@cache
+def embedder() -> Any:
+    """The embedder, from weights in an installed package: nothing is fetched."""
+    from sentence_transformers import SentenceTransformer  # seconds to import, and not every run has references
 
-    @cached_property
-    def _embedder(self) -> Any:
-        from sentence_transformers import SentenceTransformer  # seconds to import, and not every run has references
-
-        return SentenceTransformer(str(get_model_path()), local_files_only=True)
+    return SentenceTransformer(str(get_model_path()), local_files_only=True)
 
 
 def describe() -> dict[str, str]:

@@ -7,40 +7,34 @@ import socket
 import pytest
 
 from model.evaluate import texts
-from model.evaluate.texts import Scorer
 
 
-@pytest.fixture(scope="module")
-def scorer() -> Scorer:
-    return Scorer()
-
-
-def test_rouge_l_by_hand(scorer: Scorer) -> None:
+def test_rouge_l_by_hand() -> None:
     """Two of three words are among the four of `the grid has seams`; all three among those of `a grid with seams`."""
-    one, two = scorer.score(
+    one, two = texts.compare(
         [("a grid seams", ["the grid has seams"]), ("A grid seams.", ["the grid has seams", "a grid with seams"])]
     )
     assert one.rouge_l == pytest.approx(2 * (2 / 3 * 2 / 4) / (2 / 3 + 2 / 4), abs=1e-6)
     assert two.rouge_l == pytest.approx(2 * (3 / 3 * 3 / 4) / (3 / 3 + 3 / 4), abs=1e-6)
 
 
-def test_words_are_not_stemmed(scorer: Scorer) -> None:
-    [found] = scorer.score([("seam", ["seams"])])
+def test_words_are_not_stemmed() -> None:
+    [found] = texts.compare([("seam", ["seams"])])
     assert found.rouge_l == 0
 
 
-def test_css_knows_what_means_the_same(scorer: Scorer) -> None:
+def test_css_knows_what_means_the_same() -> None:
     reference = "The skin is far too smooth."
-    same, near, far = scorer.score(
+    same, near, far = texts.compare(
         [(reference, [reference]), ("The face lacks any texture.", [reference]), ("I like trains.", [reference])]
     )
     assert same.css == pytest.approx(1, abs=1e-5)
     assert 1 > near.css > far.css + 0.1
 
 
-def test_the_nearest_reference_counts(scorer: Scorer) -> None:
+def test_the_nearest_reference_counts() -> None:
     answer, other = "Blocks meet in hard seams.", "I like trains."
-    [both], [near] = scorer.score([(answer, [other, answer])]), scorer.score([(answer, [answer])])
+    [both], [near] = texts.compare([(answer, [other, answer])]), texts.compare([(answer, [answer])])
     assert both.css == pytest.approx(near.css, abs=1e-5)
 
 
@@ -54,9 +48,10 @@ def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(socket.socket, name, refuse)
     for name in ("create_connection", "getaddrinfo"):
         monkeypatch.setattr(socket, name, refuse)
+    texts.embedder.cache_clear()
     with pytest.raises(AssertionError, match="a network call"):
         socket.create_connection(("localhost", 9))
-    [found] = Scorer().score([("one", ["one"])])
+    [found] = texts.compare([("one", ["one"])])
     assert found.css == pytest.approx(1, abs=1e-5)
 
 

@@ -1,0 +1,180 @@
+"""`telltale evaluate` as it is typed: on the demo checkpoint, killed and given again, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from infra.cli import telltale
+from model.evaluate import run
+from tests.model.evaluate.conftest import record
+
+HELDOUT = Path(__file__).parents[3] / "model" / "demo" / "heldout" / "records.json"
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner(env={"COLUMNS": "200", "TELLTALE_MODEL": ""}).invoke(telltale, ["evaluate", *arguments])
+
+
+def heldout(out: Path, *more: str) -> list[str]:
+    return [
+        "--data",
+        str(HELDOUT),
+        "--limit",
+        "24",
+        "--batch-size",
+        "4",
+        "--out",
+        str(out),
+        "--checkpoint",
+        "demo",
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """One whole run on the first held-out crops."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    return out, invoke(*heldout(out))
+
+
+def test_a_run_writes_everything_and_says_where(finished: tuple[Path, Result]) -> None:
+    out, result = finished
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in out.iterdir()} == {
+        run.DESCRIPTION,
+        run.PREDICTIONS,
+        run.SKIPPED,
+        run.SUMMARY,
+        run.REPORT,
+    }
+    assert result.stdout.splitlines()[-1] == f"report: {out / run.REPORT}"
+    assert "demo model, not FakeVLM" in result.stderr
+    assert "demo model, not FakeVLM" in result.stdout
+
+
+def test_its_numbers_are_those_of_its_predictions(finished: tuple[Path, Result]) -> None:
+    out, result = finished
+    rows = [json.loads(line) for line in (out / run.PREDICTIONS).read_text().splitlines()]
+    made = json.loads((out / run.SUMMARY).read_text())
+    accuracy = sum(row["predicted"] == row["label"] for row in rows) / 24
+    assert accuracy > 0.75
+    assert made["metrics"]["accuracy"]["value"] == pytest.approx(accuracy, abs=1e-6)
+    assert f"{accuracy:.3f}" in next(line for line in result.stdout.splitlines() if line.strip().startswith("accuracy"))
+    assert made["metrics"]["css"]["value"] > 0.8
+    assert made["data"]["groups"] == len({row["group"] for row in rows})
+
+
+def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(finished: tuple[Path, Result], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # as many as here: another number sums in another order
+    command = [sys.executable, "-m", "model.evaluate", *heldout(out)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    predictions = out / run.PREDICTIONS
+    deadline = time.monotonic() + 120
+    while not (predictions.exists() and predictions.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    left = predictions.read_bytes()
+    assert 4 <= left.count(b"\n") < 24
+    predictions.write_bytes(left[:-20])  # and as if the kill had come in the middle of a line
+    result = invoke(*heldout(out))
+    assert result.exit_code == 0, result.output
+    for name in (run.PREDICTIONS, run.SUMMARY, run.REPORT, run.SKIPPED):
+        assert (out / name).read_bytes() == (finished[0] / name).read_bytes(), name
+
+
+def test_free_answers_and_robustness(tmp_path: Path) -> None:
+    result = invoke(*heldout(tmp_path / "run", "--answers", "free", "--robustness", "--limit", "8"))
+    assert result.exit_code == 0, result.output
+    made = json.loads((tmp_path / "run" / run.SUMMARY).read_text())
+    assert made["metrics"]["unparsable"]["images"] == 8
+    assert len(made["robustness"]) == 9
+    for shown in ("unparsable answers", "answer agrees with score", "JPEG, quality 50", "rotated 15°"):
+        assert shown in result.stdout
+
+
+def test_bad_records_are_said_by_line_and_the_rest_is_measured(tmp_path: Path) -> None:
+    for number in (0, 1):
+        Image.new("RGB", (40, 40), "red").save(tmp_path / f"{number}.png")
+    (tmp_path / "2.png").write_bytes(b"no image")
+    lines = [json.dumps(record(0)), "{ broken", json.dumps(record(9)), json.dumps(record(1)), json.dumps(record(2))]
+    (tmp_path / "test.jsonl").write_text("\n".join(lines))
+    out = tmp_path / "out"
+    result = invoke(
+        "--data", str(tmp_path / "test.jsonl"), "--out", str(out), "--checkpoint", "demo", "--answers", "none"
+    )
+    assert result.exit_code == 0, result.output
+    assert "line 2: not JSON" in result.stderr
+    assert "line 3: the image file does not exist" in result.stderr
+    skipped = [json.loads(line) for line in (out / run.SKIPPED).read_text().splitlines()]
+    assert [each["place"] for each in skipped] == ["line 2", "line 3", "line 5"]
+    assert json.loads((out / run.SUMMARY).read_text())["data"]["judged"] == 2
+
+
+def test_another_run_s_folder_is_refused(finished: tuple[Path, Result]) -> None:
+    result = invoke(*heldout(finished[0], "--answers", "none"))
+    assert result.exit_code == 1
+    assert "holds another evaluation (its options answers is 'scored', not 'none')" in result.stderr
+
+
+def test_nothing_to_evaluate(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text(json.dumps(record(0)))
+    result = invoke("--data", str(tmp_path / "test.jsonl"))
+    assert result.exit_code == 1
+    assert "There is nothing to evaluate" in result.stderr
+    assert "line 1: the image file does not exist" in result.stderr
+    assert invoke("--data", str(tmp_path / "nowhere")).exit_code == 1
+
+
+def test_no_image_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.png").write_bytes(b"no image")
+    result = invoke("--data", str(tmp_path), "--out", str(tmp_path / "out"), "--checkpoint", "demo")
+    assert result.exit_code == 1
+    assert "No image could be read" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says", "code"),
+    [
+        (["--checkpoint", "nowhere/at/all"], "neither a folder nor a hub id", 1),
+        (["--checkpoint", "lingcco/fakeVLM"], "40-digit commit hash", 1),
+        (["--checkpoint", "demo", "--engine", "vllm"], "--engine vllm and --url belong together", 2),
+        (["--checkpoint", "demo", "--url", "http://localhost:1"], "--engine vllm and --url belong together", 2),
+        (["--checkpoint", "demo", "--engine", "vllm", "--url", "http://127.0.0.1:9"], "127.0.0.1:9", 1),
+    ],
+)
+def test_what_cannot_be_loaded_is_said(arguments: list[str], says: str, code: int) -> None:
+    result = invoke("--data", str(HELDOUT), "--limit", "2", *arguments)
+    assert result.exit_code == code
+    assert says in result.stderr
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("model.evaluate.judging.judge", interrupt)
+    result = invoke(*heldout(tmp_path / "run"))
+    assert result.exit_code == 130
+    assert "the same command goes on from there" in result.stderr
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    script = (
+        "import sys, model.evaluate.command; "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'sklearn', 'matplotlib')))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 0
