@@ -11,7 +11,7 @@ TORCH := torch==2.13.0
 PYTEST_PROCESSES ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format constraints demo-checkpoint eval-demo clean
+.PHONY: help install demo test check format constraints demo-checkpoint eval-demo bench-detector bench-finetune bench-gpu clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -51,6 +51,15 @@ demo-checkpoint: $(STAMP)  ## Rebuild the demo checkpoint from its recipe (a CPU
 
 eval-demo: $(STAMP)  ## Measure the demo checkpoint again on its held-out images.
 	@$(BIN)/python -m model.demo evaluate
+
+bench-detector: $(STAMP)  ## Time our engine against the published evaluation loop and a sensible one, on the same weights.
+	@$(BIN)/python -m benchmarks.detector
+
+bench-finetune: $(STAMP)  ## Time our trainer against one with the published recipe's waste, on the same rows.
+	@$(BIN)/python -m benchmarks.finetune
+
+bench-gpu: $(STAMP)  ## Time FakeVLM's size on the GPU at hand, with random weights.
+	@$(BIN)/python -m benchmarks.gpu
 
 # Without torch's own pins of CUDA packages, which depend on the build of torch, and without any address.
 constraints:  ## Pin every dependency anew in constraints.txt.
