@@ -107,7 +107,9 @@ class Detector:
         checkpoint as its manifest says, EngineError.
         """
         interface = checkpoints.load_interface(source, revision=revision, manifest=manifest)
-        return cls(VllmEngine(url, interface, max_new_tokens=max_new_tokens))
+        place, _ = checkpoints.locate(source, revision)
+        folder = place if isinstance(place, Path) else None
+        return cls(VllmEngine(url, interface, folder=folder, max_new_tokens=max_new_tokens))
 
     @property
     def manifest(self) -> Manifest:

@@ -14,11 +14,14 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 from PIL import Image
+from safetensors import safe_open
 
+from model.adapters import WEIGHTS, is_adapter
 from model.answer import decoded
 from model.checkpoint import Interface
 from model.engines.engine import Answer, Chooser, EngineError, Score
@@ -29,6 +32,8 @@ log = logging.getLogger(__name__)
 
 DTYPES = ("bfloat16", "float16", "float32")
 GUIDE = "infra/vllm/README.md"
+# Parts of a LLaVA, as they are called in the names of its weights.
+BEYOND_LANGUAGE = ("vision_tower", "multi_modal_projector")
 
 # Requests one engine has in flight at once. The server batches whatever is there; more than that waits in it.
 CONCURRENT = 64
@@ -36,7 +41,7 @@ CONCURRENT = 64
 TIMEOUT = httpx.Timeout(120, connect=5)
 # A lost connection or a gateway's 5xx is tried again after these pauses: a server that restarts, or has hung up.
 PAUSES_S = (0.5, 2.0)
-AWAY = frozenset({502, 503, 504})
+GATEWAY_LOST_IT = frozenset({502, 504})
 # vLLM's HTTP server hangs up on a connection that was idle for 5 s; ours is dropped before that can cross a request.
 KEEPALIVE_S = 3
 
@@ -54,14 +59,18 @@ class ServerUnavailable(EngineError):
 class VllmEngine:
     """Judges through the server at `url`, e.g. `http://127.0.0.1:8100`. All methods are safe to call from any thread.
 
-    `max_new_tokens` bounds an explanation after its opening. Connecting raises ServerUnavailable where nobody answers,
-    and EngineError where the server serves another model, another prompt, or too few tokens.
+    `max_new_tokens` bounds an explanation after its opening; `folder` is the checkpoint's, where it is on this machine.
+    Connecting raises ServerUnavailable where nobody answers, and EngineError where the server serves another model,
+    another prompt, too few tokens, or only a part of an adapter.
     """
 
     name = "vllm"
 
-    def __init__(self, url: str, interface: Interface, *, max_new_tokens: int = 256) -> None:
+    def __init__(
+        self, url: str, interface: Interface, *, folder: Path | None = None, max_new_tokens: int = 256
+    ) -> None:
         self._interface = interface
+        self._folder = folder
         self._max_new_tokens = max_new_tokens
         self._server = Server(url)
         self._served, self._dtype = self._find_model()
@@ -106,15 +115,16 @@ class VllmEngine:
                 f"{self.manifest.name} is quantized ({self.manifest.quantization}), which is only done in process: "
                 "use the transformers engine, or register the checkpoint unquantized."
             )
-        cards = self._server.get("/v1/models", "data")
-        served = {card["id"] for card in cards}
+        cards = {card["id"]: card for card in self._server.get("/v1/models", "data")}
         for dtype in DTYPES:
-            if (name := f"{self.manifest.name}:{dtype}") in served:
-                # A LoRA adapter's card leaves it out; its base has a card there too.
-                self._check_room(max(card["max_model_len"] or 0 for card in cards))
-                return name, dtype
+            if card := cards.get(f"{self.manifest.name}:{dtype}"):
+                # A LoRA adapter's card names its base as parent, and leaves the length to the base's card.
+                self._check_room(max(each["max_model_len"] or 0 for each in cards.values()))
+                if card["parent"] is not None:
+                    self._check_adapter()
+                return card["id"], dtype
         raise EngineError(
-            f"The server at {self._server.url} serves {', '.join(sorted(served)) or 'nothing'}, not "
+            f"The server at {self._server.url} serves {', '.join(sorted(cards)) or 'nothing'}, not "
             f"{self.manifest.name}: start it with `infra/vllm/serve.py`, or with "
             f"`--served-model-name {self.manifest.name}:DTYPE`, DTYPE being one of {', '.join(DTYPES)}."
         )
@@ -127,6 +137,19 @@ class VllmEngine:
             raise EngineError(
                 f"The server at {self._server.url} takes {room} tokens, and an answer may need {needed}: start it with "
                 f"`--max-model-len {needed}` or more."
+            )
+
+    def _check_adapter(self) -> None:
+        """vLLM 0.32 puts an adapter on the language model, and leaves out the rest of it without a word."""
+        if self._folder is None or not is_adapter(self._folder):
+            return
+        with safe_open(self._folder / WEIGHTS, "pt") as weights:
+            names = list(weights.keys())
+        left_out = [part for part in BEYOND_LANGUAGE if any(part in name for name in names)]
+        if left_out:
+            raise EngineError(
+                f"{self.manifest.name} also adapts {' and '.join(left_out)}, which vLLM leaves out of an adapter: "
+                f"merge it (`telltale merge`), and start the server at {self._server.url} with that."
             )
 
     def _check_prompt(self) -> None:
@@ -257,8 +280,10 @@ class Server:
 
     def _content(self, response: httpx.Response, path: str, field: str) -> Any:
         said = f"{self.url}{path} answered {response.status_code}: {_message(response)}"
-        if response.status_code in AWAY:
+        if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
             raise ServerUnavailable(f"{said}. It is starting, overloaded or down: wait, or look into its log.")
+        if response.status_code in GATEWAY_LOST_IT:
+            raise _ConnectionLost(f"{said}. The server behind that address hung up: look into its log.")
         if response.status_code == httpx.codes.NOT_FOUND:
             raise EngineError(f"{said}. Is this a vLLM server, started as {GUIDE} says, and not something else?")
         if not response.is_success:
@@ -270,7 +295,7 @@ class Server:
 
 
 class _ConnectionLost(EngineError):
-    """The server took a request and hung up."""
+    """The server took a request and hung up: it is restarting, or this request ended it."""
 
 
 def cropped(processor: Any, image: Image.Image) -> Image.Image:

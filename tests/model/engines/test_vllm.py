@@ -8,12 +8,14 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -158,16 +160,33 @@ def test_a_name_without_a_dtype_is_refused(interface: Interface) -> None:
         VllmEngine(url, interface)
 
 
-def test_an_adapter_is_served_beside_its_base(interface: Interface) -> None:
-    """As vLLM lists `--lora-modules telltale-demo:float32=FOLDER`: without a length of its own."""
+def with_adapter(models: dict[str, Any]) -> Said:
+    """As vLLM lists `--lora-modules telltale-demo:float32=FOLDER`: with its base, and without a length of its own."""
+    [base] = models["data"]
+    adapter = {**base, "parent": "base:float32", "max_model_len": None}
+    return 200, {"data": [{**base, "id": "base:float32"}, adapter]}
 
-    def with_adapter(models: dict[str, Any]) -> Said:
-        [base] = models["data"]
-        adapter = {**base, "parent": "base:float32", "max_model_len": None}
-        return 200, {"data": [{**base, "id": "base:float32"}, adapter]}
 
+def adapter(folder: Path, part: str) -> Path:
+    (folder / "adapter_config.json").write_text("{}")
+    save_file({f"base_model.model.model.{part}.lora_A.weight": torch.zeros(1)}, folder / "adapter_model.safetensors")
+    return folder
+
+
+def test_an_adapter_is_served_beside_its_base(interface: Interface, tmp_path: Path) -> None:
+    folder = adapter(tmp_path, "language_model.layers.0.mlp.up_proj")
     with serving(Replay({"/v1/models": with_adapter})) as url:
-        assert VllmEngine(url, interface).dtype == "float32"
+        assert VllmEngine(url, interface, folder=folder).dtype == "float32"
+
+
+@pytest.mark.parametrize("part", ["vision_tower", "multi_modal_projector"])
+def test_an_adapter_that_would_be_served_in_part_is_refused(interface: Interface, tmp_path: Path, part: str) -> None:
+    folder = adapter(tmp_path, f"{part}.linear_1")
+    with serving(Replay({"/v1/models": with_adapter})) as url, pytest.raises(EngineError) as raised:
+        VllmEngine(url, interface, folder=folder)
+    assert f"also adapts {part}, which vLLM leaves out" in str(raised.value)
+    with serving(Replay()) as url:
+        assert VllmEngine(url, interface, folder=folder).dtype == "float32", "it is merged there"
 
 
 def test_a_quantized_version_is_not_taken_for_the_one_served(interface: Interface) -> None:
@@ -329,9 +348,10 @@ def test_a_server_that_stays_away_is_an_absence(interface: Interface) -> None:
     assert count[0] == 3
 
 
-def test_a_server_that_hangs_up_on_an_image_is_not_an_absence(interface: Interface) -> None:
+@pytest.mark.parametrize("said", [None, (502, b"bad gateway")])
+def test_a_server_that_hangs_up_on_an_image_is_not_an_absence(interface: Interface, said: Said) -> None:
     """Else an image that kills the server would be tried for ever."""
-    respond, count = times(99, None)
+    respond, count = times(99, said)
     with serving(respond) as url, pytest.raises(EngineError, match="hung up") as raised:
         VllmEngine(url, interface)
     assert not isinstance(raised.value, ServerUnavailable)
