@@ -119,8 +119,8 @@ class VllmEngine:
         for dtype in DTYPES:
             if card := cards.get(f"{self.manifest.name}:{dtype}"):
                 # A LoRA adapter's card names its base as parent, and leaves the length to the base's card.
-                self._check_room(max(each["max_model_len"] or 0 for each in cards.values()))
-                if card["parent"] is not None:
+                self._check_room(max(each.get("max_model_len") or 0 for each in cards.values()))
+                if card.get("parent") is not None:
                     self._check_adapter()
                 return card["id"], dtype
         raise EngineError(
