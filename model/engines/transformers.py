@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from transformers import Cache
 
-from model.answer import whole_sentences
+from model.answer import decoded
 from model.checkpoint import Checkpoint
 from model.engines.decoding import CompiledDecoder, Slab, decode
 from model.engines.engine import Answer, Chooser, EngineError, Score
@@ -124,7 +124,7 @@ class TransformersEngine:
             self._run(prompt[:-1], part, cache)
             cache.keep(range(len(part)))
         written = self._decode(cache, self._ids([prompt[-1:]] * len(prepared)))
-        return [self._text((), tokens) for tokens in written]
+        return [decoded(self._tokenizer, (), tokens) for tokens in written]
 
     @torch.inference_mode()
     def _answer(self, prepared: Sequence[torch.Tensor], choose: Chooser) -> list[Answer]:
@@ -159,7 +159,7 @@ class TransformersEngine:
         end = self._tokenizer.eos_token_id
         written = decoder.decode(cache, first, end=end, limit=self._max_new_tokens)
         return [
-            Answer(score, self._text(opening, row) if label else None)
+            Answer(score, decoded(self._tokenizer, opening, row) if label else None)
             for score, label, opening, row in zip(scores, labels, openings, written, strict=False)
         ]
 
@@ -199,7 +199,7 @@ class TransformersEngine:
         openings = [self._opening(label) for label in labels]
         first = self._ids([opening[len(self._checkpoint.tokens.prefix) :] for opening in openings])
         written = self._decode(cache, first)
-        return [self._text(opening, tokens) for opening, tokens in zip(openings, written, strict=True)]
+        return [decoded(self._tokenizer, opening, tokens) for opening, tokens in zip(openings, written, strict=True)]
 
     def _opening(self, label: Label) -> tuple[int, ...]:
         """The ids of the sentence that an explanation under this label begins with."""
@@ -209,13 +209,6 @@ class TransformersEngine:
     def _decode(self, cache: Slab, first: torch.Tensor) -> list[list[int]]:
         end = self._tokenizer.eos_token_id
         return decode(self._model, cache, first, end=end, limit=self._max_new_tokens)
-
-    def _text(self, opening: tuple[int, ...], written: list[int]) -> str:
-        """An answer cut at the limit, so that it holds no end, keeps its whole sentences."""
-        ended = written[-1:] == [self._tokenizer.eos_token_id]
-        ids = [*opening, *(written[:-1] if ended else written)]
-        text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
-        return text if ended else whole_sentences(text)
 
     @property
     def _length(self) -> int:

@@ -97,8 +97,8 @@ def test_every_module_says_what_it_is_for(file: Path) -> None:
 
 def test_every_command_is_registered_and_importable() -> None:
     modules = {path.partition(":")[0] for path, _ in COMMANDS.values()}
-    files = {f"infra.commands.{file.stem}" for file in (ROOT / "infra/commands").glob("[!_]*.py")}
-    assert modules == files
+    files = [*(ROOT / "infra/commands").glob("[!_]*.py"), *(ROOT / "model").rglob("command.py")]
+    assert modules == {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files}
     for name, (path, _) in COMMANDS.items():
         module, _, attribute = path.partition(":")
         assert getattr(importlib.import_module(module), attribute).name == name

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from model import answer
 from model.checkpoint import Checkpoint
 from model.engines import decoding, transformers
 from model.engines.decoding import CompiledDecoder, Slab, decode
@@ -113,8 +114,8 @@ def test_only_rows_that_are_explained_are_kept(
     monkeypatch.setattr(transformers, "PREFILL_ROWS", 3)
     parts = engine.answer(prepared, choose)
     assert kept == [3]
-    assert [answer.text for answer in parts] == [answer.text for answer in whole]
-    assert [answer.text is not None for answer in parts] == [index in (1, 2, 6) for index in range(len(images))]
+    assert [one.text for one in parts] == [one.text for one in whole]
+    assert [one.text is not None for one in parts] == [index in (1, 2, 6) for index in range(len(images))]
     for ours, theirs in zip(parts, whole, strict=True):
         assert ours.score.logit == pytest.approx(theirs.score.logit, abs=1e-3)
 
@@ -125,7 +126,7 @@ def test_an_answer_with_nothing_forced_is_what_generate_writes(
     tokenizer = loaded.processor.tokenizer
     written = generated(loaded, images, tokenizer.eos_token_id)
     answers = engine.complete([engine.prepare(image) for image in images])
-    assert answers == [engine._text((), row) for row in written]
+    assert answers == [answer.decoded(tokenizer, (), row) for row in written]
     assert len(set(answers)) > 1
 
 

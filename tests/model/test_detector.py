@@ -137,15 +137,6 @@ def test_text_ends_at_the_end_token(loaded: Checkpoint, images) -> None:
     assert answer.text == tokenizer.decode([*opening, *kept]).strip()
 
 
-def test_text_that_was_cut_ends_at_its_last_sentence(engine: TransformersEngine) -> None:
-    encode = engine._tokenizer.encode
-    opening = tuple(encode(" This is a fake image.", add_special_tokens=False))
-    more = encode(" The texture is over-smooth. The texture is", add_special_tokens=False)
-    assert engine._text(opening, more) == "This is a fake image. The texture is over-smooth."
-    ended = [*more, engine._tokenizer.eos_token_id]
-    assert engine._text(opening, ended) == "This is a fake image. The texture is over-smooth. The texture is"
-
-
 def test_a_checkpoint_s_own_generation_settings_do_not_leak_in(tiny_checkpoint: Path, tmp_path: Path, images) -> None:
     import shutil
 
