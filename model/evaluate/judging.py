@@ -30,6 +30,9 @@ Answers = Literal["scored", "free", "none"]
 THREADS = 4
 AHEAD = 2  # batches that are decoded while one is judged
 
+# What a row has beyond its sample, in this order; None throughout where the image could not be read.
+JUDGED = ("sha256", "p_fake", "logit", "pair_mass", "scored", "predicted", "answer", "references", "rouge_l", "css")
+
 Advance = Callable[[int], None]
 
 
@@ -152,7 +155,7 @@ def _score(sample: Sample, detection: Detection) -> Record:
 
 
 def _failed(sample: Sample, loaded: Loaded) -> Record:
-    return {**_identity(sample), "error": loaded.error}
+    return {**_identity(sample), **dict.fromkeys(JUDGED), "references": list(sample.references), "error": loaded.error}
 
 
 def _identity(sample: Sample) -> Record:

@@ -42,12 +42,12 @@ def reliability(bins: Sequence[Record]) -> str:
         places, shares = [each["mean_p"] for each in full], [each["fake"]["value"] for each in full]
         down = [max(0.0, each["fake"]["value"] - each["fake"]["low"]) for each in full]
         up = [max(0.0, each["fake"]["high"] - each["fake"]["value"]) for each in full]
-        sizes = [20 + 180 * each["fake"]["images"] / max(other["fake"]["images"] for other in full) for each in full]
+        sizes = [20 + 100 * each["fake"]["images"] / max(other["fake"]["images"] for other in full) for each in full]
         axes.errorbar(places, shares, yerr=[down, up], color=OURS, linewidth=1, capsize=2, fmt="none")
         axes.scatter(places, shares, s=sizes, color=OURS, alpha=0.8, label="bins, larger with more images")
-        axes.set_xlim(0, 1)
-        axes.set_ylim(-0.03, 1.03)
-        axes.legend(loc="upper left", fontsize=8)
+        axes.set_xlim(-0.04, 1.04)
+        axes.set_ylim(-0.04, 1.04)
+        _legend(axes)
         return _svg(figure, "Reliability: share of fakes against the mean score, in ten bins")
 
 
@@ -67,7 +67,7 @@ def coverage(points: Sequence[Record]) -> str:
             label="95 % interval",
         )
         axes.plot(share, [each["accuracy"]["value"] for each in shown], color=OURS, marker="o", markersize=4)
-        axes.legend(loc="lower left", fontsize=8)
+        _legend(axes)
         return _svg(figure, "Accuracy against coverage, as the abstain band widens")
 
 
@@ -79,7 +79,7 @@ def scores(reals: Sequence[float], fakes: Sequence[float]) -> str:
         axes.hist([list(reals), list(fakes)], bins=edges, color=[REAL, FAKE], label=["real", "fake"], stacked=False)
         axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
         axes.set_xlim(0, 1)
-        axes.legend(loc="upper center", fontsize=8)
+        _legend(axes)
         return _svg(figure, "Scores of real and of fake images")
 
 
@@ -89,6 +89,11 @@ def _axes(across: str, up: str) -> tuple[Figure, Any]:
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     return figure, axes
+
+
+def _legend(axes: Any) -> None:
+    """Above the plot, where no mark can be under it."""
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8, borderaxespad=0.2)
 
 
 def _svg(figure: Figure, title: str) -> str:

@@ -17,6 +17,7 @@ from PIL import Image, ImageFilter
 BLUR_SIGMA = 1.0  # pixels of the original
 ROTATION = 15  # degrees, counter-clockwise
 NOISE_SIGMA = 10.0  # of 255 levels, each channel by itself
+# A screenshot: shown smaller, cut out a little too tight, saved again.
 SCREENSHOT_SCALE = 0.75
 SCREENSHOT_TRIM = 0.01  # of each side, at least a pixel
 SCREENSHOT_QUALITY = 75
@@ -74,12 +75,12 @@ ALTERATIONS = (
     Alteration("jpeg70", "JPEG, quality 70", lambda image: jpeg(image, 70)),
     Alteration("jpeg50", "JPEG, quality 50", lambda image: jpeg(image, 50)),
     Alteration("blur", f"Gaussian blur, σ = {BLUR_SIGMA:g} pixel", blur),
-    Alteration("half", "to half width and height and back, bicubic", halve),
+    Alteration("half", "to half the sides and back, bicubic", halve),
     Alteration("rotate15", f"rotated {ROTATION}°, bicubic, black corners", rotate),
     Alteration("noise", f"Gaussian noise, σ = {NOISE_SIGMA:g} of 255", noise),
     Alteration(
         "screenshot",
-        f"to {SCREENSHOT_SCALE:.0%} (bilinear), {SCREENSHOT_TRIM:.0%} trimmed off each side, JPEG {SCREENSHOT_QUALITY}",
+        f"to {SCREENSHOT_SCALE:.0%} (bilinear), trimmed {SCREENSHOT_TRIM:.0%}, JPEG {SCREENSHOT_QUALITY}",
         screenshot,
     ),
 )

@@ -29,6 +29,9 @@ NAMES = {
     "css": "CSS",
 }
 
+# What is shown of a category and of an alteration, in this order.
+RATES = ("accuracy", "recall_real", "recall_fake", "auroc")
+
 Record = dict[str, Any]
 
 
@@ -63,53 +66,49 @@ def _measures(summary: Record) -> Table:
     for column in ("images", "value"):
         table.add_column(column, justify="right")
     table.add_column("95 % interval")
-    table.add_column("paper", justify="right")
+    table.add_column("" if theirs is None else f"paper, {summary['data']['format']}", justify="right")
     paper = {} if theirs is None else {**theirs, "f1_real": theirs["f1"]}
     for name, shown in NAMES.items():
-        if name in summary["metrics"]:
-            found = summary["metrics"][name]
+        found = summary["metrics"].get(name)
+        if found and found["images"]:
             published = f"{paper[name]:.3f}" if name in paper else ""
             table.add_row(shown, f"{found['images']:,}", value(found), interval(found), published)
     return table
 
 
 def _categories(summary: Record) -> Table:
-    table = _table("by category", "category")
-    for column in ("images", "accuracy"):
-        table.add_column(column, justify="right")
-    table.add_column("95 % interval")
-    for column in ("reals right", "fakes right", "AUROC"):
-        table.add_column(column, justify="right")
+    table = _table("by category, with 95 % intervals", "category")
+    _rates(table, "images", "accuracy", "reals right", "fakes right", "AUROC")
     for name, each in summary["categories"].items():
-        found = each["metrics"]
-        table.add_row(
-            escape(name),
-            f"{each['images']:,}",
-            value(found["accuracy"]),
-            interval(found["accuracy"]),
-            *(value(found[measure]) for measure in ("recall_real", "recall_fake", "auroc")),
-        )
+        found = [_both(each["metrics"][measure]) for measure in RATES]
+        table.add_row(escape(name), f"{each['images']:,}", *found)
     return table
 
 
 def _robustness(summary: Record) -> Table:
-    table = _table("after an alteration, by the score", "images")
-    table.add_column("accuracy", justify="right")
-    table.add_column("95 % interval")
-    table.add_column("change", justify="right")
-    for column in ("reals right", "fakes right", "AUROC", "paper"):
-        table.add_column(column, justify="right")
+    table = _table(
+        "after an alteration, by the score, with 95 % intervals (the report says what each is)", "alteration"
+    )
+    _rates(table, "accuracy", "change", "reals right", "fakes right", "AUROC", "paper")
     for each in summary["robustness"]:
         found, paper = each["metrics"], each["published_accuracy"]
-        table.add_row(
-            each["what"],
-            value(found["accuracy"]),
-            interval(found["accuracy"]),
-            "" if each["name"] == "clean" else f"{found['change']['value']:+.3f}",
-            *(value(found[measure]) for measure in ("recall_real", "recall_fake", "auroc")),
-            "" if paper is None else f"{paper:.3f}",
-        )
+        accuracy, *others = (_both(found[measure]) for measure in RATES)
+        change = "" if each["name"] == "clean" else f"{found['change']['value']:+.3f}"
+        table.add_row(each["name"], accuracy, change, *others, "" if paper is None else f"{paper:.3f}")
     return table
+
+
+def _rates(table: Table, *names: str) -> None:
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+
+
+def _both(estimate: Record) -> str:
+    """`0.937 .901–.970`: a value and its interval in little room."""
+    if estimate["low"] is None:
+        return value(estimate)
+    low, high = (f"{end:.3f}".removeprefix("0") for end in (estimate["low"], estimate["high"]))
+    return f"{value(estimate)} [dim]{low}–{high}[/dim]"
 
 
 def _table(title: str, first: str) -> Table:

@@ -92,5 +92,8 @@ def first_existing(paths: Sequence[Path]) -> Path:
 def reason(error: Exception) -> str:
     """One line for people, also for what pydantic found."""
     if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'record'}: {each['msg']}" for each in error.errors())
+        found = [
+            (".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, ")) for each in error.errors()
+        ]
+        return "; ".join(f"{where}: {what}" for where, what in found)
     return str(error)

@@ -25,13 +25,17 @@ def test_the_same_set_measured_the_same_way_is_comparable() -> None:
 def test_every_difference_is_named() -> None:
     assert published.differences(run(is_demo=True)) == ["the checkpoint is a demo model, not FakeVLM"]
     assert published.differences(run("folders")) == ["the paper measured no such set"]
-    assert published.differences(run("DD-VQA", 262)) == ["which frames the paper judged is not published"]
-    assert published.differences(run("LOKI", 100)) == ["its set has 2,217 images, and 100 were judged here"]
+    assert published.differences(run("FakeClue", 100)) == ["its set has 5,000 images, and 100 were judged here"]
+    [frames] = published.differences(run("DD-VQA", 262))
+    assert frames == "it is not published which frames of which videos the paper judged"
+    assert published.differences(run("LOKI", 2217)) == [
+        "it is not published whether the paper judged all of LOKI's public images"
+    ]
     [reason] = published.differences(run(answers="scored"))
     assert "free answers" in reason
     said = published.verdict(run("LOKI", 100, "none", is_demo=True))
     assert said.startswith("Not comparable")
-    assert said.count(";") == 2
+    assert said.count(";") == 3
 
 
 def test_published_f1_is_of_real_images() -> None:

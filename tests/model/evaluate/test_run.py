@@ -96,6 +96,7 @@ def test_images_that_cannot_be_read_are_rows_with_a_reason(divided: Detector, al
     assert (made["data"]["judged"], made["data"]["skipped"]) == (4, 5)
     assert made["metrics"]["accuracy"]["images"] == 4
     assert made["robustness"][0]["metrics"]["accuracy"]["images"] == 4
+    assert list(results.rows[0]) == list(results.rows[3])
     assert len((tmp_path / "out" / run.SKIPPED).read_text().splitlines()) == 5
 
 
@@ -159,8 +160,12 @@ def test_what_is_there_is_not_judged_again(
     def never(*_: Any) -> None:
         raise AssertionError("judged again")
 
-    monkeypatch.setattr(Detector, "detect_prepared", never)
-    assert evaluate(divided, album, tmp_path / "out").rows == first.rows
+    with monkeypatch.context() as patch:
+        patch.setattr(Detector, "detect_prepared", never)
+        assert evaluate(divided, album, tmp_path / "out").rows == first.rows
+        with pytest.raises(AssertionError, match="judged again"):
+            evaluate(divided, album, tmp_path / "out", robustness=True)
+    assert len(evaluate(divided, album, tmp_path / "out", robustness=True).altered) == 8
 
 
 @pytest.mark.parametrize(
