@@ -2,17 +2,24 @@
 
 An adapter saved under one key layout can load under another and silently do nothing, in peft as in vLLM. So names are
 written that both accept, every key must find its place when it is read, and outputs must differ from the base's.
-It knows nothing of checkpoints or manifests: `checkpoint` knows which base an adapter belongs on.
+It knows nothing of checkpoints or manifests: `checkpoint` knows which base an adapter belongs on. peft is imported
+where it is used, because whoever serves a full checkpoint need not wait for it.
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+# peft imports bitsandbytes, and that says on every machine without a GPU which of its CPU kernels is not installed.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 CONFIGURATION = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -46,6 +53,8 @@ def is_adapter(folder: Path) -> bool:
 
 def attach(network: Any, configuration: LoraConfig) -> Any:
     """`network` with fresh adapters, the only weights that train, in float32; they change nothing yet."""
+    from peft import get_peft_model
+
     return get_peft_model(network, configuration)
 
 
@@ -55,6 +64,8 @@ def save(adapted: Any, folder: Path, base: str, state: dict[str, torch.Tensor] |
     `base` is what the file says they belong on, for peft's own loader. `state` is the whole network's state where it
     had to be gathered from several processes.
     """
+    from peft import get_peft_model_state_dict
+
     folder.mkdir(parents=True, exist_ok=True)
     weights = get_peft_model_state_dict(adapted, state_dict=state, save_embedding_layers=False)
     named = {portable_name(name): tensor.detach().to("cpu", torch.float32) for name, tensor in weights.items()}
@@ -78,12 +89,14 @@ def put_on(network: Any, folder: Path, inputs: Inputs) -> Any:
     `inputs` is any input of the network: its logits must differ with the adapters on. Raises AdapterError where a
     weight is missing, left over, of another shape, or where nothing changed.
     """
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
     weights = _read(folder)
     try:
         adapted = get_peft_model(network, PeftConfig.from_pretrained(folder))
         outcome = set_peft_model_state_dict(adapted, weights)
     except KeyError as error:
-        raise AdapterError(f"{folder / WEIGHTS} lacks the weight {error}.") from error
+        raise AdapterError(f"The names in {folder / WEIGHTS} do not fit this network: {error} is missing.") from error
     except (TypeError, ValueError, RuntimeError) as error:
         raise AdapterError(f"The adapters in {folder} do not fit their base: {error}") from error
     ours = get_peft_model_state_dict(adapted, save_embedding_layers=False)

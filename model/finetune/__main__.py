@@ -6,7 +6,11 @@ import argparse
 import logging
 import signal
 import sys
+import warnings
 from pathlib import Path
+
+from accelerate import PartialState
+from transformers.utils import logging as transformers_logging
 
 from model.checkpoint import CheckpointError
 from model.decode import UndecodableImage
@@ -27,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True, help="YAML file; see docs/finetune.md")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a launcher that ignores Ctrl-C hands that on
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    _quieten()
     try:
         arguments = read(options.config)
         return _run(arguments)
@@ -36,13 +40,25 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
+def _quieten() -> None:
+    """Only what is ours is told: libraries' bars and deprecations are not the user's concern."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("model").setLevel(logging.INFO)
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
 def _run(arguments: Arguments) -> int:
     try:
         folder = finetune(arguments)
     except KeyboardInterrupt:
-        sys.stderr.write(f"\nStopped. {resuming(arguments)}\n")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it may come twice: from the terminal, and from the launcher
+        if PartialState().is_main_process:
+            sys.stderr.write(f"\nStopped. {resuming(arguments)}\n")
         return INTERRUPTED
-    sys.stdout.write(f"{folder}\n")
+    if PartialState().is_main_process:
+        sys.stdout.write(f"{folder}\n")
     return 0
 
 

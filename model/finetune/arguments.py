@@ -165,7 +165,10 @@ def read(path: Path) -> Arguments:
     except yaml.YAMLError as error:
         raise InvalidConfiguration(f"{path} is not YAML: {error}") from error
     except ValidationError as error:
-        complaints = "; ".join(
-            f"{'.'.join(map(str, each['loc'])) or 'configuration'}: {each['msg']}" for each in error.errors()
-        )
+        complaints = "; ".join(_complaint(each["loc"], each["msg"]) for each in error.errors())
         raise InvalidConfiguration(f"{path}: {complaints}") from error
+
+
+def _complaint(place: tuple[str | int, ...], message: str) -> str:
+    said = message.removeprefix("Value error, ")
+    return f"{'.'.join(map(str, place))}: {said}" if place else said

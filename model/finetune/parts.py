@@ -58,7 +58,7 @@ def used_vision_layers(config: Any) -> int:
     """How many of the tower's layers lie before its features; hidden state 0 is the embedding."""
     chosen = config.vision_feature_layer
     states = config.vision_config.num_hidden_layers + 1
-    return max(int(layer) % states for layer in ([chosen] if isinstance(chosen, int) else chosen))
+    return int(max(layer % states for layer in ([chosen] if isinstance(chosen, int) else chosen)))
 
 
 def _is_reached(name: str, used: int) -> bool:

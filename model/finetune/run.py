@@ -58,6 +58,8 @@ def finetune(arguments: Arguments) -> Path:
     """
     set_seed(arguments.seed)
     settings = training_arguments(arguments)
+    if settings.process_index > 0:
+        logging.getLogger("model").setLevel(logging.ERROR)  # one process speaks for all
     data = _train(arguments, settings)
     if settings.process_index == 0:
         results.complete(arguments.output, data.training, data.validation, arguments.batch_size)
