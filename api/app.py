@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from flask import Response, request
 from flask_openapi3 import OpenAPI
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from api import auth, health, problems, process, reference, requests
+from api.dashboard import shell
 from api.intake import (
     appeals,
     batch,
@@ -61,6 +63,9 @@ def create_app(settings: Settings) -> Application:
         validation_error_callback=problems.raise_again,
     )
     app.config.update(MAX_CONTENT_LENGTH=requests.MAX_JSON_BYTES, MAX_FORM_PARTS=MAX_FORM_PARTS)
+    if settings.trusted_proxies:
+        # Who is calling, and nothing else: our own address is a setting.
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.trusted_proxies, x_proto=0)  # type: ignore[method-assign]
     process.install(app, ApiProcess.of(settings))
     problems.install(app)
     app.before_request(requests.adopt_request_id)
@@ -70,6 +75,7 @@ def create_app(settings: Settings) -> Application:
     for blueprint in BLUEPRINTS:
         app.register_api(blueprint)
     reference.install(app)
+    shell.install(app)
     auth.refuse_unmarked(app)
     return app
 

@@ -1,4 +1,4 @@
-"""Every error answer: RFC 9457 problem details. The only place that knows which error is which HTTP status.
+"""Every error answer: RFC 9457 problem details, or a page. The only place that knows which error is which HTTP status.
 
 A handler turns what the domain, the framework or the database raised into one shape. What was not raised on purpose is
 a 500 that says nothing but the request id, under which the log has the rest.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from flask import Flask, Response, current_app, g, request
@@ -40,6 +40,7 @@ STATUSES: Mapping[type[errors.TelltaleError], tuple[int, str]] = {
     errors.Conflict: (409, "Not possible in this state"),
     errors.RequestInProgress: (409, "The first request is still running"),
     errors.TooBusy: (429, "Too much is waiting"),
+    errors.TooManyAttempts: (429, "Too many attempts"),
     errors.ImageTooLarge: (413, "The image is too large"),
     errors.UnsupportedType: (415, "Not a supported type"),
     errors.Undecodable: (422, "The image cannot be decoded"),
@@ -54,6 +55,17 @@ HTTP_ADVICE: Mapping[int, str] = {
     406: "Answers are JSON: accept application/json.",
     415: "Send the body as JSON, with Content-Type: application/json.",
 }
+# The same to people, who did not write the request.
+PAGE_ADVICE: Mapping[int, str] = {
+    400: "The request could not be read. Go back, reload the page and try again.",
+    404: "There is nothing at this address. It may have been mistyped, or what was here is gone.",
+    405: "This address cannot be opened like that. Go back and use the page's own buttons.",
+    413: "That is more than this form takes. Send less.",
+    415: "The form was sent in a way that cannot be read here. Reload the page and try again.",
+}
+# How problems look below a path: by default, JSON.
+PAGES = "telltale_problem_pages"
+Body = Mapping[str, Any]
 
 
 class Problem(BaseModel):
@@ -111,8 +123,31 @@ def problem(
         **members,
     }
     present = {name: value for name, value in body.items() if value is not None}
-    response = Response(current_app.json.dumps(present), status, mimetype=MEDIA_TYPE)
+    page = _page()
+    response = page(present) if page else Response(current_app.json.dumps(present), mimetype=MEDIA_TYPE)
+    response.status_code = status
     response.headers.update(headers or {})
+    return response
+
+
+def shown_below(app: Flask, prefix: str, page: Callable[[Body], Response]) -> None:
+    """Have the problems of every path that begins with `prefix` rendered by `page`, from the members of a Problem."""
+    app.extensions.setdefault(PAGES, {})[prefix] = page
+
+
+def _page() -> Callable[[Body], Response] | None:
+    pages: Mapping[str, Callable[[Body], Response]] = current_app.extensions.get(PAGES, {})
+    return next((page for prefix, page in pages.items() if request.path.startswith(prefix)), None)
+
+
+def beside(error: errors.TelltaleError, page: str) -> Response:
+    """A page that shows this error itself, such as a form with what was typed, under the error's own status."""
+    kind = _kind(error)
+    if kind is None:
+        raise error
+    status, _ = STATUSES[kind]
+    response = Response(page, status, mimetype="text/html")
+    response.headers.update(_headers(error, status))
     return response
 
 
@@ -175,7 +210,7 @@ def install(app: Flask) -> None:
 
 
 def _from_domain(error: errors.TelltaleError) -> Response:
-    kind = next((kind for kind in type(error).__mro__ if kind in STATUSES), None)
+    kind = _kind(error)
     if kind is None:
         return _unexpected(error)
     status, title = STATUSES[kind]
@@ -184,6 +219,10 @@ def _from_domain(error: errors.TelltaleError) -> Response:
     return problem(
         status, _kebab(kind.__name__), title, error.message, pointer=error.pointer, headers=_headers(error, status)
     )
+
+
+def _kind(error: errors.TelltaleError) -> type[errors.TelltaleError] | None:
+    return next((kind for kind in type(error).__mro__ if kind in STATUSES), None)
 
 
 def _headers(error: errors.TelltaleError, status: int) -> dict[str, str]:
@@ -195,7 +234,8 @@ def _headers(error: errors.TelltaleError, status: int) -> dict[str, str]:
         return {"Retry-After": str(UNAVAILABLE_RETRY_AFTER_S)}
     if isinstance(error, errors.SignatureInvalid):
         return {"WWW-Authenticate": "Webhook-Signature"}
-    return {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    # People sign in on a page.
+    return {"WWW-Authenticate": "Bearer"} if status == 401 and not _page() else {}
 
 
 def _kebab(name: str) -> str:
@@ -237,13 +277,16 @@ def _from_http(error: HTTPException) -> Response | HTTPException:
     if status < 400:
         return error
     headers = {name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After")}
-    detail = HTTP_ADVICE.get(status) or error.description or error.name
+    advice = PAGE_ADVICE if _page() else HTTP_ADVICE
+    detail = advice.get(status) or error.description or error.name
     if status == 413:
         return _hang_up(problem(status, "request-entity-too-large", error.name, _too_large()))
     return problem(status, _kebab(type(error).__name__), error.name, detail, headers=headers)
 
 
 def _too_large() -> str:
+    if _page():
+        return PAGE_ADVICE[413]
     limit = request.max_content_length
     return (
         f"The request's body may have {limit} bytes and has more. Send less; "

@@ -63,6 +63,10 @@ class TooBusy(TelltaleError):
         self.retry_after = retry_after
 
 
+class TooManyAttempts(TooBusy):
+    """Passwords were tried too often for this account, or from this address."""
+
+
 class BadImage(TelltaleError):
     """The bytes cannot be judged."""
 

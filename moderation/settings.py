@@ -81,6 +81,9 @@ class Settings(BaseSettings):
         default=None, description="which tasks this worker process runs; only screening loads torch"
     )
     public_url: str = Field(default="http://127.0.0.1:8000", description="the api as platforms reach it")
+    trusted_proxies: int = Field(
+        default=0, ge=0, description="reverse proxies before the api, each of which appends to X-Forwarded-For"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 

@@ -123,6 +123,33 @@ class Membership(Row):
     role: Mapped[Role]
 
 
+class SignIn(_Identified, Row):
+    """A browser in which a user is signed in. Its cookie's token has 256 bits, so a plain sha256 of it is enough."""
+
+    __tablename__ = "sign_ins"
+
+    user_id: Mapped[UUID] = mapped_column(ForeignKey(User.id, ondelete="CASCADE"), index=True)
+    token_sha256: Mapped[str] = mapped_column(unique=True)
+    address: Mapped[str]
+    browser: Mapped[str]
+    last_seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class SignInAttempt(_Identified, Row):
+    """A try to sign in that has not succeeded. The account is a hash: people type passwords into the wrong field."""
+
+    __tablename__ = "sign_in_attempts"
+    __table_args__ = (
+        Index(None, "account_sha256", "created_at"),
+        Index(None, "address", "created_at"),
+        Index(None, "created_at"),
+    )
+
+    account_sha256: Mapped[str]
+    address: Mapped[str]
+
+
 class ApiKey(_Identified, Row):
     """A tenant's key. The secret has 256 bits of entropy, so a plain sha256 of it is enough to store."""
 

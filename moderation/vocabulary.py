@@ -80,6 +80,9 @@ class EventType(StrEnum):
     ENDPOINT_DISABLED = "endpoint.disabled"
     ENDPOINT_PING = "endpoint.ping"
     MODEL_PROMOTED = "model.promoted"
+    USER_SIGNED_IN = "user.signed_in"
+    USER_SIGNED_OUT = "user.signed_out"
+    USER_PASSWORD_CHANGED = "user.password_changed"
 
 
 OUTBOUND = frozenset(
@@ -129,6 +132,11 @@ class Role(StrEnum):
     MODERATOR = "moderator"
     LEAD = "lead"
     ADMIN = "admin"
+
+    def covers(self, other: Role) -> bool:
+        """Whether who has this role may do what the other one may: a lead reviews too, an admin may do all."""
+        ranks = list(Role)
+        return ranks.index(self) >= ranks.index(other)
 
 
 class ExplainMode(StrEnum):

@@ -51,9 +51,11 @@ SCOPES = {
 
 
 def routes(app: Application) -> dict[tuple[str, str], Rule]:
+    """Those for programs; tests/api/dashboard/test_access.py has those for people."""
     return {
         (method, rule.rule): rule
         for rule in app.url_map.iter_rules()
+        if not rule.rule.startswith(auth.DASHBOARD)
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
 

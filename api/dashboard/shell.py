@@ -1,0 +1,95 @@
+"""What surrounds every page: the pages there are, the navigation between them, headers, problems, and template names.
+
+To add pages: a module beside this one with a Blueprint `pages`, a line in PAGES and, where it is to be found from
+everywhere, one in NAVIGATION.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Flask, Response, render_template, request, url_for
+
+from api import problems
+from api.auth import DASHBOARD
+from api.dashboard import access, account, assets, cookies, csrf, home, security, sign_in, times
+from api.dashboard.access import person_or_none
+from moderation import model_versions
+from moderation.db import transaction
+from moderation.vocabulary import Role
+
+PAGES = (home.pages, sign_in.pages, account.pages, assets.pages)
+# What a page says after something was done on the one before (`?said=…`).
+SAYINGS = {
+    "signed_out": "You are signed out.",
+    "signed_out_elsewhere": "You are signed out everywhere else.",
+    "password_changed": "Your password is changed, and you are signed out everywhere else.",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the navigation; `role` is what its page needs, None for everybody who is signed in."""
+
+    label: str
+    endpoint: str
+    icon: str
+    role: Role | None = None
+
+
+NAVIGATION = (Entry("Overview", "home.page", "layout-dashboard"),)
+
+
+def install(app: Flask) -> None:
+    """Add the dashboard to an application."""
+    app.before_request(access.authenticate)
+    app.after_request(csrf.remember_visit)
+    app.after_request(security.add_headers)
+    for blueprint in PAGES:
+        blueprint.template_folder = "templates"
+        app.register_blueprint(blueprint)
+    app.context_processor(_names)
+    app.add_template_filter(times.relative, "relative")
+    app.add_template_filter(times.exact, "exact")
+    problems.shown_below(app, DASHBOARD, _problem)
+
+
+def _names() -> dict[str, Any]:
+    """What every template knows."""
+    return {
+        "person": person_or_none(),
+        "csrf_token": csrf.token,
+        "asset": assets.address,
+        "theme": cookies.theme(),
+        "navigation": _navigation,
+        "demo_model": _demo_model,
+        "said": SAYINGS.get(request.args.get("said", "")),
+    }
+
+
+def _navigation() -> list[dict[str, Any]]:
+    person = person_or_none()
+    return [
+        {"label": entry.label, "icon": entry.icon, "url": url_for(entry.endpoint), "current": _is_current(entry)}
+        for entry in NAVIGATION
+        if person and (entry.role is None or person.is_somewhere(entry.role))
+    ]
+
+
+def _is_current(entry: Entry) -> bool:
+    return (request.endpoint or "").partition(".")[0] == entry.endpoint.partition(".")[0]
+
+
+def _demo_model() -> str | None:
+    """The name of the model that judges, where it is a demo model: then every page says so."""
+    with transaction() as session:
+        champion = model_versions.champion(session)
+    return champion.name if champion is not None and champion.manifest.get("kind") == "demo" else None
+
+
+def _problem(problem: Mapping[str, Any]) -> Response:
+    """A problem as a page, or, for what htmx asked, as the words of a toast."""
+    template = "problem_fragment.html" if "HX-Request" in request.headers else "problem.html"
+    return Response(render_template(template, problem=problem), mimetype="text/html")

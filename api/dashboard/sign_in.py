@@ -1,0 +1,64 @@
+"""`/dashboard/sign-in` and `/dashboard/sign-out`."""
+
+from __future__ import annotations
+
+from flask import Blueprint, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response as AnyResponse
+
+from api import auth, problems
+from api.auth import public, signed_in
+from api.dashboard import cookies
+from api.dashboard.access import person, person_or_none
+from moderation import accounts
+from moderation.errors import TooManyAttempts, Unauthenticated
+
+pages = Blueprint("sign_in", __name__)
+
+
+@pages.get("/dashboard/sign-in")
+@public
+def form() -> AnyResponse | str:
+    """The form, or onward for who is signed in already."""
+    return redirect(_onward(), 303) if person_or_none() else _form()
+
+
+@pages.post("/dashboard/sign-in")
+@public
+def sign_in() -> AnyResponse:
+    """A new sign-in, whatever this browser had before; or the form again, which says what is wrong."""
+    try:
+        token = accounts.sign_in(
+            request.form.get("email", ""),
+            request.form.get("password", ""),
+            address=request.remote_addr or "",
+            browser=request.user_agent.string,
+        )
+    except (Unauthenticated, TooManyAttempts) as error:
+        return problems.beside(error, _form(error.message))
+    before = person_or_none()
+    if before is not None:
+        accounts.sign_out(before)
+    response = redirect(_onward(), 303)
+    cookies.write(response, cookies.SESSION, token)  # type: ignore[arg-type]
+    cookies.remove(response, cookies.VISIT)  # type: ignore[arg-type]
+    return response
+
+
+@pages.post("/dashboard/sign-out")
+@signed_in
+def sign_out() -> AnyResponse:
+    """End this browser's sign-in."""
+    accounts.sign_out(person())
+    response = redirect(url_for("sign_in.form", said="signed_out"), 303)
+    cookies.remove(response, cookies.SESSION)  # type: ignore[arg-type]
+    return response
+
+
+def _form(error: str | None = None) -> str:
+    return render_template("sign_in/form.html", error=error, email=request.form.get("email", ""), onward=_onward())
+
+
+def _onward() -> str:
+    """Where they wanted to go: a path of the dashboard, and nothing that leads anywhere else."""
+    wanted = request.values.get("next", "")
+    return wanted if wanted.startswith(f"{auth.DASHBOARD}/") else url_for("home.page")
