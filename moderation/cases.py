@@ -1,6 +1,6 @@
 """A case from its submission to its end: the only writer of `cases.status`.
 
-    fetching → queued → screening → decided | in_review;  anything that cannot be judged → failed
+    fetching → queued → screening → decided | in_review → decided;  anything that cannot be judged → failed
 
 Every change checks where the case is and, for a worker, that it still holds the newest fence; every change writes an
 event and, with it, the deliveries of whoever must be told, in the caller's transaction. It knows neither how an image
@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -23,7 +25,7 @@ from sqlalchemy.orm import Session, selectinload
 from moderation import webhooks
 from moderation.db import storable
 from moderation.errors import IllegalTransition, LostLease, NotFound
-from moderation.tables import Case, Image, Policy, Submission, Verdict
+from moderation.tables import Case, Image, Policy, Submission, Tenant, Verdict
 from moderation.vocabulary import (
     OUTBOUND,
     CaseStatus,
@@ -155,6 +157,7 @@ def record_verdict(session: Session, case: Case, verdict: Verdict, policy: Polic
     """Attach what the model said, and say so."""
     case.verdict = verdict
     case.policy = policy
+    case.score = None if math.isnan(verdict.p_fake) else verdict.p_fake
     session.flush()
     _record(session, case, EventType.VERDICT_COMPLETED, actor=WORKER, before=case.status)
 
@@ -168,11 +171,36 @@ def decide(session: Session, case: Case, label: Label, by: DecidedBy) -> None:
     _record(session, case, EventType.DECISION_CREATED, actor=by.value, before=before)
 
 
+def rule(session: Session, case: Case, label: Label, *, actor: str, review_id: UUID) -> None:
+    """End the case as a person answered; tell of a decision, of one that is overturned, and of an appeal's outcome."""
+    earlier, appealed = case.label, case.review_reason is ReviewReason.APPEAL
+    before = _move(case, CaseStatus.DECIDED)
+    case.label = label
+    case.decided_by = DecidedBy.MODERATOR
+    case.settled_at = datetime.now(UTC)
+    overturned = earlier not in (None, label)
+    told = _Change(
+        was={"label": earlier.value if earlier else None}, now={"label": label.value, "review": str(review_id)}
+    )
+    if overturned or not (appealed and earlier):
+        type_ = EventType.DECISION_REVERSED if overturned else EventType.DECISION_CREATED
+        _record(session, case, type_, actor=actor, before=before, change=told)
+        before = case.status
+    if appealed:
+        outcome = {"appeal": {"outcome": "overturned" if overturned else "upheld"}}
+        _record(session, case, EventType.APPEAL_DECIDED, actor=actor, before=before, change=told, data=outcome)
+
+
+def note(
+    session: Session, case: Case, type_: EventType, *, actor: str, was: dict[str, Any], now: dict[str, Any]
+) -> None:
+    """Write down what somebody did with a case that stays where it is; `was` and `now` are what it changed."""
+    _record(session, case, type_, actor=actor, before=case.status, change=_Change(was, now))
+
+
 def send_to_review(session: Session, case: Case, reason: ReviewReason) -> None:
     """Hand the case to the moderators."""
-    before = _move(case, CaseStatus.IN_REVIEW)
-    case.review_reason = reason
-    case.settled_at = datetime.now(UTC)
+    before = _open_review(session, case, reason)
     _record(session, case, EventType.CASE_IN_REVIEW, actor=DecidedBy.POLICY.value, before=before)
 
 
@@ -199,12 +227,23 @@ def retry(session: Session, tenant_id: UUID, case_id: UUID, *, actor: str) -> Ca
 def appeal(session: Session, tenant_id: UUID, case_id: UUID, *, actor: str, message: str | None) -> Case:
     """Reopen a decided case for a person. Raises NotFound, IllegalTransition."""
     case = case_of(session, tenant_id, case_id, lock=True)
-    before = _move(case, CaseStatus.IN_REVIEW)
-    case.review_reason = ReviewReason.APPEAL
-    case.settled_at = datetime.now(UTC)
-    _record(session, case, EventType.CASE_APPEALED, actor=actor, before=before, note=message)
+    before = _open_review(session, case, ReviewReason.APPEAL)
+    said = _Change(now={"message": message} if message is not None else {})
+    _record(session, case, EventType.CASE_APPEALED, actor=actor, before=before, change=said)
     _record(session, case, EventType.CASE_IN_REVIEW, actor=actor, before=case.status)
     return case
+
+
+def _open_review(session: Session, case: Case, reason: ReviewReason) -> CaseStatus:
+    """To the moderators, as if nobody had had it before; whether it is answered blind is drawn once for each case."""
+    before = _move(case, CaseStatus.IN_REVIEW)
+    case.review_reason = reason
+    case.settled_at = datetime.now(UTC)
+    case.held_until = case.escalated_at = case.assigned_to = None
+    if case.blind is None:
+        case.blind_probability = session.get_one(Tenant, case.tenant_id).blind_share
+        case.blind = random.random() < case.blind_probability
+    return before
 
 
 def case_of(session: Session, tenant_id: UUID, case_id: UUID, *, lock: bool = False) -> Case:
@@ -333,7 +372,16 @@ def _move(case: Case, to: CaseStatus) -> CaseStatus:
     case.status = to
     if to is not CaseStatus.SCREENING:
         case.lease_until = case.offered_until = None
+    case.answer_due = None
     return before
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What an event says beside the status."""
+
+    was: Mapping[str, Any] = field(default_factory=dict)
+    now: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _record(
@@ -343,12 +391,11 @@ def _record(
     *,
     actor: str,
     before: CaseStatus | None,
-    note: str | None = None,
+    change: _Change = _Change(),
+    data: Mapping[str, Any] | None = None,
 ) -> None:
+    """`data` is added to what endpoints are sent."""
     case.sequence += 1
-    after = {"status": case.status.value, "attempt": case.attempts}
-    if note is not None:
-        after["message"] = note
     webhooks.record(
         session,
         type_,
@@ -356,9 +403,9 @@ def _record(
         actor=actor,
         case_id=case.id,
         sequence=case.sequence,
-        before={"status": before.value} if before else None,
-        after=after,
-        data=_event_data(case) if type_ in OUTBOUND else None,
+        before={"status": before.value, **change.was} if before else None,
+        after={"status": case.status.value, "attempt": case.attempts, **change.now},
+        data={**_event_data(case), **(data or {})} if type_ in OUTBOUND else None,
         request_id=case.submission.request_id,
     )
 

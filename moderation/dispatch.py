@@ -100,6 +100,22 @@ _OFFER_DELIVERIES = text(
 )
 
 
+# Answers of moderators whose ten seconds are over (moderation/reviews.py).
+_OFFER_ANSWERS = text(
+    """
+    WITH due AS (
+        SELECT id FROM cases
+        WHERE answer_due <= now() AND (offered_until IS NULL OR offered_until <= now())
+        ORDER BY answer_due
+        LIMIT :window
+        FOR UPDATE SKIP LOCKED
+    )
+    UPDATE cases SET offered_until = now() + :lease FROM due WHERE cases.id = due.id
+    RETURNING cases.id
+    """
+)
+
+
 def offer_cases(session: Session, statuses: Sequence[CaseStatus], *, window: int, lease: timedelta) -> list[UUID]:
     """Offer as many due cases as the window has room for; ids in the order they should run.
 
@@ -121,6 +137,13 @@ def offer_deliveries(session: Session, *, per_endpoint: int, lease: timedelta) -
         return []
     rows = session.execute(_OFFER_DELIVERIES, {"per_endpoint": per_endpoint, "lease": lease})
     return list(rows.scalars())
+
+
+def offer_answers(session: Session, *, window: int, lease: timedelta) -> list[UUID]:
+    """Offer the cases whose answer takes effect now; none while another relay does."""
+    if not _alone(session, "answers"):
+        return []
+    return list(session.execute(_OFFER_ANSWERS, {"window": window, "lease": lease}).scalars())
 
 
 def _alone(session: Session, work: str) -> bool:

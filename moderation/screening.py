@@ -30,7 +30,9 @@ class Job:
 
     lease: Lease
     request_id: str
+    image_id: UUID
     s3_key: str
+    rendition_key: str | None
     image_bytes: int
     thresholds: Thresholds
     policy_id: UUID
@@ -79,7 +81,16 @@ def begin(case_id: UUID, model_version_id: UUID, settings: Settings) -> Job | No
             return None
         image = case.image
         assert image is not None
-        return Job(lease, case.submission.request_id, image.s3_key, image.bytes, _thresholds(rules), rules.id)
+        return Job(
+            lease,
+            case.submission.request_id,
+            image.id,
+            image.s3_key,
+            image.rendition_key,
+            image.bytes,
+            _thresholds(rules),
+            rules.id,
+        )
 
 
 def _settled_at_once(

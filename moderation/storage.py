@@ -45,6 +45,11 @@ def original_key(tenant_id: UUID, image_id: UUID) -> str:
     return f"originals/{tenant_id}/{image_id}"
 
 
+def rendition_key(tenant_id: UUID, image_id: UUID) -> str:
+    """Where the copy of an image that browsers are shown is; making it again gives the same."""
+    return f"renditions/{tenant_id}/{image_id}"
+
+
 def upload_key(tenant_id: UUID, upload_id: UUID) -> str:
     """Where a platform puts a large file before submitting it; whoever has the link may write it again."""
     return f"uploads/{tenant_id}/{upload_id}"

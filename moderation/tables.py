@@ -28,12 +28,15 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from moderation.db import new_id
 from moderation.vocabulary import (
+    Answer,
     CaseStatus,
+    ClaimEnd,
     DecidedBy,
     DeliveryStatus,
     EventType,
     ExplainMode,
     FailureReason,
+    Grade,
     Label,
     ModelStage,
     ReviewReason,
@@ -43,12 +46,15 @@ from moderation.vocabulary import (
 )
 
 WORDS: tuple[type[StrEnum], ...] = (
+    Answer,
     CaseStatus,
+    ClaimEnd,
     DecidedBy,
     DeliveryStatus,
     EventType,
     ExplainMode,
     FailureReason,
+    Grade,
     Label,
     ModelStage,
     ReviewReason,
@@ -95,12 +101,14 @@ class _Identified:
 
 
 class Tenant(_Identified, Row):
-    """A platform."""
+    """A platform. Of its cases in review, the share `blind_share` is answered before the verdict is shown."""
 
     __tablename__ = "tenants"
+    __table_args__ = (CheckConstraint("0 <= blind_share AND blind_share <= 1", "blind_share_is_a_share"),)
 
     name: Mapped[str] = mapped_column(unique=True)
     allow_training: Mapped[bool] = mapped_column(server_default=text("false"))
+    blind_share: Mapped[float] = mapped_column(server_default=text("0.1"))
 
 
 class User(_Identified, Row):
@@ -226,6 +234,7 @@ class Image(_Identified, Row):
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey(Tenant.id))
     sha256: Mapped[str]
     s3_key: Mapped[str]
+    rendition_key: Mapped[str | None]
     media_type: Mapped[str]
     width: Mapped[int]
     height: Mapped[int]
@@ -321,13 +330,17 @@ class Explanation(_Identified, Row):
 
 
 WAITING = "status IN ('fetching', 'queued', 'screening')"
+ANSWERABLE = "status = 'in_review' AND answer_due IS NULL"
 
 
 class Case(_Identified, Row):
     """What is decided. Only moderation/cases.py writes `status`.
 
     `offered_until` is the relay's: the broker has been told, ask again after this. `lease_until` is the worker's: it is
-    at work until then. `fence` grows with every take; whoever writes must still hold the newest one.
+    at work until then. `fence` grows with every take, by a worker or a person; whoever writes must still hold the
+    newest one. `score` is the verdict's p_fake, here too so that the review queue is read from one index. `blind`,
+    with its probability, is drawn when the case first goes to review. `answer_due` is when a moderator's answer takes
+    effect; until then it can be undone.
     """
 
     __tablename__ = "cases"
@@ -336,6 +349,18 @@ class Case(_Identified, Row):
         Index("ix_cases_offered", "offered_until", postgresql_where=WAITING),
         Index("ix_cases_leased", "lease_until", postgresql_where=WAITING),
         Index("ix_cases_listed", "tenant_id", "id"),
+        Index(
+            "ix_cases_review_queue",
+            "tenant_id",
+            text("(-priority)"),
+            text("abs(coalesce(score, 0.5) - 0.5)"),
+            "settled_at",
+            "id",
+            postgresql_where=ANSWERABLE,
+            postgresql_include=["score", "review_reason", "restricted", "escalated_at", "held_until", "assigned_to"],
+        ),
+        Index("ix_cases_assigned", "assigned_to", postgresql_where=f"{ANSWERABLE} AND assigned_to IS NOT NULL"),
+        Index("ix_cases_answered", "answer_due", postgresql_where="answer_due IS NOT NULL"),
     )
 
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey(Tenant.id))
@@ -352,6 +377,13 @@ class Case(_Identified, Row):
     label: Mapped[Label | None]
     decided_by: Mapped[DecidedBy | None]
     restricted: Mapped[bool] = mapped_column(server_default=text("false"))
+    score: Mapped[float | None]
+    blind: Mapped[bool | None]
+    blind_probability: Mapped[float | None]
+    held_until: Mapped[datetime | None]
+    escalated_at: Mapped[datetime | None]
+    assigned_to: Mapped[UUID | None] = mapped_column(ForeignKey(User.id))
+    answer_due: Mapped[datetime | None]
     attempts: Mapped[int] = mapped_column(server_default=text("0"))
     fence: Mapped[int] = mapped_column(server_default=text("0"))
     next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -364,6 +396,71 @@ class Case(_Identified, Row):
     image: Mapped[Image | None] = relationship()
     verdict: Mapped[Verdict | None] = relationship()
     policy: Mapped[Policy | None] = relationship()
+
+
+class Claim(_Identified, Row):
+    """A person's lease on a case in review, kept after its end. One at a time is live, expired or not."""
+
+    __tablename__ = "claims"
+    __table_args__ = (
+        Index("uq_claims_live", "case_id", unique=True, postgresql_where="ended_at IS NULL"),
+        Index("ix_claims_of_user", "user_id", "case_id"),
+    )
+
+    case_id: Mapped[UUID] = mapped_column(ForeignKey(Case.id), index=True)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey(User.id))
+    fence: Mapped[int]
+    claimed_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    lease_until: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    end: Mapped[ClaimEnd | None]
+
+    user: Mapped[User] = relationship()
+
+
+class Review(_Identified, Row):
+    """One moderator's answer. `blind`: they had not seen the verdict. It stands once `settled_at` is set."""
+
+    __tablename__ = "reviews"
+    __table_args__ = (
+        Index(
+            "uq_reviews_pending", "case_id", unique=True, postgresql_where="settled_at IS NULL AND undone_at IS NULL"
+        ),
+        Index("ix_reviews_of_user", "user_id", "created_at"),
+    )
+
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey(Tenant.id), index=True)
+    case_id: Mapped[UUID] = mapped_column(ForeignKey(Case.id), index=True)
+    claim_id: Mapped[UUID] = mapped_column(ForeignKey(Claim.id))
+    user_id: Mapped[UUID] = mapped_column(ForeignKey(User.id))
+    verdict_id: Mapped[UUID | None] = mapped_column(ForeignKey(Verdict.id))
+    answer: Mapped[Answer]
+    artifacts: Mapped[list[str]]
+    note: Mapped[str | None]
+    blind: Mapped[bool]
+    due_at: Mapped[datetime]
+    settled_at: Mapped[datetime | None]
+    undone_at: Mapped[datetime | None]
+
+    user: Mapped[User] = relationship()
+    claim: Mapped[Claim] = relationship()
+    sentences: Mapped[list[ReviewedSentence]] = relationship(order_by="ReviewedSentence.position")
+
+
+class ReviewedSentence(Row):
+    """What a review says of one sentence: `said` by the model and graded, `written` by the moderator, or both."""
+
+    __tablename__ = "reviewed_sentences"
+    __table_args__ = (
+        CheckConstraint("(said IS NULL) = (grade IS NULL)", "graded_where_said"),
+        CheckConstraint("said IS NOT NULL OR written IS NOT NULL", "says_something"),
+    )
+
+    review_id: Mapped[UUID] = mapped_column(ForeignKey(Review.id, ondelete="CASCADE"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    said: Mapped[str | None]
+    grade: Mapped[Grade | None]
+    written: Mapped[str | None]
 
 
 class Event(_Identified, Row):

@@ -49,6 +49,54 @@ class ReviewReason(StrEnum):
     APPEAL = "appeal"
 
 
+class Answer(StrEnum):
+    """What a moderator says of an image."""
+
+    REAL = "real"
+    FAKE = "fake"
+    CANNOT_TELL = "cannot_tell"
+
+
+class Artifact(StrEnum):
+    """Where an image gives itself away; the words that benchmarks of explained detection use."""
+
+    TEXTURE = "texture"  # too smooth, repeated, of the wrong material
+    EDGES = "edges"  # melting into one another, cut out
+    CLARITY = "clarity"  # sharp and blurred where no lens would be
+    DISTORTION = "distortion"  # shapes bent or merged
+    ANATOMY = "anatomy"  # hands, teeth, eyes, limbs
+    TEXT = "text"  # letters that are none
+    COLOUR = "colour"  # hues or saturation no camera gives
+    LIGHTING = "lighting"
+    SHADOW = "shadow"
+    REFLECTION = "reflection"
+    SYMMETRY = "symmetry"
+    PERSPECTIVE = "perspective"
+    LAYOUT = "layout"  # things where they would not be
+    MISSING_PARTS = "missing_parts"
+    PHYSICS = "physics"  # what cannot be
+
+
+class Grade(StrEnum):
+    """What a moderator says of one sentence of an explanation."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    UNCLEAR = "unclear"
+
+
+class ClaimEnd(StrEnum):
+    """How a person's hold on a case ended."""
+
+    ANSWERED = "answered"
+    SKIPPED = "skipped"
+    HELD = "held"
+    ESCALATED = "escalated"
+    REASSIGNED = "reassigned"
+    RELEASED = "released"  # they left, or opened it anew
+    EXPIRED = "expired"  # they were gone, and somebody else took it
+
+
 class FailureReason(StrEnum):
     """Why a case ended without a verdict; stable strings, part of the API."""
 
@@ -76,6 +124,16 @@ class EventType(StrEnum):
     CASE_IN_REVIEW = "case.in_review"
     CASE_APPEALED = "case.appealed"
     DECISION_CREATED = "decision.created"
+    DECISION_REVERSED = "decision.reversed"
+    APPEAL_DECIDED = "appeal.decided"
+    CASE_CLAIMED = "case.claimed"
+    CASE_UNCLAIMED = "case.unclaimed"
+    CASE_SKIPPED = "case.skipped"
+    CASE_HELD = "case.held"
+    CASE_ESCALATED = "case.escalated"
+    CASE_REASSIGNED = "case.reassigned"
+    REVIEW_ANSWERED = "review.answered"
+    REVIEW_UNDONE = "review.undone"
     IMAGE_ERASED = "image.erased"
     ENDPOINT_DISABLED = "endpoint.disabled"
     ENDPOINT_PING = "endpoint.ping"
@@ -92,6 +150,8 @@ OUTBOUND = frozenset(
         EventType.VERDICT_FAILED,
         EventType.CASE_IN_REVIEW,
         EventType.DECISION_CREATED,
+        EventType.DECISION_REVERSED,
+        EventType.APPEAL_DECIDED,
         EventType.ENDPOINT_DISABLED,
         EventType.ENDPOINT_PING,
         EventType.MODEL_PROMOTED,

@@ -21,15 +21,22 @@ log = logging.getLogger(__name__)
 SCREEN = "screening.screen"
 FETCH = "fetching.fetch"
 DELIVER = "delivery.deliver"
+SETTLE = "reviews.settle"
 CLEAN_UP = "housekeeping.clean_up"
-ROUTES = {SCREEN: "screening", FETCH: "fetching", DELIVER: "delivery", CLEAN_UP: "housekeeping"}
+ROUTES = {
+    SCREEN: "screening",
+    FETCH: "fetching",
+    DELIVER: "delivery",
+    SETTLE: "housekeeping",
+    CLEAN_UP: "housekeeping",
+}
 
 # Only the screening role's module loads torch. Links have a process of their own: those that hang would fill the
 # threads that webhooks need.
 TASK_MODULES = {
     "screening": ["workers.screening"],
     "fetching": ["workers.fetching"],
-    "delivery": ["workers.delivery", "workers.housekeeping"],
+    "delivery": ["workers.delivery", "workers.housekeeping", "workers.reviews"],
 }
 
 CLEAN_UP_EVERY_S = 60.0

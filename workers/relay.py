@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from moderation import dispatch
 from moderation.db import listener, transaction
 from moderation.settings import Settings, settings
-from workers.celery_app import DELIVER, FETCH, ROUTES, SCREEN, app
+from workers.celery_app import DELIVER, FETCH, ROUTES, SCREEN, SETTLE, app
 
 log = logging.getLogger(__name__)
 
@@ -84,9 +84,13 @@ class Relay:
             per_endpoint = self._settings.deliveries_per_endpoint
             return dispatch.offer_deliveries(session, per_endpoint=per_endpoint, lease=lease)
 
+        def answers(session: Session) -> list[UUID]:
+            return dispatch.offer_answers(session, window=window, lease=lease)
+
         return (
             self._send(SCREEN, "cases", screening)
             + self._send(FETCH, "cases", fetching)
+            + self._send(SETTLE, "cases", answers)
             + self._send(DELIVER, "deliveries", deliveries)
         )
 

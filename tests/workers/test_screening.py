@@ -15,7 +15,7 @@ from model.checkpoint import DEMO, golden_folder
 from model.detector import Detector, GoldenMismatch
 from model.engines.engine import EngineError
 from model.engines.vllm import ServerUnavailable
-from moderation import images, model_versions, submissions
+from moderation import images, model_versions, renditions, submissions
 from moderation.db import transaction
 from moderation.errors import ConfigurationError, NotFound, StorageUnavailable
 from moderation.sandbox import SandboxClosed, SandboxCrash, SandboxMemory, SandboxTimeout
@@ -76,6 +76,15 @@ def test_a_case_is_judged_explained_and_settled(screener: Screener) -> None:
         assert found.verdict is not None and found.verdict.explanation is not None
         assert found.verdict.explanation.text.startswith(f"This is a {found.verdict.label} image.")
         assert EventType.VERDICT_COMPLETED in events_of(session, case_id)
+
+
+def test_moderators_have_something_to_look_at(screener: Screener) -> None:
+    case_id = submitted()
+    screener.screen(case_id)
+    with transaction() as session:
+        image = session.get_one(Case, case_id).image
+        assert image is not None
+    assert renditions.read(Storage(settings()), image)[:2] == b"\xff\xd8"
 
 
 def test_screening_twice_changes_nothing_the_second_time(screener: Screener) -> None:

@@ -1,0 +1,226 @@
+"""The review queue: which cases wait for a person, in which order, and how many there are.
+
+By priority, then the least certain score, then age. Each tenant's part is read from one index
+(`ix_cases_review_queue`) and the parts are merged, so that a page costs the same however long the queue is. Everything
+is bound to the tenants of the person who asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Float,
+    Integer,
+    Uuid,
+    and_,
+    cast,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    true,
+    tuple_,
+)
+from sqlalchemy.orm import Session, selectinload
+
+from moderation.accounts import Person
+from moderation.errors import NotFound
+from moderation.tables import ANSWERABLE, Case, Claim, Image, Submission
+from moderation.vocabulary import CaseStatus, ClaimEnd, ReviewReason, Role
+
+PAGE = 50
+FOUND = 50
+# How long a skipped case is not offered again to who skipped it.
+SKIPPED_FOR = timedelta(hours=1)
+
+# Literally as in the index, or Postgres does not see that it may use it.
+_ANSWERABLE: ColumnElement[bool] = literal_column(f"({ANSWERABLE})")
+_URGENCY: ColumnElement[int] = literal_column("(-cases.priority)", Integer)
+_CERTAINTY: ColumnElement[float] = literal_column("abs(coalesce(cases.score, 0.5) - 0.5)", Float)
+_ORDER: tuple[Any, ...] = (_URGENCY, _CERTAINTY, Case.settled_at, Case.id)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which cases of the queue; scores are p_fake, 0 to 1.
+
+    A range of scores leaves out the cases that are answered blind: to find them by their score would be to see it.
+    """
+
+    tenant_id: UUID | None = None
+    reason: ReviewReason | None = None
+    score_from: float | None = None
+    score_to: float | None = None
+    mine: bool = False
+    held: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the order a case is."""
+
+    urgency: int
+    certainty: float
+    since: datetime
+    case_id: UUID
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One case in the queue and who is at work on it; `score` is None where it is not to be seen."""
+
+    case: Case
+    score: float | None
+    claimed_by: str | None
+
+    @property
+    def place(self) -> Place:
+        """Where it is in the order, so that the next page begins after it."""
+        case = self.case
+        assert case.settled_at is not None
+        certainty = abs((0.5 if case.score is None else case.score) - 0.5)
+        return Place(-case.priority, certainty, case.settled_at, case.id)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """How many cases there are, and since when the oldest has been in review."""
+
+    count: int
+    oldest: datetime | None
+
+
+def page(
+    session: Session, person: Person, filter_: Filter, *, after: Place | None = None, limit: int = PAGE
+) -> list[Entry]:
+    """The person's queue from just after a place on (keyset paging)."""
+    conditions = _conditions(person, filter_)
+    if after is not None:
+        place = tuple_(after.urgency, after.certainty, after.since, after.case_id)
+        conditions.append(tuple_(*_ORDER) > place)
+    return _entries(session, _first(session, _tenants(person, filter_), conditions, limit))
+
+
+def totals(session: Session, person: Person, filter_: Filter) -> Totals:
+    """Of all that the pages show."""
+    tenants = _tenants(person, filter_)
+    query = select(func.count(), func.min(Case.settled_at)).select_from(Case)
+    count, oldest = session.execute(query.where(Case.tenant_id.in_(tenants), *_conditions(person, filter_))).one()
+    return Totals(count, oldest)
+
+
+def candidates(session: Session, person: Person, filter_: Filter, *, limit: int) -> list[UUID]:
+    """The cases this person should look at next, in order: first those assigned to them, then whatever is free.
+
+    Neither what somebody else is at work on, nor what they answered or skipped a short while ago.
+    """
+    tenants = _tenants(person, filter_)
+    free = [*_conditions(person, filter_), ~_claimed(), ~_had_enough(person)]
+    assigned = select(Case.id).where(Case.tenant_id.in_(tenants), Case.assigned_to == person.user_id, *free)
+    first = list(session.scalars(assigned.order_by(*_ORDER).limit(limit)))
+    return first or _first(session, tenants, [*free, Case.assigned_to.is_(None)], limit)
+
+
+def found(session: Session, person: Person, term: str) -> list[Entry]:
+    """The newest of the person's cases, in whatever status, with this external id, image sha256 or id."""
+    tenants = list(person.tenant_ids)
+    by_name = select(Submission.id).where(Submission.tenant_id.in_(tenants), Submission.external_id == term)
+    by_image = select(Image.id).where(Image.tenant_id.in_(tenants), Image.sha256 == term.lower())
+    which: list[ColumnElement[bool]] = [Case.submission_id.in_(by_name), Case.image_id.in_(by_image)]
+    case_id = _as_id(term)
+    if case_id is not None:
+        which.append(Case.id == case_id)
+    query = select(Case.id).where(Case.tenant_id.in_(tenants), or_(*which), _open_to(person, escalated=False))
+    return _entries(session, list(session.scalars(query.order_by(Case.id.desc()).limit(FOUND))))
+
+
+def _as_id(term: str) -> UUID | None:
+    try:
+        return UUID(term)
+    except ValueError:
+        return None
+
+
+def _tenants(person: Person, filter_: Filter) -> list[UUID]:
+    """Raises NotFound for a tenant that is none of the person's."""
+    if filter_.tenant_id is None:
+        return list(person.tenant_ids)
+    if filter_.tenant_id not in person.tenant_ids:
+        raise NotFound("There is nothing here, or nothing of a platform that you work for.")
+    return [filter_.tenant_id]
+
+
+def _conditions(person: Person, filter_: Filter) -> list[ColumnElement[bool]]:
+    is_held = Case.held_until > func.now()
+    wanted: list[ColumnElement[bool]] = [_ANSWERABLE, _open_to(person, escalated=True)]
+    wanted.append(is_held if filter_.held else or_(Case.held_until.is_(None), Case.held_until <= func.now()))
+    if filter_.reason is not None:
+        wanted.append(Case.review_reason == filter_.reason)
+    if filter_.score_from is not None:
+        wanted.append(Case.score >= filter_.score_from)
+    if filter_.score_to is not None:
+        wanted.append(Case.score <= filter_.score_to)
+    if filter_.score_from is not None or filter_.score_to is not None:
+        wanted.append(Case.blind.is_not(True))
+    if filter_.mine:
+        wanted.append(or_(Case.assigned_to == person.user_id, _claimed(by=person.user_id)))
+    return wanted
+
+
+def _open_to(person: Person, *, escalated: bool) -> ColumnElement[bool]:
+    """Restricted cases are for leads alone; those handed to them (`escalated`) others do not work on either."""
+    free: ColumnElement[bool] = Case.restricted.is_(False)
+    if escalated:
+        free = and_(free, Case.escalated_at.is_(None))
+    return or_(free, Case.tenant_id.in_(person.tenant_ids_as(Role.LEAD)))
+
+
+def _claimed(by: UUID | None = None) -> ColumnElement[bool]:
+    live = [Claim.case_id == Case.id, Claim.ended_at.is_(None), Claim.lease_until > func.clock_timestamp()]
+    return exists().where(*live, *([Claim.user_id == by] if by else []))
+
+
+def _had_enough(person: Person) -> ColumnElement[bool]:
+    return exists().where(
+        Claim.case_id == Case.id,
+        Claim.user_id == person.user_id,
+        Claim.end.in_([ClaimEnd.SKIPPED, ClaimEnd.ANSWERED]),
+        Claim.ended_at > func.now() - SKIPPED_FOR,
+    )
+
+
+def _first(
+    session: Session, tenants: Sequence[UUID], conditions: Sequence[ColumnElement[bool]], limit: int
+) -> list[UUID]:
+    """The first ids in the order: those of each tenant from its part of the index, then the first of them all."""
+    tenant = func.unnest(cast(list(tenants), ARRAY(Uuid))).table_valued("id", name="tenant").render_derived()
+    columns = [column.label(f"k{number}") for number, column in enumerate(_ORDER)]
+    own = select(*columns).where(Case.tenant_id == tenant.c.id, *conditions).order_by(*_ORDER).limit(limit)
+    merged = own.lateral("own")
+    query = select(merged.c.k3).select_from(tenant.join(merged, true()))
+    return list(session.scalars(query.order_by(*merged.c).limit(limit)))
+
+
+def _entries(session: Session, ids: Sequence[UUID]) -> list[Entry]:
+    query = select(Case).where(Case.id.in_(ids)).options(selectinload(Case.submission))
+    rows = {case.id: case for case in session.scalars(query)}
+    workers = _workers(session, ids)
+    return [Entry(rows[id_], _shown_score(rows[id_]), workers.get(id_)) for id_ in ids]
+
+
+def _shown_score(case: Case) -> float | None:
+    return None if case.blind and case.status is CaseStatus.IN_REVIEW else case.score
+
+
+def _workers(session: Session, ids: Sequence[UUID]) -> dict[UUID, str]:
+    query = select(Claim).options(selectinload(Claim.user)).where(Claim.case_id.in_(ids), Claim.ended_at.is_(None))
+    live = session.scalars(query.where(Claim.lease_until > func.clock_timestamp()))
+    return {claim.case_id: claim.user.email for claim in live}

@@ -1,0 +1,68 @@
+"""What browsers are shown of an image: upright, 8-bit, of a size that displays; originals are for API clients only.
+
+The screening worker makes it of the very pixels that were judged. It does not know who may look.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from uuid import UUID
+
+from PIL import Image as Pixels
+from sqlalchemy import select
+
+from moderation.db import transaction
+from moderation.errors import NotFound
+from moderation.storage import Storage, rendition_key
+from moderation.tables import Image
+
+MEDIA_TYPE = "image/jpeg"
+LONGEST_SIDE = 2048  # pixels
+# High, and with colour in full: what a moderator looks for is as small as what JPEG leaves out.
+QUALITY = 92
+MAX_BYTES = 32 * 1024 * 1024
+
+
+def keep(storage: Storage, image_id: UUID, pixels: Pixels.Image) -> None:
+    """Make and store the rendition of an image, given its upright RGB pixels, which stay as they are.
+
+    An image that is erased meanwhile has none. Doing it twice is harmless. Raises StorageUnavailable.
+    """
+    with transaction() as session:
+        image = session.get_one(Image, image_id)
+    key = rendition_key(image.tenant_id, image_id)
+    storage.put(key, encoded(pixels), MEDIA_TYPE)
+    if not _attached(image_id, key):
+        storage.delete(key)
+
+
+def _attached(image_id: UUID, key: str) -> bool:
+    """Whether the row speaks of the rendition from now on; not where its bytes are to go."""
+    with transaction() as session:
+        query = select(Image).where(Image.id == image_id, Image.erased_at.is_(None))
+        image = session.scalar(query.with_for_update())
+        if image is not None:
+            image.rendition_key = key
+        return image is not None
+
+
+def encoded(pixels: Pixels.Image) -> bytes:
+    """As JPEG, at most LONGEST_SIDE pixels wide and high, without any metadata."""
+    data = BytesIO()
+    _shrunk(pixels).save(data, "JPEG", quality=QUALITY, subsampling=0)
+    return data.getvalue()
+
+
+def _shrunk(pixels: Pixels.Image) -> Pixels.Image:
+    longest = max(pixels.size)
+    if longest <= LONGEST_SIDE:
+        return pixels
+    width, height = (max(1, round(side * LONGEST_SIDE / longest)) for side in pixels.size)
+    return pixels.resize((width, height), Pixels.Resampling.LANCZOS, reducing_gap=2)
+
+
+def read(storage: Storage, image: Image) -> bytes:
+    """The rendition's bytes. Raises NotFound where the image was erased or none has been made, StorageUnavailable."""
+    if image.erased_at is not None or image.rendition_key is None:
+        raise NotFound(f"There is no rendition of image {image.id}.")
+    return storage.get(image.rendition_key, max_bytes=MAX_BYTES)
