@@ -50,6 +50,7 @@ def install(app: Flask) -> None:
     for blueprint in PAGES:
         blueprint.template_folder = "templates"
         app.register_blueprint(blueprint)
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.context_processor(_names)
     app.add_template_filter(times.relative, "relative")
     app.add_template_filter(times.exact, "exact")

@@ -6,17 +6,120 @@ from collections.abc import Callable
 
 from playwright.sync_api import Page, expect
 
+from moderation import accounts
 from moderation.vocabulary import Role
-from tests.browser.conftest import Dashboard
+from tests.browser.conftest import PASSWORD, Dashboard, fill_in, open_menu
 
 EMAIL = "mona@platform.example"
+NEW_PASSWORD = "a longer staple for the horse"
+Look = Callable[[Page, str], None]
 
 
-def test_signing_in_leads_to_the_overview(dashboard: Dashboard, look: Callable[[Page, str], None]) -> None:
+def make_mona(dashboard: Dashboard) -> None:
     dashboard.person(EMAIL, Pixelgram=Role.LEAD, Fotoforum=Role.MODERATOR)
-    page = dashboard.visit()
-    look(page, "sign-in")
+
+
+def test_signing_in_leads_to_the_overview(dashboard: Dashboard, look: Look) -> None:
+    make_mona(dashboard)
     page = dashboard.sign_in(EMAIL)
     expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
     expect(page.get_by_role("row", name="Pixelgram")).to_contain_text("lead")
     look(page, "overview")
+    cookies = {cookie["name"]: cookie for cookie in page.context.cookies()}
+    assert list(cookies) == ["telltale_session"], "nothing else is left in the browser"
+    session = cookies["telltale_session"]
+    assert session["httpOnly"] and session["sameSite"] == "Lax" and session["expires"] == -1
+    assert page.evaluate("document.cookie") == ""
+
+
+def test_signing_in_by_keyboard_leads_where_one_wanted_to_go(dashboard: Dashboard, look: Look) -> None:
+    make_mona(dashboard)
+    page = dashboard.visit("/dashboard/account")
+    look(page, "sign-in")
+    expect(page.get_by_label("E-mail")).to_be_focused()
+    page.keyboard.type(EMAIL)
+    page.keyboard.press("Tab")
+    page.keyboard.type(PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/dashboard/account")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Account")
+
+
+def test_a_wrong_password_and_then_too_many(dashboard: Dashboard, look: Look) -> None:
+    make_mona(dashboard)
+    page = dashboard.visit()
+    alert = page.get_by_role("alert")
+    for _ in range(accounts.ATTEMPTS_PER_ACCOUNT):
+        fill_in(page, EMAIL, "wrong")
+        expect(alert).to_have_text("The e-mail address or the password is not right.")
+        expect(page.get_by_label("E-mail")).to_have_value(EMAIL)
+        expect(page.get_by_label("Password")).to_have_value("")
+    fill_in(page, EMAIL, PASSWORD)
+    expect(alert).to_have_text("Too many attempts. Try again in 15 minutes.")
+    look(page, "sign-in-throttled")
+
+
+def test_signing_out(dashboard: Dashboard) -> None:
+    make_mona(dashboard)
+    page = dashboard.sign_in(EMAIL)
+    open_menu(page)
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+    expect(page.get_by_role("status")).to_contain_text("You are signed out.")
+    assert [cookie["name"] for cookie in page.context.cookies()] == ["telltale_visit"]
+    page.go_back()
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+
+
+def test_a_new_password_signs_out_everywhere_else(dashboard: Dashboard, look: Look) -> None:
+    make_mona(dashboard)
+    elsewhere = dashboard.sign_in(EMAIL)
+    page = dashboard.sign_in(EMAIL, "/dashboard/account")
+    expect(page.get_by_role("row", name="this browser")).to_contain_text("Chrome on Linux")
+    look(page, "account")
+    page.get_by_label("Present password").fill("wrong")
+    page.get_by_label("New password", exact=True).fill(NEW_PASSWORD)
+    page.get_by_label("New password again").fill(NEW_PASSWORD)
+    page.get_by_role("button", name="Change password").click()
+    expect(page.get_by_label("Present password")).to_have_accessible_description("The present password is not right.")
+    page.get_by_label("Present password").fill(PASSWORD)
+    page.get_by_label("New password", exact=True).fill(NEW_PASSWORD)
+    page.get_by_label("New password again").fill(NEW_PASSWORD)
+    page.get_by_role("button", name="Change password").click()
+    expect(page.get_by_role("status")).to_contain_text("Your password is changed")
+    assert page.url.endswith("/dashboard/account")
+    elsewhere.reload()
+    expect(elsewhere.get_by_role("heading", level=1)).to_have_text("Sign in")
+    fill_in(elsewhere, EMAIL, NEW_PASSWORD)
+    expect(elsewhere.get_by_role("heading", level=1)).to_have_text("Overview")
+
+
+def test_signing_out_elsewhere_asks_first(dashboard: Dashboard, look: Look) -> None:
+    make_mona(dashboard)
+    elsewhere = dashboard.sign_in(EMAIL)
+    page = dashboard.sign_in(EMAIL, "/dashboard/account")
+    page.get_by_role("button", name="Sign out everywhere else").click()
+    question = page.get_by_role("dialog", name="Sign out everywhere else?")
+    expect(question).to_be_visible()
+    look(page, "dialog")
+    question.get_by_role("button", name="Cancel").click()
+    expect(question).to_be_hidden()
+    page.get_by_role("button", name="Sign out everywhere else").click()
+    question.get_by_role("button", name="Sign out elsewhere").click()
+    expect(page.get_by_role("status")).to_contain_text("You are signed out everywhere else.")
+    elsewhere.goto("/dashboard/account")
+    expect(elsewhere.get_by_role("heading", level=1)).to_have_text("Sign in")
+
+
+def test_a_form_with_another_pages_token_changes_nothing(dashboard: Dashboard, look: Look) -> None:
+    make_mona(dashboard)
+    page = dashboard.sign_in(EMAIL, "/dashboard/account")
+    open_menu(page)
+    page.evaluate("document.querySelectorAll('[name=csrf_token]').forEach(field => field.value = 'x')")
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Not allowed")
+    expect(page.get_by_text("nothing was changed")).to_be_visible()
+    look(page, "problem")
+    page.get_by_role("link", name="To the dashboard").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
