@@ -81,6 +81,15 @@ class Sight:
     names: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Undoable:
+    """An answer that can still be taken back, for so many seconds."""
+
+    case_id: UUID
+    answer: Answer
+    seconds: float
+
+
 def sentences_of(explanation: str) -> tuple[str, ...]:
     """The sentences to be graded, in their order."""
     return tuple(part.strip() for part in _SENTENCE_END.split(explanation) if part.strip())
@@ -283,6 +292,15 @@ def _blind_to(session: Session, person: Person, case: Case) -> bool:
         return False
     own = select(Review.id).where(Review.case_id == case.id, Review.user_id == person.user_id)
     return session.scalar(own.limit(1)) is None
+
+
+def undoable(session: Session, person: Person, case_id: UUID) -> Undoable | None:
+    """This person's answer to a case, while they can undo it."""
+    review = pending(session, case_id)
+    if review is None or review.user_id != person.user_id:
+        return None
+    seconds = (review.due_at - _now(session)).total_seconds()
+    return Undoable(case_id, review.answer, seconds) if seconds > 0 else None
 
 
 def last_of(session: Session, person: Person, case_id: UUID) -> Review | None:

@@ -14,15 +14,21 @@ from flask import Flask, Response, render_template, request, url_for
 
 from api import problems
 from api.auth import DASHBOARD
-from api.dashboard import access, account, assets, cookies, csrf, home, security, sign_in, times
+from api.dashboard import access, account, assets, cases, cookies, csrf, home, queue, security, sign_in, times
 from api.dashboard.access import person_or_none
 from moderation import model_versions
 from moderation.db import transaction
 from moderation.vocabulary import Role
 
-PAGES = (home.pages, sign_in.pages, account.pages, assets.pages)
+PAGES = (home.pages, queue.pages, cases.pages, sign_in.pages, account.pages, assets.pages)
 # What a page says after something was done on the one before (`?said=…`).
 SAYINGS = {
+    "queue_done": "Nothing more waits for you here.",
+    "case_skipped": "Skipped: it is not offered to you again for an hour.",
+    "case_held": "Put aside: it comes back when its time has come.",
+    "case_escalated": "Handed to the leads.",
+    "case_reassigned": "Handed on.",
+    "answer_undone": "Undone: nobody was told.",
     "signed_out": "You are signed out.",
     "signed_out_elsewhere": "You are signed out everywhere else.",
     "password_changed": "Your password is changed, and you are signed out everywhere else.",
@@ -39,7 +45,10 @@ class Entry:
     role: Role | None = None
 
 
-NAVIGATION = (Entry("Overview", "home.page", "layout-dashboard"),)
+NAVIGATION = (
+    Entry("Overview", "home.page", "layout-dashboard"),
+    Entry("Queue", "queue.page", "inbox", Role.MODERATOR),
+)
 
 
 def install(app: Flask) -> None:

@@ -22,6 +22,7 @@ from tests.reviewing import SENTENCES, expire, make_person, make_review_case, te
 
 ANNA, BERT = "anna@pixelgram.example", "bert@pixelgram.example"
 QUEUE = "/dashboard/queue"
+Look = Callable[[Page, str], None]
 
 
 def person(dashboard: Dashboard, email: str, role: Role = Role.MODERATOR) -> User:
@@ -51,13 +52,16 @@ def answers() -> list[Answer]:
 
 
 def heading(page: Page, name: str) -> None:
+    """The page of this name has come, and listens to its keys."""
     expect(page.get_by_role("heading", level=1)).to_have_text(name)
+    expect(page.locator("body[data-keys=ready]")).to_be_attached()
 
 
 def test_five_cases_by_keyboard_only(dashboard: Dashboard, bucket: str) -> None:
     person(dashboard, ANNA)
     ids = [review_case(f"post-{n}", score=0.5 + n / 100, picture=n) for n in range(5)]
     page = dashboard.sign_in(ANNA, QUEUE)
+    heading(page, "Queue")
     expect(page.locator("[data-totals]")).to_contain_text("5 cases wait")
     page.keyboard.press("Enter")
     heading(page, "post-0")
@@ -101,6 +105,7 @@ def test_undo_within_ten_seconds_by_its_key(dashboard: Dashboard) -> None:
     first = review_case("first", score=0.5)
     review_case("second")
     page = dashboard.sign_in(ANNA, QUEUE)
+    heading(page, "Queue")
     page.keyboard.press("Enter")
     heading(page, "first")
     page.keyboard.press("n")
@@ -139,12 +144,27 @@ def test_leaving_the_page_gives_the_case_back_and_reloading_it_does_not(dashboar
     person(dashboard, ANNA)
     case_id = review_case("post")
     page = dashboard.sign_in(ANNA, QUEUE)
+    heading(page, "Queue")
     page.keyboard.press("Enter")
     heading(page, "post")
-    page.goto(QUEUE)
+    page.reload()
+    heading(page, "post")
+    expect(page.get_by_role("button", name="Real")).to_be_visible()
+    with page.expect_response("**/heartbeat"):  # the first
+        pass
+    with page.expect_response("**/heartbeat") as second:
+        pass
+    assert second.value.status == 204
+    expect(page.get_by_role("alert")).to_be_hidden()
+    with transaction() as session:
+        held = claims.live(session, case_id)
+        assert held is not None and page.locator("input[name=fence]").first.input_value() == str(held.fence)
+    page.keyboard.press("q")
+    heading(page, "Queue")
     expect(page.get_by_role("row", name="post")).to_contain_text("nobody")
     with transaction() as session:
-        assert session.scalars(select(Claim).where(Claim.case_id == case_id)).one().end is ClaimEnd.RELEASED
+        ends = session.scalars(select(Claim.end).where(Claim.case_id == case_id)).all()
+        assert set(ends) == {ClaimEnd.RELEASED}
 
 
 def test_a_lost_lease_and_a_late_answer_lose_nothing_that_was_typed(
@@ -155,6 +175,7 @@ def test_a_lost_lease_and_a_late_answer_lose_nothing_that_was_typed(
     with transaction() as session:
         bert = make_person(session, tenant_named(session, "Pixelgram"), email=BERT)
     page = dashboard.sign_in(ANNA, QUEUE)
+    heading(page, "Queue")
     page.keyboard.press("Enter")
     heading(page, "post")
     for key in ("2", "n"):
@@ -191,8 +212,10 @@ def test_blind_first_shows_the_verdict_only_after_the_answer(
     review_case("blind", blind=True, score=0.7389)
     review_case("after", score=0.8)
     page = dashboard.sign_in(ANNA, QUEUE)
+    heading(page, "Queue")
     assert "0.74" not in page.locator("main").inner_text()
     page.get_by_role("link", name="blind").click()
+    heading(page, "blind")
     page.keyboard.press("Enter")
     expect(page.get_by_text("Blind first.")).to_be_visible()
     expect(page.get_by_role("button", name="Real")).to_be_visible()
@@ -212,7 +235,9 @@ def test_the_picture_is_veiled_until_one_says_otherwise(dashboard: Dashboard, bu
     review_case("one", score=0.5, picture=0)
     review_case("two", picture=1)
     page = dashboard.sign_in(ANNA, QUEUE)
+    heading(page, "Queue")
     page.keyboard.press("Enter")
+    heading(page, "one")
     picture = page.get_by_alt_text("The image to be judged")
     expect(picture).to_have_css("filter", "blur(24px) grayscale(1)")
     page.keyboard.down("v")
@@ -229,10 +254,11 @@ def test_the_picture_is_veiled_until_one_says_otherwise(dashboard: Dashboard, bu
     assert picture.evaluate("image => image.naturalWidth") > 0
 
 
-def test_keys_are_shown_and_can_be_switched_off(dashboard: Dashboard, look: Callable[[Page, str], None]) -> None:
+def test_keys_are_shown_and_can_be_switched_off(dashboard: Dashboard, look: Look) -> None:
     person(dashboard, ANNA)
     review_case("post")
     page = dashboard.sign_in(ANNA, QUEUE)
+    heading(page, "Queue")
     page.keyboard.press("Enter")
     heading(page, "post")
     page.keyboard.press("?")
@@ -247,7 +273,7 @@ def test_keys_are_shown_and_can_be_switched_off(dashboard: Dashboard, look: Call
 
 
 @pytest.mark.usefixtures("bucket")
-def test_queue_and_case_page_look_right(dashboard: Dashboard, look: Callable[[Page, str], None]) -> None:
+def test_queue_and_case_page_look_right(dashboard: Dashboard, look: Look) -> None:
     person(dashboard, ANNA)
     dashboard.person(BERT, Pixelgram=Role.MODERATOR)
     for n in range(9):
@@ -256,6 +282,7 @@ def test_queue_and_case_page_look_right(dashboard: Dashboard, look: Callable[[Pa
             case = session.get_one(Case, case_id)
             case.priority = (1, 1, 2, 1, 3, 0, 1, 1, 1)[n]
     page = dashboard.sign_in(ANNA, QUEUE)
+    heading(page, "Queue")
     look(page, "queue")
     page.keyboard.press("Enter")
     heading(page, "upload-4715")

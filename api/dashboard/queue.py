@@ -1,0 +1,142 @@
+"""`/dashboard/queue`: the cases in review that wait for this person, by filter or by name, and the next of them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from uuid import UUID
+
+from flask import Blueprint, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response as AnyResponse
+
+from api.auth import requires_role
+from api.dashboard.access import person
+from moderation import claims, queue, reviews
+from moderation.db import transaction
+from moderation.errors import InvalidRequest
+from moderation.queue import Filter, Place
+from moderation.vocabulary import Priority, ReviewReason, Role
+
+pages = Blueprint("queue", __name__)
+
+REASONS = {
+    ReviewReason.UNCERTAIN: "uncertain",
+    ReviewReason.UNPARSABLE: "no clear answer",
+    ReviewReason.APPEAL: "appeal",
+}
+PRIORITIES = list(Priority)
+
+
+@pages.get("/dashboard/queue")
+@requires_role(Role.MODERATOR)
+def page() -> str:
+    """One page of the queue, or what was searched for."""
+    filter_ = filter_of(request.args)
+    term = request.args.get("q", "").strip().replace("\x00", "")
+    with transaction() as session:
+        totals = queue.totals(session, person(), filter_)
+        if term:
+            shown = queue.found(session, person(), term)
+        else:
+            shown = queue.page(
+                session, person(), filter_, after=_place(request.args.get("after")), limit=queue.PAGE + 1
+            )
+        answered = id_in(request.args, "undo")
+        entries = shown[: queue.PAGE]
+        following = _cursor(entries[-1].place) if not term and len(shown) > queue.PAGE else None
+        return render_template(
+            "cases/queue.html",
+            entries=entries,
+            totals=totals,
+            filter=filter_,
+            query=as_query(filter_),
+            term=term,
+            following=following,
+            first=request.args.get("after") is None,
+            # The answer just given, where the queue was empty after it.
+            undoable=reviews.undoable(session, person(), answered) if answered else None,
+            reasons=REASONS,
+            priorities=PRIORITIES,
+        )
+
+
+@pages.post("/dashboard/queue/next")
+@requires_role(Role.MODERATOR)
+def take_next() -> AnyResponse:
+    """Claim the next case and open it."""
+    return to_next(filter_of(request.args))
+
+
+def to_next(filter_: Filter, *, said: str | None = None, undo: UUID | None = None) -> AnyResponse:
+    """On to the next case, or to the queue where none is left; `said` and `undo` are for what was done before."""
+    with transaction() as session:
+        taken = claims.claim_next(session, person(), filter_)
+    known = {**as_query(filter_), **({"undo": str(undo)} if undo else {})}
+    if taken is None:
+        return redirect(url_for("queue.page", said=said or ("queue_done" if not undo else None), **known), 303)
+    return redirect(url_for("review.page", case_id=taken.case_id, said=said, **known), 303)
+
+
+def filter_of(sent: Mapping[str, str]) -> Filter:
+    """The filter in an address. Raises InvalidRequest for what no link or form of ours says."""
+    try:
+        return Filter(
+            tenant_id=id_in(sent, "tenant"),
+            reason=ReviewReason(sent["reason"]) if sent.get("reason") else None,
+            score_from=_score(sent.get("from")),
+            score_to=_score(sent.get("to")),
+            mine=sent.get("mine") == "1",
+            held=sent.get("held") == "1",
+        )
+    except ValueError as error:
+        raise InvalidRequest("This filter is not one of the queue's: choose anew.") from error
+
+
+def as_query(filter_: Filter) -> dict[str, str]:
+    """A filter as the parameters of an address."""
+    said = {
+        "tenant": filter_.tenant_id,
+        "reason": filter_.reason,
+        "from": filter_.score_from,
+        "to": filter_.score_to,
+        "mine": "1" if filter_.mine else None,
+        "held": "1" if filter_.held else None,
+    }
+    return {name: str(value) for name, value in said.items() if value is not None}
+
+
+def id_in(sent: Mapping[str, str], name: str) -> UUID | None:
+    """An id that may be there. Raises InvalidRequest for what is none."""
+    value = sent.get(name)
+    try:
+        return UUID(value) if value else None
+    except ValueError as error:
+        raise InvalidRequest(f"{name} is not an id.") from error
+
+
+def _score(text: str | None) -> float | None:
+    if not text:
+        return None
+    score = float(text)
+    if not 0 <= score <= 1:
+        raise ValueError("a score lies between 0 and 1")
+    return score
+
+
+def _cursor(place: Place) -> str:
+    said = [place.urgency, place.certainty, place.since.isoformat(), str(place.case_id)]
+    return base64.urlsafe_b64encode(json.dumps(said).encode()).decode()
+
+
+def _place(cursor: str | None) -> Place | None:
+    """Raises InvalidRequest for a cursor that is not one of ours. It grants nothing: only one's own cases are shown."""
+    if cursor is None:
+        return None
+    try:
+        urgency, certainty, since, case_id = json.loads(base64.urlsafe_b64decode(cursor))
+        return Place(int(urgency), float(certainty), datetime.fromisoformat(since), UUID(case_id))
+    except (binascii.Error, ValueError, TypeError, AttributeError) as error:
+        raise InvalidRequest("This page of the queue is not known: begin with the first.") from error
