@@ -181,6 +181,7 @@ def _stay(console: Console, stack: Stack, platform: Platform, password: str, rec
         ("inbound webhook", platform.hook_url),
         ("its secret", platform.hook_secret),
         ("receiver", receiver.url),
+        ("dashboard", f"{stack.url}/dashboard"),
         ("moderator", f"{platform.moderator}, password {password}"),
         ("tenant", platform.tenant),
         ("more", f"telltale --data {stack.folder} cases list --tenant {platform.tenant}"),

@@ -46,6 +46,7 @@ def up(data: Path, port: int, verbose: bool, quiet: bool) -> None:
         try:
             stack.start(say=console.print, meanwhile=follower.print_new)
             console.print(f"Ready at {stack.url}, documented at {stack.url}/docs. Ctrl-C ends it.", soft_wrap=True)
+            console.print(f"Dashboard: {stack.url}/dashboard; `telltale users create` makes accounts.", soft_wrap=True)
             while True:
                 follower.print_new()
                 time.sleep(POLL_S)

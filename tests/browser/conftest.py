@@ -6,6 +6,7 @@ is put through: no axe violation in light or dark, and a screenshot of each.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -125,10 +126,15 @@ def dashboard_url(services: ServiceRun) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def browser(services: ServiceRun) -> Iterator[Browser]:
     """One Chromium for this test process."""
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium.executable(), args=["--no-sandbox"])
+    with (services.folder / "chromium").open("w") as lock, sync_playwright() as playwright:
+        # The test processes of a run do not install it at once.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        executable = chromium.executable()
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        # Chromium's own sandbox does not run as root.
+        launched = playwright.chromium.launch(executable_path=executable, chromium_sandbox=os.geteuid() != 0)
         yield launched
         launched.close()
 

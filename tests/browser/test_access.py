@@ -8,21 +8,34 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
-from sqlalchemy.orm import Session
 
 from api import auth, process
 from api.app import create_app
+from moderation import renditions
 from moderation.db import transaction
 from moderation.settings import settings
-from moderation.tables import Tenant
+from moderation.storage import Storage
 from moderation.vocabulary import Role
 from tests.browser.conftest import Dashboard, open_menu, tenant_named, violations
+from tests.reviewing import make_review_case
 
-# What stands in a path's place, for an administrator of the tenant that is given.
-EXAMPLES: dict[str, Callable[[Session, Tenant], str]] = {}
+
+def case_page() -> str:
+    """A case in review, with its picture."""
+    with transaction() as session:
+        case = make_review_case(session, tenant_named(session, "Pixelgram"))
+        case_id, image_id = case.id, case.image_id
+    assert image_id is not None
+    renditions.keep(Storage(settings()), image_id, Image.new("RGB", (320, 240), "teal"))
+    return f"/dashboard/cases/{case_id}"
+
+
+# What stands in the place of a path with ids, for an administrator of Pixelgram.
+EXAMPLES: dict[str, Callable[[], str]] = {"/dashboard/cases/<uuid:case_id>": case_page}
 # Files, images, and the parts of pages that htmx asks for.
-NO_PAGES = {"/dashboard/static/<path:name>"}
+NO_PAGES = {"/dashboard/static/<path:name>", "/dashboard/cases/<uuid:case_id>/rendition"}
 
 
 def pages() -> list[str]:
@@ -38,8 +51,7 @@ def pages() -> list[str]:
 @pytest.mark.parametrize("rule", pages())
 def test_every_page_pleases_browser_and_axe(dashboard: Dashboard, rule: str, theme: str) -> None:
     dashboard.person("ada@platform.example", Pixelgram=Role.ADMIN)
-    with transaction() as session:
-        path = EXAMPLES[rule](session, tenant_named(session, "Pixelgram")) if "<" in rule else rule
+    path = EXAMPLES[rule]() if "<" in rule else rule
     page = dashboard.sign_in("ada@platform.example", path, theme=theme)
     answer = page.goto(path)
     assert answer is not None and answer.status == 200

@@ -123,3 +123,21 @@ def test_a_form_with_another_pages_token_changes_nothing(dashboard: Dashboard, l
     look(page, "problem")
     page.get_by_role("link", name="To the dashboard").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
+
+
+def test_who_signs_in_again_in_another_tab_goes_on_in_this_one(dashboard: Dashboard) -> None:
+    make_mona(dashboard)
+    page = dashboard.sign_in(EMAIL, "/dashboard/account")
+    page.get_by_label("Present password").fill("typed before")
+    page.context.clear_cookies()
+    sign_out_elsewhere = "htmx.ajax('POST', '/dashboard/account/sign-out-elsewhere', {target: '#toasts'})"
+    page.evaluate(sign_out_elsewhere)
+    with page.context.expect_page() as opened:
+        page.get_by_role("status").get_by_role("link", name="Sign in in a new tab").click()
+    other = opened.value
+    fill_in(other, EMAIL, PASSWORD)
+    expect(other.get_by_role("heading", level=1)).to_have_text("Overview")
+    with page.expect_response("**/sign-out-elsewhere") as answered:
+        page.evaluate(sign_out_elsewhere)
+    assert answered.value.status == 303
+    expect(page.get_by_label("Present password")).to_have_value("typed before")

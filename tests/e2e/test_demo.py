@@ -78,6 +78,24 @@ def folder() -> Iterator[Path]:
         yield Path(made)
 
 
+def signs_in(output: str) -> bool:
+    """Whether the moderator that was printed gets into the dashboard that was printed."""
+    found = re.search(r"dashboard  (http://\S+)\s+moderator  (\S+), password (\S+)", output)
+    assert found is not None, output
+    address, email, password = found.groups()
+    form = urllib3.request("GET", f"{address}/sign-in")
+    token = re.search(r'name="csrf_token" value="(\w+)"', form.data.decode())
+    assert token is not None
+    answer = urllib3.request(
+        "POST",
+        f"{address}/sign-in",
+        fields={"csrf_token": token[1], "email": email, "password": password},
+        headers={"Cookie": form.headers["Set-Cookie"].partition(";")[0]},
+        redirect=False,
+    )
+    return (answer.status, answer.headers.get("Location")) == (303, "/dashboard")
+
+
 def test_every_sample_is_judged_explained_and_told_of(folder: Path) -> None:
     demo = Demo(folder, "--once")
     assert demo.wait() == 0, demo.output
@@ -92,6 +110,7 @@ def test_every_sample_is_judged_explained_and_told_of(folder: Path) -> None:
     address = re.search(r"API  (http://\S+)", demo.output)
     assert address is not None, demo.output
     assert urllib3.request("GET", f"{address[1]}/health/ready").status == 200
+    assert signs_in(demo.output)
     assert left_running(folder) != []
     demo.process.send_signal(signal.SIGINT)
     assert demo.wait() == 0, demo.output

@@ -28,6 +28,18 @@
   }
   window.telltale = { toast };
 
+  // Who signs in anew in another tab goes on in this one, with whatever is typed here: tabs of one person share the token.
+  const person = document.body.dataset.person;
+  if (person) {
+    const tabs = new BroadcastChannel("telltale");
+    tabs.addEventListener("message", ({ data }) => {
+      if (data.person !== person) return;
+      document.body.setAttribute("hx-headers", JSON.stringify({ "X-CSRF-Token": data.token }));
+      document.querySelectorAll("input[name=csrf_token]").forEach((field) => { field.value = data.token; });
+    });
+    tabs.postMessage({ person, token: JSON.parse(document.body.getAttribute("hx-headers"))["X-CSRF-Token"] });
+  }
+
   toasts.querySelectorAll("[data-toast]").forEach(dress);
   const here = new URL(location.href);
   if (here.searchParams.has("said")) {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from argon2 import PasswordHasher
 from flask.testing import FlaskClient
 from sqlalchemy import Engine
 from werkzeug.test import TestResponse
@@ -22,6 +23,17 @@ from tests.factories import make_tenant
 
 PASSWORD = "correct horse battery staple"
 TOKEN = re.compile(r'"X-CSRF-Token": "([0-9a-f]{64})"')
+
+
+# Real ones take long on purpose; they are tried in tests/moderation/test_accounts.py and in tests/browser.
+CHEAP = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
+
+
+@pytest.fixture(autouse=True)
+def cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords that are hashed in no time."""
+    monkeypatch.setattr(accounts, "_hasher", lambda: CHEAP)
+    monkeypatch.setattr(tenants, "PasswordHasher", lambda: CHEAP)
 
 
 @dataclass

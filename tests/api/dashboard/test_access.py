@@ -32,6 +32,19 @@ ROLES: dict[Route, Role | None] = {
     ("GET", "/dashboard/account"): None,
     ("POST", "/dashboard/account/password"): None,
     ("POST", "/dashboard/account/sign-out-elsewhere"): None,
+    ("GET", "/dashboard/queue"): Role.MODERATOR,
+    ("POST", "/dashboard/queue/next"): Role.MODERATOR,
+    ("GET", "/dashboard/cases/<uuid:case_id>"): Role.MODERATOR,
+    ("GET", "/dashboard/cases/<uuid:case_id>/rendition"): Role.MODERATOR,
+    ("POST", "/dashboard/cases/<uuid:case_id>/claim"): Role.MODERATOR,
+    ("POST", "/dashboard/cases/<uuid:case_id>/heartbeat"): Role.MODERATOR,
+    ("POST", "/dashboard/cases/<uuid:case_id>/release"): Role.MODERATOR,
+    ("POST", "/dashboard/cases/<uuid:case_id>/answer"): Role.MODERATOR,
+    ("POST", "/dashboard/cases/<uuid:case_id>/undo"): Role.MODERATOR,
+    ("POST", "/dashboard/cases/<uuid:case_id>/skip"): Role.MODERATOR,
+    ("POST", "/dashboard/cases/<uuid:case_id>/hold"): Role.MODERATOR,
+    ("POST", "/dashboard/cases/<uuid:case_id>/escalate"): Role.MODERATOR,
+    ("POST", "/dashboard/cases/<uuid:case_id>/reassign"): Role.MODERATOR,
 }
 CHANGING = [route for route in [*ROLES, *sorted(OPEN)] if route[0] != "GET"]
 
