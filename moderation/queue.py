@@ -45,6 +45,7 @@ SKIPPED_FOR = timedelta(hours=1)
 _ANSWERABLE: ColumnElement[bool] = literal_column(f"({ANSWERABLE})")
 _URGENCY: ColumnElement[int] = literal_column("(-cases.priority)", Integer)
 _CERTAINTY: ColumnElement[float] = literal_column("abs(coalesce(cases.score, 0.5) - 0.5)", Float)
+_LIVE = (Claim.ended_at.is_(None), Claim.lease_until > func.clock_timestamp())
 _ORDER: tuple[Any, ...] = (_URGENCY, _CERTAINTY, Case.settled_at, Case.id)
 
 
@@ -102,7 +103,7 @@ def page(
     session: Session, person: Person, filter_: Filter, *, after: Place | None = None, limit: int = PAGE
 ) -> list[Entry]:
     """The person's queue from just after a place on (keyset paging)."""
-    conditions = _conditions(person, filter_)
+    conditions = _conditions(session, person, filter_)
     if after is not None:
         place = tuple_(after.urgency, after.certainty, after.since, after.case_id)
         conditions.append(tuple_(*_ORDER) > place)
@@ -113,7 +114,9 @@ def totals(session: Session, person: Person, filter_: Filter) -> Totals:
     """Of all that the pages show."""
     tenants = _tenants(person, filter_)
     query = select(func.count(), func.min(Case.settled_at)).select_from(Case)
-    count, oldest = session.execute(query.where(Case.tenant_id.in_(tenants), *_conditions(person, filter_))).one()
+    count, oldest = session.execute(
+        query.where(Case.tenant_id.in_(tenants), *_conditions(session, person, filter_))
+    ).one()
     return Totals(count, oldest)
 
 
@@ -123,7 +126,7 @@ def candidates(session: Session, person: Person, filter_: Filter, *, limit: int)
     Neither what somebody else is at work on, nor what they answered or skipped a short while ago.
     """
     tenants = _tenants(person, filter_)
-    free = [*_conditions(person, filter_), ~_claimed(), ~_had_enough(person)]
+    free = [*_conditions(session, person, filter_), ~_claimed(), ~_had_enough(person)]
     assigned = select(Case.id).where(Case.tenant_id.in_(tenants), Case.assigned_to == person.user_id, *free)
     first = list(session.scalars(assigned.order_by(*_ORDER).limit(limit)))
     return first or _first(session, tenants, [*free, Case.assigned_to.is_(None)], limit)
@@ -134,11 +137,11 @@ def found(session: Session, person: Person, term: str) -> list[Entry]:
     tenants = list(person.tenant_ids)
     by_name = select(Submission.id).where(Submission.tenant_id.in_(tenants), Submission.external_id == term)
     by_image = select(Image.id).where(Image.tenant_id.in_(tenants), Image.sha256 == term.lower())
-    which: list[ColumnElement[bool]] = [Case.submission_id.in_(by_name), Case.image_id.in_(by_image)]
-    case_id = _as_id(term)
-    if case_id is not None:
-        which.append(Case.id == case_id)
-    query = select(Case.id).where(Case.tenant_id.in_(tenants), or_(*which), _open_to(person, escalated=False))
+    # One after the other: asked for all at once, Postgres would read the cases one by one.
+    names = session.scalars(by_name.order_by(Submission.id.desc()).limit(FOUND)).all()
+    images = session.scalars(by_image.limit(FOUND)).all()
+    which = or_(Case.submission_id.in_(names), Case.image_id.in_(images), Case.id == _as_id(term))
+    query = select(Case.id).where(Case.tenant_id.in_(tenants), which, _open_to(person, escalated=False))
     return _entries(session, list(session.scalars(query.order_by(Case.id.desc()).limit(FOUND))))
 
 
@@ -158,7 +161,7 @@ def _tenants(person: Person, filter_: Filter) -> list[UUID]:
     return [filter_.tenant_id]
 
 
-def _conditions(person: Person, filter_: Filter) -> list[ColumnElement[bool]]:
+def _conditions(session: Session, person: Person, filter_: Filter) -> list[ColumnElement[bool]]:
     is_held = Case.held_until > func.now()
     wanted: list[ColumnElement[bool]] = [_ANSWERABLE, _open_to(person, escalated=True)]
     wanted.append(is_held if filter_.held else or_(Case.held_until.is_(None), Case.held_until <= func.now()))
@@ -171,7 +174,7 @@ def _conditions(person: Person, filter_: Filter) -> list[ColumnElement[bool]]:
     if filter_.score_from is not None or filter_.score_to is not None:
         wanted.append(Case.blind.is_not(True))
     if filter_.mine:
-        wanted.append(or_(Case.assigned_to == person.user_id, _claimed(by=person.user_id)))
+        wanted.append(Case.id.in_(_ids_of(session, person)))
     return wanted
 
 
@@ -183,9 +186,15 @@ def _open_to(person: Person, *, escalated: bool) -> ColumnElement[bool]:
     return or_(free, Case.tenant_id.in_(person.tenant_ids_as(Role.LEAD)))
 
 
-def _claimed(by: UUID | None = None) -> ColumnElement[bool]:
-    live = [Claim.case_id == Case.id, Claim.ended_at.is_(None), Claim.lease_until > func.clock_timestamp()]
-    return exists().where(*live, *([Claim.user_id == by] if by else []))
+def _ids_of(session: Session, person: Person) -> list[UUID]:
+    """The cases this person is at work on, and those assigned to them."""
+    assigned = session.scalars(select(Case.id).where(_ANSWERABLE, Case.assigned_to == person.user_id))
+    claimed = session.scalars(select(Claim.case_id).where(Claim.user_id == person.user_id, *_LIVE))
+    return [*assigned, *claimed]
+
+
+def _claimed() -> ColumnElement[bool]:
+    return exists().where(Claim.case_id == Case.id, *_LIVE)
 
 
 def _had_enough(person: Person) -> ColumnElement[bool]:
@@ -202,11 +211,13 @@ def _first(
 ) -> list[UUID]:
     """The first ids in the order: those of each tenant from its part of the index, then the first of them all."""
     tenant = func.unnest(cast(list(tenants), ARRAY(Uuid))).table_valued("id", name="tenant").render_derived()
+    # Said and not bound: a plan for any number of rows would read them all.
+    few: ColumnElement[int] = literal_column(str(limit))
     columns = [column.label(f"k{number}") for number, column in enumerate(_ORDER)]
-    own = select(*columns).where(Case.tenant_id == tenant.c.id, *conditions).order_by(*_ORDER).limit(limit)
+    own = select(*columns).where(Case.tenant_id == tenant.c.id, *conditions).order_by(*_ORDER).limit(few)
     merged = own.lateral("own")
     query = select(merged.c.k3).select_from(tenant.join(merged, true()))
-    return list(session.scalars(query.order_by(*merged.c).limit(limit)))
+    return list(session.scalars(query.order_by(*merged.c).limit(few)))
 
 
 def _entries(session: Session, ids: Sequence[UUID]) -> list[Entry]:

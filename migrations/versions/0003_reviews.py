@@ -118,7 +118,16 @@ def _widen_cases() -> None:
         "cases",
         ["tenant_id", sa.text("(-priority)"), sa.text("abs(coalesce(score, 0.5) - 0.5)"), "settled_at", "id"],
         postgresql_where=ANSWERABLE,
-        postgresql_include=["score", "review_reason", "restricted", "escalated_at", "held_until", "assigned_to"],
+        postgresql_include=[
+            "priority",
+            "score",
+            "blind",
+            "review_reason",
+            "restricted",
+            "escalated_at",
+            "held_until",
+            "assigned_to",
+        ],
     )
     op.create_index(
         "ix_cases_assigned", "cases", ["assigned_to"], postgresql_where=f"{ANSWERABLE} AND assigned_to IS NOT NULL"

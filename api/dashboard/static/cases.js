@@ -40,7 +40,7 @@
     if (event.repeat) return false;
     if (sentences.length && ["1", "2", "3"].includes(key)) return grade(Number(key) - 1);
     if (sentences.length && (key === "arrowdown" || key === "arrowup") && !event.target.matches("input")) {
-      return select(current + (key === "arrowdown" ? 1 : -1));
+      return go(current + (key === "arrowdown" ? 1 : -1));
     }
     if (sentences.length && key === "e") return focus(sentences[current].querySelector(".rewrite input"));
     const target = [...document.querySelectorAll("[data-key]")].find((one) => one.dataset.key === key);
@@ -98,12 +98,16 @@
   function select(number) {
     current = Math.max(0, Math.min(sentences.length - 1, number));
     sentences.forEach((one, index) => one.classList.toggle("current", index === current));
+    return true;
+  }
+  function go(number) {
+    select(number);
     sentences[current].scrollIntoView({ block: "nearest" });
     return true;
   }
   function grade(number) {
     sentences[current].querySelectorAll(".grades input")[number].checked = true;
-    return select(current + 1);
+    return go(current + 1);
   }
   sentences.forEach((one, index) => one.addEventListener("focusin", () => select(index)));
   if (sentences.length) select(0);
