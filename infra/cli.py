@@ -24,6 +24,7 @@ COMMANDS = {
     "up": ("infra.commands.up:up", "Start everything on this machine and keep it running until Ctrl-C."),
     "migrate": ("infra.commands.migrate:migrate", "Bring the database's schema up to date."),
     "models": ("infra.commands.models:models", "Register model versions, list them, choose the champion."),
+    "renditions": ("infra.commands.renditions:renditions", "Make the pictures of images judged by an older Telltale."),
     "tenants": ("infra.commands.tenants:tenants", "Create and list tenants: the platforms that send images."),
     "keys": ("infra.commands.keys:keys", "Create, list and revoke API keys."),
     "users": ("infra.commands.users:users", "Create and list moderators, leads and administrators."),

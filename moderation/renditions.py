@@ -5,16 +5,19 @@ The screening worker makes it of the very pixels that were judged. It does not k
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from uuid import UUID
 
 from PIL import Image as Pixels
-from sqlalchemy import select
+from sqlalchemy import exists, select
+from sqlalchemy.orm import Session
 
 from moderation.db import transaction
 from moderation.errors import NotFound
 from moderation.storage import Storage, rendition_key
-from moderation.tables import Image
+from moderation.tables import Case, Image
+from moderation.vocabulary import CaseStatus
 
 MEDIA_TYPE = "image/jpeg"
 LONGEST_SIDE = 2048  # pixels
@@ -34,6 +37,15 @@ def keep(storage: Storage, image_id: UUID, pixels: Pixels.Image) -> None:
     storage.put(key, encoded(pixels), MEDIA_TYPE)
     if not _attached(image_id, key):
         storage.delete(key)
+
+
+def lacking(session: Session, *, after: UUID | None = None, limit: int = 100) -> Sequence[Image]:
+    """The images of cases in review that were judged before renditions were made, from just after an id on."""
+    query = select(Image).where(Image.rendition_key.is_(None), Image.erased_at.is_(None))
+    query = query.where(exists().where(Case.image_id == Image.id, Case.status == CaseStatus.IN_REVIEW))
+    if after is not None:
+        query = query.where(Image.id > after)
+    return session.scalars(query.order_by(Image.id).limit(limit)).all()
 
 
 def _attached(image_id: UUID, key: str) -> bool:
