@@ -9,7 +9,8 @@ from __future__ import annotations
 from urllib.parse import quote
 from uuid import UUID
 
-from flask import Response, current_app, g, redirect, request, url_for
+from flask import current_app, g, redirect, request, url_for
+from werkzeug.wrappers import Response
 
 from api import auth
 from api.dashboard import cookies, csrf
@@ -70,7 +71,7 @@ def _to_sign_in(error: Unauthenticated) -> Response:
     if request.method not in csrf.SAFE_METHODS or "HX-Request" in request.headers:
         raise error
     path = request.full_path.rstrip("?")
-    return redirect(f"{url_for('sign_in.form')}?next={quote(path, safe='/')}", 303)  # type: ignore[return-value]
+    return redirect(f"{url_for('sign_in.form')}?next={quote(path, safe='/')}", 303)
 
 
 def _require(role: Role | None) -> None:

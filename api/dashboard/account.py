@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flask import Blueprint, redirect, render_template, request, url_for
-from werkzeug.wrappers import Response as AnyResponse
+from werkzeug.wrappers import Response
 
 from api import problems
 from api.auth import signed_in
@@ -28,7 +28,7 @@ def page() -> str:
 
 @pages.post("/dashboard/account/password")
 @signed_in
-def change_password() -> AnyResponse:
+def change_password() -> Response:
     """A new password; everywhere else this person is signed out."""
     new = request.form.get("new_password", "")
     try:
@@ -43,7 +43,7 @@ def change_password() -> AnyResponse:
 
 @pages.post("/dashboard/account/sign-out-elsewhere")
 @signed_in
-def sign_out_elsewhere() -> AnyResponse:
+def sign_out_elsewhere() -> Response:
     """End every other sign-in of this person."""
     accounts.sign_out_elsewhere(person())
     return redirect(url_for("account.page", said="signed_out_elsewhere"), 303)

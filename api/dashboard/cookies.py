@@ -6,7 +6,8 @@ host alone, and no subdomain can plant another. On loopback without https they c
 
 from __future__ import annotations
 
-from flask import Response, request
+from flask import request
+from werkzeug.wrappers import Response
 
 from api.process import current
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flask import Blueprint, redirect, render_template, request, url_for
-from werkzeug.wrappers import Response as AnyResponse
+from werkzeug.wrappers import Response
 
 from api import auth, problems
 from api.auth import public, signed_in
@@ -17,14 +17,14 @@ pages = Blueprint("sign_in", __name__)
 
 @pages.get("/dashboard/sign-in")
 @public
-def form() -> AnyResponse | str:
+def form() -> Response | str:
     """The form, or onward for who is signed in already."""
     return redirect(_onward(), 303) if person_or_none() else _form()
 
 
 @pages.post("/dashboard/sign-in")
 @public
-def sign_in() -> AnyResponse:
+def sign_in() -> Response:
     """A new sign-in, whatever this browser had before; or the form again, which says what is wrong."""
     try:
         token = accounts.sign_in(
@@ -39,18 +39,18 @@ def sign_in() -> AnyResponse:
     if before is not None:
         accounts.sign_out(before)
     response = redirect(_onward(), 303)
-    cookies.write(response, cookies.SESSION, token)  # type: ignore[arg-type]
-    cookies.remove(response, cookies.VISIT)  # type: ignore[arg-type]
+    cookies.write(response, cookies.SESSION, token)
+    cookies.remove(response, cookies.VISIT)
     return response
 
 
 @pages.post("/dashboard/sign-out")
 @signed_in
-def sign_out() -> AnyResponse:
+def sign_out() -> Response:
     """End this browser's sign-in."""
     accounts.sign_out(person())
     response = redirect(url_for("sign_in.form", said="signed_out"), 303)
-    cookies.remove(response, cookies.SESSION)  # type: ignore[arg-type]
+    cookies.remove(response, cookies.SESSION)
     return response
 
 
