@@ -42,6 +42,7 @@ def all_tenants(session: Session) -> Rows:
             "id": tenant.id,
             "name": tenant.name,
             "allow_training": tenant.allow_training,
+            "blind_share": tenant.blind_share,
             "cases": count,
             "created_at": tenant.created_at,
         }

@@ -33,7 +33,7 @@ HOLDS = {1: "1 hour", 4: "4 hours", 24: "1 day", 72: "3 days", 168: "1 week"}
 HISTORY = {
     EventType.SUBMISSION_ACCEPTED: "accepted the submission",
     EventType.CASE_FETCHED: "fetched the image from its link",
-    EventType.CASE_TAKEN: "began to judge it",
+    EventType.CASE_TAKEN: "took it up",
     EventType.CASE_RELEASED: "gave it back, to be tried again",
     EventType.CASE_RETRIED: "asked for another try",
     EventType.VERDICT_COMPLETED: "judged it",

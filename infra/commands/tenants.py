@@ -26,6 +26,16 @@ def create(name: str, allow_training: bool, as_json: bool) -> None:
     print_record({"id": tenant.id, "name": name, "allow_training": allow_training}, as_json=as_json)
 
 
+@tenants.command("set")
+@click.argument("name")
+@click.option("--blind-share", type=float, required=True, help="Of coming reviews: the share (0 to 1) answered blind.")
+def set_(name: str, blind_share: float) -> None:
+    """Change how a tenant's cases are reviewed: answered blind means before the verdict is shown."""
+    with transaction() as session:
+        platforms.set_blind_share(platforms.tenant_named(session, name), blind_share)
+    click.echo(f"Of {name}'s reviews, {blind_share:.0%} are answered blind.")
+
+
 @tenants.command("list")
 @as_json_option
 def list_(as_json: bool) -> None:

@@ -66,6 +66,12 @@ class TestTenants:
     def test_a_name_is_taken_once(self, acme: str) -> None:
         assert "There is a tenant 'acme' already." in refused("tenants", "create", acme)
 
+    def test_the_share_of_blind_reviews_is_set(self, acme: str) -> None:
+        assert as_json("tenants", "list")[0]["blind_share"] == 0.1
+        assert "25%" in succeeded("tenants", "set", acme, "--blind-share", "0.25")
+        assert as_json("tenants", "list")[0]["blind_share"] == 0.25
+        assert "between 0 and 1" in refused("tenants", "set", acme, "--blind-share", "2")
+
 
 class TestKeys:
     def test_a_new_key_opens_and_is_shown_once(self, acme: str) -> None:
