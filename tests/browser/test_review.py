@@ -288,7 +288,8 @@ def test_queue_and_case_page_look_right(dashboard: Dashboard, look: Look) -> Non
     heading(page, "upload-4715")
     for key in ("1", "2", "b", "g"):
         page.keyboard.press(key)
-    page.wait_for_function("document.querySelector('.picture img').complete")
+    # Polled from outside the page, whose policy evaluates no strings.
+    expect(page.locator(".picture img")).to_have_js_property("complete", True)
     look(page, "case")
     page.keyboard.press("f")
     expect(page.locator("[data-undo]")).to_be_visible()
