@@ -70,7 +70,8 @@ def _shrunk(pixels: Pixels.Image) -> Pixels.Image:
     if longest <= LONGEST_SIDE:
         return pixels
     width, height = (max(1, round(side * LONGEST_SIDE / longest)) for side in pixels.size)
-    return pixels.resize((width, height), Pixels.Resampling.LANCZOS, reducing_gap=2)
+    # For making smaller this filter is as sharp as bicubic, and takes half of Lanczos's time: a worker does it for each.
+    return pixels.resize((width, height), Pixels.Resampling.HAMMING, reducing_gap=2)
 
 
 def read(storage: Storage, image: Image) -> bytes:
