@@ -70,7 +70,7 @@ def _shrunk(pixels: Pixels.Image) -> Pixels.Image:
     if longest <= LONGEST_SIDE:
         return pixels
     width, height = (max(1, round(side * LONGEST_SIDE / longest)) for side in pixels.size)
-    # For making smaller this filter is as sharp as bicubic, and takes half of Lanczos's time: a worker does it for each.
+    # When making smaller it is as sharp as bicubic and takes half of Lanczos's time; a worker does this for each image.
     return pixels.resize((width, height), Pixels.Resampling.HAMMING, reducing_gap=2)
 
 
