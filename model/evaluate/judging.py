@@ -7,6 +7,7 @@ run would have. It knows nothing of metrics.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,7 +28,7 @@ from model.evaluate.records.sample import Sample
 # none:   verdicts alone.
 Answers = Literal["scored", "free", "none"]
 
-THREADS = 4
+THREADS = max(4, min(16, os.cpu_count() or 1))
 AHEAD = 2  # batches that are decoded while one is judged
 
 # What a row has beyond its sample, in this order; None throughout where the image could not be read.

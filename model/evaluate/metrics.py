@@ -59,10 +59,12 @@ class Outcomes:
 
     @property
     def truth(self) -> NDArray[np.str_]:
+        """`real` or `fake`, per image."""
         return np.where(self.fake, "fake", "real")
 
     @property
     def right(self) -> Flags:
+        """Whether what was predicted is the truth; unparsable never is."""
         return np.equal(self.predicted, self.truth)
 
     @property

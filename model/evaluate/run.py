@@ -36,7 +36,8 @@ class OtherRun(ValueError):
 class Progress(Protocol):
     """Somebody who shows how far a pass is."""
 
-    def __call__(self, what: str, total: int, done: int) -> AbstractContextManager[Advance]: ...
+    def __call__(self, what: str, total: int, done: int) -> AbstractContextManager[Advance]:
+        """For the time of one pass over `total` images, of which `done` are there: what to call after each batch."""
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ def summarise(results: Results) -> Record:
 
 
 def to_json(summary: Record) -> str:
+    """The text of `summary.json`."""
     return json.dumps(summary, indent=2) + "\n"
 
 
