@@ -108,7 +108,7 @@ def _read(data: Path, images: Path | None, limit: int | None) -> Dataset:
         found = datasets.read(data, images)
     except UnreadableRecords as error:
         raise click.ClickException(str(error)) from error
-    _say(f"{data}: {len(found.samples):,} images in {found.format}'s format, {len(found.skipped):,} records left out")
+    _say(f"{data}: {len(found.samples):,} images, read as {found.format}; {len(found.skipped):,} records left out")
     for each in found.skipped[:SKIPS_SHOWN]:
         _say(f"  {each.place}: {each.reason}")
     if len(found.skipped) > SKIPS_SHOWN:
