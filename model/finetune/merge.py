@@ -39,7 +39,8 @@ def _write(folder: Path, manifest: Manifest, output: Path, stored_as: str, name:
         merged = adapters.merge(put_adapter_on(base.model, folder, base.tokens), inputs)
     except adapters.MergeFailed as error:
         raise CheckpointError(str(error)) from error
-    changes = {"name": name, "adapter": None, "quantization": below.quantization, "golden": ()}
+    changes = {"name": name, "adapter": None, "processor": None, "processor_revision": None, "golden": ()}
+    changes["quantization"] = below.quantization
     save_classic(merged, base.processor, manifest.model_copy(update=changes), output, getattr(torch, stored_as))
 
 

@@ -17,10 +17,11 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, set_seed
 from transformers import TrainingArguments
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
 from transformers.integrations.fsdp import is_fsdp_enabled
 
 from model import adapters
-from model.checkpoint import Checkpoint, CheckpointError, Interface, load, locate, manifest_of, save_classic
+from model.checkpoint import DEMO, Checkpoint, CheckpointError, Interface, load, locate, manifest_of, save_classic
 from model.finetune import parts, results
 from model.finetune.arguments import Arguments, InvalidConfiguration
 from model.finetune.collator import Collator
@@ -83,6 +84,7 @@ def _train(arguments: Arguments, settings: TrainingArguments) -> Data:
         _write(arguments, base, network, state, describe(arguments, base, data, trainer))
     trainer.accelerator.wait_for_everyone()
     PartialState().destroy_process_group()
+    unset_hf_deepspeed_config()  # under ZeRO-3 whatever is loaded from here on would be shared out again
     return data
 
 
@@ -97,7 +99,9 @@ def _load_base(arguments: Arguments, settings: TrainingArguments) -> Checkpoint:
         raise CheckpointError(
             f"{arguments.base} is quantized ({manifest.quantization}): only `method: qlora` can use it."
         )
-    shared = settings.deepspeed_plugin is not None or is_fsdp_enabled()
+    shared = is_deepspeed_zero3_enabled() or is_fsdp_enabled()
+    if shared and arguments.method == "qlora":
+        raise InvalidConfiguration("qlora keeps its base whole on every GPU: run it with --accelerate single or ddp.")
     in_half = arguments.precision == "bfloat16" and arguments.method != "full"
     base = load(
         arguments.base,
@@ -185,13 +189,13 @@ def describe(arguments: Arguments, base: Checkpoint, data: Data, trainer: Answer
         "updates": trainer.state.global_step,
         "losses": [round(loss, 4) for loss in trainer.losses],
     }
-    metrics = {"training_loss": trainer.losses[-1], "validation_loss": trainer.state.best_metric}
+    metrics = {"training_loss": trainer.losses[-1] if trainer.losses else None, "validation_loss": trainer.best_loss}
     return base.manifest.model_copy(
         update={
             "name": arguments.name,
             "base": base.manifest.name,
             "revision": None,
-            "adapter": _adapter(arguments, untouched) if arguments.adapters else None,
+            **_place(arguments, untouched),
             "calibration": Calibration(),
             "golden": (),
             "metrics": {name: round(value, 4) for name, value in metrics.items() if value is not None},
@@ -200,7 +204,10 @@ def describe(arguments: Arguments, base: Checkpoint, data: Data, trainer: Answer
     )
 
 
-def _adapter(arguments: Arguments, base: Manifest) -> Adapter:
+def _place(arguments: Arguments, base: Manifest) -> dict[str, Any]:
+    """Where the rest of the new version is: all of it in its folder, or at the base its adapter belongs on."""
+    if arguments.adapters is None:
+        return {"processor": None, "processor_revision": None}
     place, revision = locate(arguments.base, arguments.revision)
-    named = arguments.base if arguments.base == "demo" or isinstance(place, str) else str(place.resolve())
-    return Adapter(base=named.partition("@")[0] if revision else named, revision=revision, digest=base.digest())
+    named = DEMO if arguments.base == DEMO else str(place.resolve() if isinstance(place, Path) else place)
+    return {"adapter": Adapter(base=named, revision=revision, digest=base.digest())}

@@ -168,6 +168,14 @@ def test_the_manifest_names_the_base(adapter: Path, tiny_checkpoint: Path) -> No
     assert named == manifests.Adapter(base=str(tiny_checkpoint), digest=manifests.read(tiny_checkpoint).digest())
 
 
+def test_an_adapter_on_the_demo_checkpoint_names_it_so(run: Run) -> None:
+    folder = run("out", base="demo", method="lora", learning_rate=0.02)
+    named = manifests.read(folder).adapter
+    assert named is not None
+    assert named.base == "demo"
+    assert load(folder, device="cpu").manifest.name == "tiny-2"
+
+
 def rebase(folder: Path, base: Path) -> None:
     manifest = manifests.read(folder)
     assert manifest.adapter is not None
@@ -301,7 +309,7 @@ def test_register_proves_an_adapter_by_its_golden_outputs(needs_goldens: None, r
 def test_the_merge_command(adapter: Path, tmp_path: Path) -> None:
     output = tmp_path / "merged"
     result = CliRunner().invoke(merge_command, [str(adapter), str(output), "--name", "alone", "--stored-as", "float32"])
-    assert result.output.splitlines()[-1] == str(output)
+    assert result.stdout == f"{output}\n"
     assert load(output, device="cpu").manifest.name == "alone"
     again = CliRunner().invoke(merge_command, [str(adapter), str(output)])
     assert again.exit_code == 1

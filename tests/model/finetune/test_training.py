@@ -218,6 +218,11 @@ def test_nothing_of_the_run_itself_is_left_but_its_logs(run: Run) -> None:
     assert '"use_cache": false' not in (folder / "config.json").read_text()
 
 
+def test_what_is_less_than_a_stretch_is_told_too(run: Run) -> None:
+    assert len(manifests.read(run("out", epochs=2, log_every=4)).training["losses"]) == 2
+    assert len(manifests.read(run("short", log_every=20)).training["losses"]) == 1
+
+
 def test_progress_is_told_in_lines(run: Run, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("out", validation=data)
     lines = capsys.readouterr().out.splitlines()
@@ -242,10 +247,13 @@ def test_validation_is_measured_on_what_was_written(run: Run, data: Path) -> Non
     assert metrics["validation_loss"] < metrics["training_loss"] + 0.5
 
 
-def test_a_run_that_stops_improving_is_stopped_and_keeps_its_best_weights(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "rate"), [("full", 0.01), ("lora", 0.05)])
+def test_a_run_that_stops_improving_is_stopped_and_keeps_its_best_weights(
+    run: Run, tmp_path: Path, method: str, rate: float
+) -> None:
     """Validation rows say the opposite of the training rows, which it is soon worse to know."""
     validation = finetune_records.write(tmp_path / "contrary", flipped=True)
-    settings = {"patience": 2, "save_every": 2, "learning_rate": 0.01}
+    settings = {"method": method, "patience": 2, "save_every": 2, "learning_rate": rate}
     folder = run("out", epochs=30, validation=validation, **settings)
     made = manifests.read(folder)
     losses = [event.value for event in EventAccumulator(str(folder / "logs")).Reload().Scalars("eval/loss")]
