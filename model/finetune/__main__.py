@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--config", type=Path, required=True, help="YAML file; see docs/finetune.md")
     options = parser.parse_args(argv)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a launcher that ignores Ctrl-C hands that on
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell or launcher that ignores Ctrl-C hands that on
     quieten()
     try:
         arguments = read(options.config)

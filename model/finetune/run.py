@@ -137,7 +137,9 @@ def _read_data(arguments: Arguments, interface: Interface) -> Data:
     if isinstance(outcome, Data):
         log.info("%d rows, data hash %s", len(outcome.training), outcome.training.digest[:12])
         return outcome
-    raise outcome or InvalidRecords("No records were read.")
+    if outcome is not None and PartialState().is_main_process:
+        raise outcome
+    raise SystemExit(1)  # the first process says why
 
 
 def _read_all(arguments: Arguments, interface: Interface) -> Data:
