@@ -179,9 +179,18 @@ def manifest_of(source: str | Path, revision: str | None = None) -> Manifest:
     Raises CheckpointError as `locate` does, and ManifestError for one that cannot be read.
     """
     place, revision = locate(source, revision)
-    if isinstance(place, Path) and (place / manifests.FILE_NAME).is_file():
+    if isinstance(place, Path) and has_manifest(place):
         return manifests.read(place)
     return fakevlm_manifest(place, revision)
+
+
+def has_manifest(source: str | Path, revision: str | None = None) -> bool:
+    """Whether a checkpoint says what it is; one that does not is taken for a published FakeVLM (`manifest_of`).
+
+    Raises CheckpointError as `locate` does.
+    """
+    place, _ = locate(source, revision)
+    return isinstance(place, Path) and (place / manifests.FILE_NAME).is_file()
 
 
 def base_of(manifest: Manifest) -> tuple[Path | str, str | None, Manifest]:

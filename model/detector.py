@@ -92,6 +92,18 @@ class Detector:
         return cls(TransformersEngine(loaded, max_new_tokens=max_new_tokens))
 
     @classmethod
+    def open(cls, source: str | Path, *, revision: str | None = None, url: str | None = None) -> Detector:
+        """A detector for whatever somebody names: in this process, or of the vLLM server at `url`.
+
+        A checkpoint without a manifest is taken for a published FakeVLM. Raises what `load` and `connect` raise.
+        """
+        place, revision = checkpoints.locate(source, revision)
+        manifest = checkpoints.manifest_of(place, revision)
+        if url is None:
+            return cls.load(place, revision=revision, manifest=manifest)
+        return cls.connect(url, place, revision=revision, manifest=manifest)
+
+    @classmethod
     def connect(
         cls,
         url: str,

@@ -17,7 +17,6 @@ import click
 if TYPE_CHECKING:
     from model.detector import Detector
     from model.evaluate.judging import Advance, Answers
-    from model.evaluate.loading import EngineName
     from model.evaluate.records.dataset import Dataset
     from model.evaluate.run import Options, Results
 
@@ -66,7 +65,7 @@ def evaluate(
     images: Path | None,
     checkpoint: str,
     revision: str | None,
-    engine: EngineName,
+    engine: str,
     url: str | None,
     answers: Answers,
     limit: int | None,
@@ -84,7 +83,7 @@ def evaluate(
     from model.evaluate import run
 
     dataset = _read(data, images, limit)
-    detector = _load(checkpoint, revision, engine, url)
+    detector = _load(checkpoint, revision, url)
     options = run.Options(answers, batch_size, limit, robustness)
     description = run.describe(detector, checkpoint, revision, dataset, options)
     folder = out or RUNS / run.folder_name(description, data)
@@ -118,21 +117,21 @@ def _read(data: Path, images: Path | None, limit: int | None) -> Dataset:
     return found.first(limit)
 
 
-def _load(checkpoint: str, revision: str | None, engine: EngineName, url: str | None) -> Detector:
+def _load(source: str, revision: str | None, url: str | None) -> Detector:
     from transformers.utils import logging as transformers_logging
 
-    from model.checkpoint import CheckpointError
+    from model import checkpoint
+    from model.detector import Detector
     from model.engines.engine import EngineError
-    from model.evaluate import loading
     from model.manifest import ManifestError
 
     transformers_logging.disable_progress_bar()
     try:
-        detector, has_manifest = loading.load(checkpoint, revision, engine, url)
-    except (CheckpointError, ManifestError, EngineError) as error:
+        if not checkpoint.has_manifest(source, revision):
+            _say(f"{source} has no manifest: taken for a FakeVLM, its score is not calibrated.")
+        detector = Detector.open(source, revision=revision, url=url)
+    except (checkpoint.CheckpointError, ManifestError, EngineError) as error:
         raise click.ClickException(str(error)) from error
-    if not has_manifest:
-        _say(f"{checkpoint} has no manifest: taken for a FakeVLM, its score is not calibrated.")
     if detector.manifest.is_demo:
         _say(f"{detector.manifest.name}: demo model, not FakeVLM")
     return detector

@@ -1,4 +1,4 @@
-"""Which detector is measured: what is asked of the loader, and of a server's client."""
+"""Whatever somebody names is opened: what is asked of the loader, and of a server's client."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from model import manifest as manifests
+from model.checkpoint import has_manifest
 from model.detector import Detector
-from model.evaluate import loading
 from model.manifest import FAKEVLM_PROMPT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -24,14 +25,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], d
 
 
 def test_a_checkpoint_with_a_manifest_speaks_for_itself(tiny_checkpoint: Path, asked: list[Any]) -> None:
-    _, has_manifest = loading.load(str(tiny_checkpoint), None, "transformers", None)
-    assert has_manifest
-    assert asked == [("load", (tiny_checkpoint,), {"revision": None, "manifest": None})]
+    Detector.open(str(tiny_checkpoint))
+    assert has_manifest(tiny_checkpoint)
+    assert asked == [("load", (tiny_checkpoint,), {"revision": None, "manifest": manifests.read(tiny_checkpoint)})]
 
 
 def test_a_hub_checkpoint_is_taken_for_a_fakevlm_at_its_commit(asked: list[Any]) -> None:
-    _, has_manifest = loading.load(f"lingcco/fakeVLM@{COMMIT}", None, "transformers", None)
-    assert not has_manifest
+    Detector.open(f"lingcco/fakeVLM@{COMMIT}")
+    assert not has_manifest(f"lingcco/fakeVLM@{COMMIT}")
     [(name, given, named)] = asked
     assert (name, given, named["revision"]) == ("load", ("lingcco/fakeVLM",), COMMIT)
     assert (named["manifest"].kind, named["manifest"].prompt.text) == ("fakevlm", FAKEVLM_PROMPT)
@@ -39,11 +40,13 @@ def test_a_hub_checkpoint_is_taken_for_a_fakevlm_at_its_commit(asked: list[Any])
 
 
 def test_a_folder_without_a_manifest_is_taken_for_a_fakevlm(tmp_path: Path, asked: list[Any]) -> None:
-    _, has_manifest = loading.load(str(tmp_path), None, "transformers", None)
-    assert not has_manifest
+    Detector.open(str(tmp_path))
+    assert not has_manifest(tmp_path)
     assert asked[0][2]["manifest"].kind == "fakevlm"
 
 
 def test_a_server_is_connected_to_and_no_weights_are_loaded(tiny_checkpoint: Path, asked: list[Any]) -> None:
-    loading.load(str(tiny_checkpoint), None, "vllm", "http://gpu:8100")
-    assert asked == [("connect", ("http://gpu:8100", tiny_checkpoint), {"revision": None, "manifest": None})]
+    Detector.open(str(tiny_checkpoint), url="http://gpu:8100")
+    [(name, given, named)] = asked
+    assert (name, given) == ("connect", ("http://gpu:8100", tiny_checkpoint))
+    assert named == {"revision": None, "manifest": manifests.read(tiny_checkpoint)}
