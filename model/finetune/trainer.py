@@ -62,7 +62,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         )
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        self.add_callback(_Progress())
+        self.add_callback(Progress())
 
     @property
     def losses(self) -> list[float]:
@@ -180,7 +180,7 @@ class _Epochs(TrainerCallback):  # type: ignore[misc]
         self._order.epoch = state.global_step * state.num_train_epochs // state.max_steps
 
 
-class _Progress(ProgressCallback):  # type: ignore[misc]
+class Progress(ProgressCallback):  # type: ignore[misc]
     """A bar with the time left on standard error where that is a terminal, and lines on standard output."""
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **unused: Any) -> None:
