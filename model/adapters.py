@@ -93,7 +93,9 @@ def put_on(network: Any, folder: Path, inputs: Inputs) -> Any:
 
     weights = _read(folder)
     try:
-        adapted = get_peft_model(network, PeftConfig.from_pretrained(folder))
+        configuration = PeftConfig.from_pretrained(folder)
+        configuration.base_model_name_or_path = None  # which base it is has been settled, by more than its name
+        adapted = get_peft_model(network, configuration)
         outcome = set_peft_model_state_dict(adapted, weights)
     except KeyError as error:
         raise AdapterError(f"The names in {folder / WEIGHTS} do not fit this network: {error} is missing.") from error
