@@ -9,6 +9,7 @@ where it is used, because whoever serves a full checkpoint need not wait for it.
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # peft imports bitsandbytes, and that says on every machine without a GPU which of its CPU kernels is not installed.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+# peft 0.21 calls transformers by a name that 5.23 is about to change: not the user's concern.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
 
 CONFIGURATION = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
