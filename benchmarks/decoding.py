@@ -21,7 +21,7 @@ from model.decode import to_rgb
 from model.engines import decoding
 from model.engines.transformers import TransformersEngine
 
-SHARES = {"full width to the end": 2.0, "half": 1 / 2, "a quarter": 1 / 4, "an eighth": 1 / 8, "one row": 0.0}
+SHARES = {"full width to the end": 2.0, "half": 1 / 2, "a quarter": 1 / 4, "an eighth": 1 / 8, "one row": 1e-9}
 
 
 def main() -> None:

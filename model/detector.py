@@ -86,10 +86,11 @@ class Detector:
         dtype: torch.dtype | None = None,
         manifest: Manifest | None = None,
         max_new_tokens: int = 256,
+        compiled_rows: int = 0,
     ) -> Detector:
-        """A detector in this process; the arguments and errors are those of `checkpoint.load`."""
+        """A detector in this process; arguments and errors are those of `checkpoint.load` and `TransformersEngine`."""
         loaded = checkpoints.load(source, revision=revision, device=device, dtype=dtype, manifest=manifest)
-        return cls(TransformersEngine(loaded, max_new_tokens=max_new_tokens))
+        return cls(TransformersEngine(loaded, max_new_tokens=max_new_tokens, compiled_rows=compiled_rows))
 
     @classmethod
     def open(cls, source: str | Path, *, revision: str | None = None, url: str | None = None) -> Detector:
