@@ -87,8 +87,12 @@ def evaluate(
     options = run.Options(answers, batch_size, limit, robustness)
     description = run.describe(detector, checkpoint, revision, dataset, options)
     folder = out or RUNS / run.folder_name(description, data)
-    results = _measure(detector, dataset, folder, description, options)
-    _finish(results, dataset, folder)
+    try:
+        with run.claimed(folder, description):
+            results = _measure(detector, dataset, folder, description, options)
+            _finish(results, dataset, folder)
+    except run.OtherRun as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _require(engine: str, url: str | None) -> None:
@@ -144,10 +148,7 @@ def _measure(
     from model.evaluate import run
 
     try:
-        run.claim(folder, description)
         return run.measure(detector, dataset, folder, description, options, _progress)
-    except run.OtherRun as error:
-        raise click.ClickException(str(error)) from error
     except EngineError as error:
         raise click.ClickException(f"{error}\nWhat was judged is kept: the same command goes on from there.") from error
     except KeyboardInterrupt:
@@ -166,11 +167,11 @@ def _finish(results: Results, dataset: Dataset, folder: Path) -> None:
         raise click.ClickException(f"No image could be read: {folder / run.SKIPPED} says why for each.")
     _say("measuring …")
     summarised = summary.summarise(results)
-    (folder / run.SUMMARY).write_text(summary.to_json(summarised))
-    page = folder / run.REPORT
-    page.write_text(report.render(summarised, results, dataset.samples))
+    page = report.render(summarised, results, dataset.samples)
+    (folder / run.REPORT).write_text(page, encoding="utf-8")
+    (folder / run.SUMMARY).write_text(summary.to_json(summarised), encoding="utf-8")
     table.show(summarised)
-    click.echo(f"report: {page}")
+    click.echo(f"report: {folder / run.REPORT}")
 
 
 def _say(text: str) -> None:

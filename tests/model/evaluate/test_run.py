@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,8 +31,8 @@ def evaluate(detector: Detector, album: Path, out: Path, **options: Any) -> Resu
     chosen = Options(**{"batch_size": 3, **options})
     dataset = read(album).first(chosen.limit)
     description = run.describe(detector, "demo", None, dataset, chosen)
-    run.claim(out, description)
-    return run.measure(detector, dataset, out, description, chosen, silent)
+    with run.claimed(out, description):
+        return run.measure(detector, dataset, out, description, chosen, silent)
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -196,6 +198,39 @@ def test_other_data_and_another_checkpoint_are_refused(
     (album / "records.json").write_text(json.dumps([record(number, cate="other") for number in range(8)]))
     with pytest.raises(OtherRun, match="records_digest"):
         evaluate(divided, album, tmp_path / "out")
+
+
+def test_two_processes_do_not_write_one_folder(divided: Detector, album: Path, tmp_path: Path) -> None:
+    """The lock ends with its holder: a run that was killed leaves a folder that can be gone on with."""
+    out = tmp_path / "out"
+    evaluate(divided, album, out)
+    before = contents(out)
+    script = "import sys; from pathlib import Path; from model.evaluate import run; " + (
+        "import json; out = Path(sys.argv[1]); described = json.loads((out / run.DESCRIPTION).read_text())\n"
+        "with run.claimed(out, described):\n    print('mine', flush=True)\n    sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "mine\n"
+        with pytest.raises(OtherRun, match="is being written by another process"):
+            evaluate(divided, album, out)
+        process.kill()
+    evaluate(divided, album, out)
+    assert contents(out) == before
+
+
+def test_rows_that_two_processes_doubled_are_judged_again(divided: Detector, album: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    evaluate(divided, album, out)
+    before, predictions = contents(out), out / run.PREDICTIONS
+    lines = predictions.read_bytes().splitlines(keepends=True)
+    for doubled in (lines * 2, [line for line in lines for _ in range(2)]):
+        predictions.write_bytes(b"".join(doubled))
+        evaluate(divided, album, out)
+        assert contents(out) == before
 
 
 def test_a_folder_of_something_else_is_left_alone(divided: Detector, album: Path, tmp_path: Path) -> None:
