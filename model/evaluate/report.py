@@ -37,7 +37,7 @@ def render(summary: Record, results: Results, samples: Sequence[Sample]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(value=table.value, interval=table.interval, percent=_percent)
+    environment.filters.update(value=table.value, interval=table.interval, signed=table.signed, percent=_percent)
     return environment.get_template(TEMPLATE).render(
         summary=summary,
         names=table.NAMES,

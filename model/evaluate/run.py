@@ -21,6 +21,7 @@ from model.evaluate import judging
 from model.evaluate.journal import Journal, Record
 from model.evaluate.judging import Advance, Answers
 from model.evaluate.records.dataset import Dataset
+from model.evaluate.records.sample import position
 from model.evaluate.robustness import ALTERATIONS
 
 DESCRIPTION = "run.json"
@@ -172,7 +173,9 @@ def measure(
         judging.judge(detector, samples, journal, size, options.answers, advance)
     rows = journal.rows()
     altered = _alter(detector, dataset, out, options, progress) if options.robustness else {}
-    skipped = [asdict(each) for each in dataset.skipped] + _unreadable(rows)
+    skipped = sorted(
+        [asdict(each) for each in dataset.skipped] + _unreadable(rows), key=lambda each: position(each["place"])
+    )
     _write_lines(out / SKIPPED, skipped)
     return Results(description, rows, altered, skipped)
 

@@ -60,6 +60,11 @@ def interval(estimate: Record) -> str:
     return "" if estimate["low"] is None else f"{estimate['low']:.3f} – {estimate['high']:.3f}"
 
 
+def signed(difference: float | None) -> str:
+    """Three digits with their sign, or a dash where there is no difference."""
+    return "–" if difference is None else f"{difference:+.3f}"
+
+
 def _measures(summary: Record) -> Table:
     theirs = summary["published"]["results"].get(summary["data"]["format"])
     table = _table(f"{summary['checkpoint']['name']} on {summary['data']['judged']:,} images", "measure")
@@ -93,7 +98,7 @@ def _robustness(summary: Record) -> Table:
     for each in summary["robustness"]:
         found, paper = each["metrics"], each["published_accuracy"]
         accuracy, *others = (_both(found[measure]) for measure in RATES)
-        change = "" if each["name"] == "clean" else f"{found['change']['value']:+.3f}"
+        change = "" if each["name"] == "clean" else signed(found["change"]["value"])
         table.add_row(each["name"], accuracy, change, *others, "" if paper is None else f"{paper:.3f}")
     return table
 
