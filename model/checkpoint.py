@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError
 from transformers import (
     AutoImageProcessor,
     BitsAndBytesConfig,
@@ -369,6 +370,11 @@ def _load_network(
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{place} could not be loaded: {error}") from error
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"The weights in {place} are damaged or incomplete ({error}), as an interrupted download leaves them: "
+            "download or copy them again."
+        ) from error
     _require_complete(place, loading)
     return model.eval()
 
