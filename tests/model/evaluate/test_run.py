@@ -359,6 +359,14 @@ def test_groups_make_intervals_wider(divided: Detector, album: Path, tmp_path: P
         assert two["high"] >= one["high"]
 
 
+def test_an_image_without_a_group_is_its_own(divided: Detector, album: Path, tmp_path: Path) -> None:
+    grouped = [record(number, group="ab"[number > 3]) for number in range(7)]
+    (album / "records.json").write_text(json.dumps([*grouped, record(7)]))
+    made = summary.summarise(evaluate(divided, album, tmp_path / "out", answers="none"))
+    assert made["data"]["groups"] == 3
+    assert "3 groups" in made["intervals"]
+
+
 def test_the_summary_says_what_was_measured(divided: Detector, album: Path, tmp_path: Path) -> None:
     made = summary.summarise(evaluate(divided, album, tmp_path / "out"))
     assert made["checkpoint"]["is_demo"]
