@@ -40,6 +40,15 @@ def finetune(config: Path, how: str) -> None:
     """Train a new checkpoint, or an adapter, as the file says (docs/finetune.md).
 
     Ctrl-C ends it; what it had saved can be gone on from with `resume: true`.
+
+    \b
+    An adapter on the demo checkpoint, as a file:
+      base: demo                # or a folder, or a hub id with its `revision`
+      data: train/records.json  # FakeClue's format; images lie beside it
+      validation: val/records.json
+      output: runs/first
+      name: my-first-adapter
+      method: lora              # or qlora, full
     """
     from model.finetune.arguments import InvalidConfiguration, read
 

@@ -101,6 +101,7 @@ def settled(folder: Path, chosen: Sequence[Golden]) -> tuple[Golden, ...]:
         if image.relative_to(folder).as_posix() not in kept:
             image.unlink()
     if not chosen:
+        shutil.rmtree(folder / GOLDEN_FOLDER, ignore_errors=True)
         log.warning("No answer is clear enough for a golden output; `telltale models register` will try the samples.")
     return tuple(chosen)
 

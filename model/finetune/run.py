@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import DistributedType, broadcast_object_list, set_seed
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
 from transformers.integrations.fsdp import is_fsdp_enabled
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 CONFIGURATION = "configuration.json"
 # Settings that may change in between: they change no weight.
 FREE = {"resume", "log_every", "workers", "images", "validation_images", "data", "validation", "output"}
+
+# What several processes share out between them; in all others each has the whole network and some of the rows (DDP).
+SHARDING = {DistributedType.NO: "none", DistributedType.DEEPSPEED: "deepspeed", DistributedType.FSDP: "fsdp"}
 
 
 @dataclass(frozen=True)
@@ -156,12 +159,12 @@ def _check_state(arguments: Arguments, settings: TrainingArguments, data: Data) 
     state = arguments.state
     if state is None:
         arguments.work.mkdir(parents=True, exist_ok=True)
-        (arguments.work / CONFIGURATION).write_text(json.dumps(ours, indent=2) + "\n")
+        (arguments.work / CONFIGURATION).write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
         return
     left = state.parent / CONFIGURATION
     if not left.is_file():
         raise InvalidConfiguration(f"{state} is no state of a finetuning run: {left} is missing.")
-    theirs = json.loads(left.read_text())
+    theirs = json.loads(left.read_text(encoding="utf-8"))
     if changed := sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name)):
         raise InvalidConfiguration(
             f"The run in {state.parent} was started with other settings ({', '.join(changed)}): put those back, or "
@@ -185,9 +188,9 @@ def describe(arguments: Arguments, base: Checkpoint, data: Data, trainer: Answer
         "base_digest": untouched.digest(),
         **data.digests,
         "rows": len(data.training),
-        "configuration": arguments.model_dump(
-            mode="json", exclude={"base", "output", "data", "images", "validation", "validation_images", "resume"}
-        ),
+        "configuration": _settings(arguments, trainer),
+        "processes": trainer.args.world_size,
+        "sharding": SHARDING.get(trainer.accelerator.distributed_type, "ddp"),
         "updates": trainer.state.global_step,
         "losses": [round(loss, 4) for loss in trainer.losses],
     }
@@ -204,6 +207,18 @@ def describe(arguments: Arguments, base: Checkpoint, data: Data, trainer: Answer
             "training": training,
         }
     )
+
+
+def _settings(arguments: Arguments, trainer: AnswerTrainer) -> dict[str, Any]:
+    """Every setting as it took effect; those that are left out played no part."""
+    effective = {
+        "learning_rate": arguments.peak_rate,
+        "train": tuple(sorted(arguments.trained)),
+        "lora": arguments.adapters,
+        "workers": trainer.args.dataloader_num_workers,
+    }
+    paths = {"base", "output", "data", "images", "validation", "validation_images", "resume"}
+    return arguments.model_copy(update=effective).model_dump(mode="json", exclude=paths, exclude_none=True)
 
 
 def _place(arguments: Arguments, base: Manifest) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -253,7 +255,7 @@ def test_a_merge_whose_answers_are_not_clear_has_no_golden_outputs(
     monkeypatch.setattr("model.detector.LOGIT_TOLERANCE", {"float32": 1e9})
     folder = merge(adapter, tmp_path / "merged", "float32")
     assert manifests.read(folder).golden == ()
-    assert not list((folder / "golden").iterdir())
+    assert not (folder / "golden").exists()
     assert "No answer is clear enough" in caplog.text
 
 
@@ -382,6 +384,15 @@ def test_detect_takes_an_adapter(run: Run, data: Path) -> None:
     assert result.exit_code == 0, result.output
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert [(line["label"], line["model_version"]) for line in lines] == [("fake", "tiny-2"), ("real", "tiny-2")]
+
+
+def test_nothing_but_the_answer_is_printed(adapter: Path, data: Path) -> None:
+    """No library's warning, with a path of its own, where an adapter is put on."""
+    image = data.parent / "images" / "0.png"
+    command = [Path(sys.executable).with_name("telltale"), "detect", image, "--checkpoint", adapter, "--json"]
+    ended = subprocess.run([*command, "--no-explain"], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert "Warning" not in ended.stderr
 
 
 def test_register_proves_an_adapter_by_its_golden_outputs(needs_goldens: None, run: Run) -> None:

@@ -207,6 +207,21 @@ def test_the_manifest_says_what_it_was_made_from(run: Run, tiny_checkpoint: Path
     assert made.training["data_hash"] == records.read(data, data.parent, base, 1024).digest
     assert made.training["configuration"]["learning_rate"] == 2e-3
     assert made.metrics == {"training_loss": made.training["losses"][-1]}
+    assert (made.training["processes"], made.training["sharding"]) == (1, "none")
+
+
+def test_the_manifest_has_every_setting_as_it_took_effect(run: Run) -> None:
+    """No null for a default: a later version may have another."""
+    rates = {"learning_rate": None}
+    full, lora = (manifests.read(run(method, method=method, **rates)).training for method in ("full", "lora"))
+    assert None not in (full | lora)["configuration"].values()
+    assert full["configuration"]["learning_rate"] == 2e-5
+    assert full["configuration"]["train"] == ["language_model", "projector", "vision_tower"]
+    assert "lora" not in full["configuration"]
+    assert lora["configuration"]["learning_rate"] == 2e-4
+    assert lora["configuration"]["train"] == ["language_model"]
+    assert lora["configuration"]["lora"] == {"rank": 16, "alpha": 32, "dropout": 0.05}
+    assert lora["configuration"]["workers"] == 0
 
 
 def test_nothing_of_the_run_itself_is_left_but_its_logs(run: Run) -> None:
@@ -244,6 +259,9 @@ def test_validation_is_measured_on_what_was_written(run: Run, data: Path) -> Non
     metrics = detector.manifest.metrics
     assert (metrics["validation_images"], metrics["validation_accuracy"]) == (8, right / 8)
     assert metrics["validation_auc"] == 1.0
+    low, high = metrics["validation_accuracy_95"]
+    assert 0 < low < right / 8 <= high <= 1
+    assert metrics["validation_auc_95"] == [1.0, 1.0]
     assert metrics["validation_loss"] < metrics["training_loss"] + 0.5
 
 
