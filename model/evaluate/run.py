@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -136,14 +137,13 @@ def _lock(file: IO[str], out: Path) -> None:
 
 def _describe(file: IO[str], out: Path, description: Record) -> None:
     """Write down what this run is, or find that it is what is written down; an empty file is one just made."""
-    file.seek(0)
-    text = file.read()
-    if not text:
+    if not file.seek(0, os.SEEK_END):
         file.write(json.dumps(description, indent=2) + "\n")
         file.flush()
         return
+    file.seek(0)
     try:
-        there = json.loads(text)
+        there = json.loads(file.read())
     except ValueError as error:
         raise OtherRun(f"{out / DESCRIPTION} is damaged: delete {out}, or choose another --out.") from error
     if there != description:

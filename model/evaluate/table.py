@@ -134,7 +134,8 @@ def _numbers(table: Table, *names: str) -> None:
 
 
 def _rates(table: Table, *names: str) -> None:
-    """Two columns each: the value, and its interval."""
+    """Two columns each: the value, and its interval; with less room between them, for there are many."""
+    table.collapse_padding = True
     for name in names:
         _numbers(table, name)
         table.add_column("", style="dim", no_wrap=True)
@@ -155,7 +156,6 @@ def _table(title: str, first: str) -> Table:
         title_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        collapse_padding=True,
     )
     table.add_column(first, overflow="fold")
     return table

@@ -340,9 +340,21 @@ def test_a_folder_of_something_else_is_left_alone(divided: Detector, album: Path
     (out / "letter.txt").write_text("dear all")
     with pytest.raises(OtherRun, match="not empty"):
         evaluate(divided, album, out)
-    (out / run.DESCRIPTION).write_text("{ half")
-    with pytest.raises(OtherRun, match="damaged"):
-        evaluate(divided, album, out)
+    for damaged in (b"{ half", b"\xff\xfe"):
+        (out / run.DESCRIPTION).write_bytes(damaged)
+        with pytest.raises(OtherRun, match="damaged"):
+            evaluate(divided, album, out)
+
+
+def test_a_run_killed_before_it_said_what_it_is_can_be_begun_again(
+    divided: Detector, album: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / run.DESCRIPTION).touch()
+    evaluate(divided, album, out)
+    evaluate(divided, album, tmp_path / "other")
+    assert contents(out) == contents(tmp_path / "other")
 
 
 def test_groups_make_intervals_wider(divided: Detector, album: Path, tmp_path: Path) -> None:
