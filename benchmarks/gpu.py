@@ -50,8 +50,8 @@ class FixedLength(TransformersEngine):
 class FixedCompiled(CompiledDecoder):
     """The same for the compiled step."""
 
-    def decode(self, cache: Any, first: torch.Tensor, *, end: int, limit: int) -> list[list[int]]:
-        return super().decode(cache, first, end=NO_END, limit=limit)
+    def decode(self, first: torch.Tensor, wanted: Sequence[int], *, end: int, limit: int) -> list[list[int]]:
+        return super().decode(first, wanted, end=NO_END, limit=limit)
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,12 @@ def detection(checkpoint: Checkpoint, batches: Sequence[int], compiled: int) -> 
         images = [torch.randn(3, small.SIDE, small.SIDE)] * batch
         for way, label in (("verdict", None), ("explained", "fake")):
             run = partial(_answer, engine, images, label)
-            paces.append(paced(way, batch, run, roofline(batch, label is not None, prompt)))
+            pace = paced(way, batch, run, roofline(batch, label is not None, prompt))
+            if engine.largest_batch >= batch:  # it did not have to be run in smaller parts
+                paces.append(pace)
     if compiled:
         quick = TransformersEngine(checkpoint, max_new_tokens=EXPLANATION)
-        quick._compiled = FixedCompiled(checkpoint.model, compiled)
+        quick._compiled = FixedCompiled(checkpoint.model, compiled, quick._length)
         images = [torch.randn(3, small.SIDE, small.SIDE)] * compiled
         bound = roofline(compiled, True, prompt)
         paces.append(paced("explained, compiled step", compiled, partial(_answer, quick, images, "fake"), bound))

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError
 from transformers import (
     AutoImageProcessor,
     BitsAndBytesConfig,
@@ -179,9 +180,18 @@ def manifest_of(source: str | Path, revision: str | None = None) -> Manifest:
     Raises CheckpointError as `locate` does, and ManifestError for one that cannot be read.
     """
     place, revision = locate(source, revision)
-    if isinstance(place, Path) and (place / manifests.FILE_NAME).is_file():
+    if isinstance(place, Path) and has_manifest(place):
         return manifests.read(place)
     return fakevlm_manifest(place, revision)
+
+
+def has_manifest(source: str | Path, revision: str | None = None) -> bool:
+    """Whether a checkpoint says what it is; one that does not is taken for a published FakeVLM (`manifest_of`).
+
+    Raises CheckpointError as `locate` does.
+    """
+    place, _ = locate(source, revision)
+    return isinstance(place, Path) and (place / manifests.FILE_NAME).is_file()
 
 
 def base_of(manifest: Manifest) -> tuple[Path | str, str | None, Manifest]:
@@ -360,6 +370,11 @@ def _load_network(
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{place} could not be loaded: {error}") from error
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"The weights in {place} are damaged or incomplete ({error}), as an interrupted download leaves them: "
+            "download or copy them again."
+        ) from error
     _require_complete(place, loading)
     return model.eval()
 

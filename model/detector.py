@@ -86,10 +86,23 @@ class Detector:
         dtype: torch.dtype | None = None,
         manifest: Manifest | None = None,
         max_new_tokens: int = 256,
+        compiled_rows: int = 0,
     ) -> Detector:
-        """A detector in this process; the arguments and errors are those of `checkpoint.load`."""
+        """A detector in this process; arguments and errors are those of `checkpoint.load` and `TransformersEngine`."""
         loaded = checkpoints.load(source, revision=revision, device=device, dtype=dtype, manifest=manifest)
-        return cls(TransformersEngine(loaded, max_new_tokens=max_new_tokens))
+        return cls(TransformersEngine(loaded, max_new_tokens=max_new_tokens, compiled_rows=compiled_rows))
+
+    @classmethod
+    def open(cls, source: str | Path, *, revision: str | None = None, url: str | None = None) -> Detector:
+        """A detector for whatever somebody names: in this process, or of the vLLM server at `url`.
+
+        A checkpoint without a manifest is taken for a published FakeVLM. Raises what `load` and `connect` raise.
+        """
+        place, revision = checkpoints.locate(source, revision)
+        manifest = checkpoints.manifest_of(place, revision)
+        if url is None:
+            return cls.load(place, revision=revision, manifest=manifest)
+        return cls.connect(url, place, revision=revision, manifest=manifest)
 
     @classmethod
     def connect(

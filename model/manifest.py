@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 FILE_NAME = "telltale.json"
 
@@ -68,6 +68,15 @@ class Golden(_Frozen):
     dtype: str
     engine: str
 
+    @field_validator("image")
+    @classmethod
+    def _is_below_the_folder(cls, image: str) -> str:
+        """A manifest from elsewhere must not have other files read, or copied into a merged checkpoint."""
+        path = PurePosixPath(image)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"{image} must name a file in the manifest's folder")
+        return image
+
 
 class Adapter(_Frozen):
     """The checkpoint that a LoRA adapter goes on, for a folder that holds only the adapter's weights.
@@ -117,7 +126,7 @@ class Manifest(_Frozen):
 
     def write(self, folder: Path) -> Path:
         path = folder / FILE_NAME
-        path.write_text(self.model_dump_json(indent=2) + "\n")
+        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
         return path
 
 

@@ -41,10 +41,16 @@ class Settings(BaseSettings):
     )
     vllm_url: str | None = Field(
         default=None,
+        min_length=1,
         description="the vLLM server that runs the champion (infra/vllm/README.md), such as http://vllm:8000; unset: "
         "every screening worker loads the weights itself",
     )
     batch_size: int = Field(default=8, ge=1, description="images in one GPU batch")
+    compiled_batch: int = Field(
+        default=0,
+        ge=0,
+        description="on a GPU: batches of up to so many images are explained by a compiled step; 0: none is compiled",
+    )
     batch_wait_ms: int = Field(default=10, ge=0, description="how long a batch waits to fill")
     screening_threads: int = Field(default=16, ge=1, description="cases one worker has in flight")
     gpu_timeout_s: float = Field(default=300, gt=0, description="a batch that takes longer ends the worker")

@@ -159,10 +159,12 @@ def load_champion() -> tuple[Detector, ModelVersion]:
 
 
 def _detector(version: ModelVersion) -> Detector:
-    manifest, url = Manifest.model_validate(version.manifest), settings().vllm_url
-    if url is None:
-        return Detector.load(version.checkpoint, revision=manifest.revision, manifest=manifest)
-    return Detector.connect(url, version.checkpoint, revision=manifest.revision, manifest=manifest)
+    manifest, rules = Manifest.model_validate(version.manifest), settings()
+    if rules.vllm_url is not None:
+        return Detector.connect(rules.vllm_url, version.checkpoint, revision=manifest.revision, manifest=manifest)
+    return Detector.load(
+        version.checkpoint, revision=manifest.revision, manifest=manifest, compiled_rows=rules.compiled_batch
+    )
 
 
 _screener: Screener | None = None

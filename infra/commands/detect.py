@@ -106,13 +106,9 @@ def _load(source: str, revision: str | None, url: str | None) -> Detector:
     logging.basicConfig(level=logging.ERROR)  # what matters of it is said below
     transformers_logging.disable_progress_bar()
     try:
-        place, revision = checkpoint.locate(source, revision)
-        given = None
-        if not isinstance(place, Path) or not (place / manifest.FILE_NAME).is_file():
-            given = checkpoint.fakevlm_manifest(place, revision)
+        if not checkpoint.has_manifest(source, revision):
             click.echo(f"{source} has no manifest: taken for a FakeVLM, its score is not calibrated.", err=True)
-        known = {"revision": revision, "manifest": given}
-        detector = Detector.connect(url, place, **known) if url else Detector.load(place, **known)
+        detector = Detector.open(source, revision=revision, url=url)
     except (checkpoint.CheckpointError, manifest.ManifestError, EngineError) as error:
         raise click.ClickException(str(error)) from error
     if detector.manifest.is_demo:

@@ -39,8 +39,9 @@ class Scored:
     photos: NDArray[np.str_]
     artifacts: tuple[str | None, ...]
 
-    def rows(self, which: Flags | NDArray[np.int64]) -> Scored:
-        chosen = np.flatnonzero(which) if which.dtype == np.bool_ else which
+    def rows(self, which: Flags) -> Scored:
+        """The images that `which` marks."""
+        chosen = np.flatnonzero(which)
         return Scored(
             self.p_fake[chosen],
             self.logit[chosen],

@@ -19,14 +19,15 @@ from transformers.cache_utils import DynamicLayer
 FINISHED_SHARE = 1 / 8
 # How many steps run on CUDA between two looks at what was written: every look waits for the device.
 CUDA_STRIDE = 8
+BACKEND = "inductor"  # torch.compile's
 
 
 class _SlabLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's keys and values for `rows` × `length` tokens; what is in use is a view of that memory."""
 
-    def __init__(self, rows: int, length: int) -> None:
+    def __init__(self, length: int) -> None:
         super().__init__()
-        self._rows, self._length = rows, length
+        self._rows, self._length = 0, length
         self._used = slice(0, 0)
         self._memory: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -34,6 +35,15 @@ class _SlabLayer(DynamicLayer):  # type: ignore[misc]
         """From now on, these rows, empty."""
         self._used = rows
         self.is_initialized = False
+
+    def grow(self, rows: int, kept: int) -> None:
+        """Make room for `rows` rows; of those there are, the first `kept` stay."""
+        self._rows, before = rows, self._memory
+        if before is None:
+            return
+        self._memory = (self._empty(before[0]), self._empty(before[1]))
+        for memory, old in zip(self._memory, before, strict=True):
+            memory[:kept] = old[:kept]
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -69,14 +79,22 @@ class _SlabLayer(DynamicLayer):  # type: ignore[misc]
 
 
 class Slab(Cache):  # type: ignore[misc]
-    """A cache of `rows` × `length` tokens, filled from the first row on by prefills of a few rows each."""
+    """A cache of rows of up to `length` tokens, filled from the first row on by prefills of a few rows each.
 
-    def __init__(self, layers: int, rows: int, length: int) -> None:
-        super().__init__(layers=[_SlabLayer(rows, length) for _ in range(layers)])
+    Memory for all rows is taken once a prefill's rows no longer fit behind those kept: never, where none is kept.
+    """
+
+    def __init__(self, layers: int, length: int) -> None:
+        super().__init__(layers=[_SlabLayer(length) for _ in range(layers)])
         self.kept = 0
+        self._rows = 0
 
-    def open(self, rows: int) -> None:
-        """The next prefill writes `rows` rows behind those kept."""
+    def open(self, rows: int, coming: int) -> None:
+        """The next prefill writes `rows` rows behind those kept; it is one of `coming` rows in all, these included."""
+        if self.kept + rows > self._rows:
+            self._rows = self.kept + coming if self.kept else rows
+            for layer in self.layers:
+                layer.grow(self._rows, self.kept)
         for layer in self.layers:
             layer.use(slice(self.kept, self.kept + rows))
 
@@ -124,29 +142,32 @@ def decode(network: Any, cache: Slab, first: torch.Tensor, *, end: int, limit: i
 
 
 class CompiledDecoder:
-    """Decodes batches of exactly `rows` rows, so that one compilation serves them all."""
+    """Decodes batches of exactly `rows` rows of up to `length` tokens: one cache and one compilation serve them all."""
 
-    def __init__(self, network: Any, rows: int, *, backend: str = "inductor") -> None:
+    def __init__(self, network: Any, rows: int, length: int) -> None:
         self.rows = rows
         self._network = network
-        mode = "reduce-overhead" if backend == "inductor" else None  # CUDA graphs
-        self._step = torch.compile(_next, fullgraph=True, backend=backend, mode=mode)
+        self._cache = StaticCache(config=network.config.text_config, max_cache_len=length)
+        mode = "reduce-overhead" if BACKEND == "inductor" else None  # CUDA graphs
+        self._step = torch.compile(_next, fullgraph=True, backend=BACKEND, mode=mode)
 
-    def cache(self, length: int) -> StaticCache:
-        return StaticCache(config=self._network.config.text_config, max_cache_len=length)
+    def cache(self) -> StaticCache:
+        """The cache, empty: a graph that was captured writes to its addresses, so there is never another."""
+        self._cache.reset()
+        return self._cache
 
     @torch.inference_mode()
-    def decode(self, cache: StaticCache, first: torch.Tensor, *, end: int, limit: int) -> list[list[int]]:
-        """See `decode`; rows that have ended run on to the longest one's end, since the graph has one width."""
+    def decode(self, first: torch.Tensor, wanted: Sequence[int], *, end: int, limit: int) -> list[list[int]]:
+        """See `decode`; goes on until the rows in `wanted` have ended. The rest come along: the graph has one width."""
         stride = stride_on(first)
-        fed = _next(self._network, cache, first)  # more tokens than one: another shape than the compiled one
+        fed = _next(self._network, self._cache, first)  # more tokens than one: another shape than the compiled one
         written, rows = fed.tolist(), list(range(len(first)))
         for done in range(1, limit, stride):
             block = []
             for _ in range(min(stride, limit - done)):
-                fed = self._step(self._network, cache, fed).clone()  # a replayed graph writes to the same memory
+                fed = self._step(self._network, self._cache, fed).clone()  # a replayed graph writes to the same memory
                 block.append(fed)
-            if not _append(written, rows, torch.cat(block, dim=1).tolist(), end):
+            if not set(wanted) & set(_append(written, rows, torch.cat(block, dim=1).tolist(), end)):
                 break
         return [_until(tokens, end) for tokens in written]
 

@@ -39,15 +39,18 @@ def rows_that_fit(checkpoint: Checkpoint, length: int) -> int:
     """How many rows of `length` tokens fit the device's free memory, beside one prefill: 1 to `MOST_ROWS`.
 
     A row's keys and values are 2 × layers × heads × head size numbers a token (512 KiB for FakeVLM in bfloat16). What a
-    prefill holds at once is taken as three times the MLP's width and eight times the model's, for every token.
+    prefill holds at once is taken as three times the MLP's width and eight times the model's, for every token; the rows
+    of the first prefill are copied once there are more.
     """
     text = checkpoint.model.config.text_config
     size = torch.finfo(checkpoint.model.dtype).bits // 8
     head = text.hidden_size // text.num_attention_heads
     row = 2 * text.num_hidden_layers * text.num_key_value_heads * head * length * size
     prefill = PREFILL_ROWS * length * (3 * text.intermediate_size + 8 * text.hidden_size) * size
-    room = (1 - SPARE) * free_memory(checkpoint.device) - prefill
-    return max(1, min(MOST_ROWS, int(room / row)))
+    rows = int(((1 - SPARE) * free_memory(checkpoint.device) - prefill) / row)
+    if rows > PREFILL_ROWS:
+        rows = max(PREFILL_ROWS, rows - PREFILL_ROWS)
+    return max(1, min(MOST_ROWS, rows))
 
 
 def free_memory(device: torch.device) -> int:
@@ -71,7 +74,7 @@ class TransformersEngine:
         self._model = checkpoint.model
         self._tokenizer = checkpoint.processor.tokenizer
         self._max_new_tokens = max_new_tokens
-        self._compiled = CompiledDecoder(checkpoint.model, compiled_rows) if compiled_rows else None
+        self._compiled = CompiledDecoder(checkpoint.model, compiled_rows, self._length) if compiled_rows else None
         self.largest_batch = rows_that_fit(checkpoint, self._length)
 
     @property
@@ -100,27 +103,35 @@ class TransformersEngine:
         self, prepared: Sequence[torch.Tensor], run: Callable[[Sequence[torch.Tensor], int], list[Outcome]]
     ) -> list[Outcome]:
         """`run` over parts and where each starts; a part that does not fit memory is run again in two halves."""
-        size, start = self.largest_batch, 0
         outcomes: list[Outcome] = []
-        while start < len(prepared):
-            part = prepared[start : start + size]
+        while len(outcomes) < len(prepared):
+            start = len(outcomes)
+            part = prepared[start : start + self.largest_batch]
             try:
                 outcomes += run(part, start)
             except torch.OutOfMemoryError:
-                if len(part) == 1:
+                if len(part) == 1 and self._compiled is None:
                     raise
-                size = len(part) // 2
-                log.warning("a batch of %d does not fit GPU memory: trying %d", len(part), size)
-                torch.cuda.empty_cache()
-            else:
-                start += len(part)
+            if len(outcomes) == start:  # the memory is only free again once the error is gone
+                self._take_less(len(part))
         return outcomes
+
+    def _take_less(self, tried: int) -> None:
+        """From now on smaller batches; the compiled step, which has one width, goes first."""
+        if self._compiled is not None and tried <= self._compiled.rows:
+            log.warning("the compiled step does not fit memory: going on without it")
+            self._compiled = None
+        else:
+            self.largest_batch = tried // 2
+            log.warning("a batch of %d does not fit memory: from now on at most %d", tried, self.largest_batch)
+        torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def _complete(self, prepared: Sequence[torch.Tensor]) -> list[str]:
-        prompt, cache = self._checkpoint.tokens.prompt, self._slab(len(prepared))
+        prompt, cache = self._checkpoint.tokens.prompt, self._slab()
         for start in range(0, len(prepared), PREFILL_ROWS):
             part = prepared[start : start + PREFILL_ROWS]
+            cache.open(len(part), len(prepared) - start)
             self._run(prompt[:-1], part, cache)
             cache.keep(range(len(part)))
         written = self._decode(cache, self._ids([prompt[-1:]] * len(prepared)))
@@ -131,11 +142,13 @@ class TransformersEngine:
         """Prefill a few rows at a time, keep those that want text, and decode all of these together."""
         if self._compiled is not None and len(prepared) <= self._compiled.rows:
             return self._answer_compiled(self._compiled, prepared, choose)
-        cache = self._slab(len(prepared))
+        cache = self._slab()
         scores: list[Score] = []
         labels: list[Label | None] = []
         for start in range(0, len(prepared), PREFILL_ROWS):
-            found = self._prefill(prepared[start : start + PREFILL_ROWS], cache)
+            part = prepared[start : start + PREFILL_ROWS]
+            cache.open(len(part), len(prepared) - start)
+            found = self._prefill(part, cache)
             wanted = [choose(start + place, score) for place, score in enumerate(found)]
             cache.keep([place for place, label in enumerate(wanted) if label is not None])
             scores, labels = scores + found, labels + wanted
@@ -149,15 +162,15 @@ class TransformersEngine:
     ) -> list[Answer]:
         """All rows are decoded, also those that want no text: the compiled step has one width."""
         padded = [*prepared, *[prepared[-1]] * (decoder.rows - len(prepared))]
-        cache = decoder.cache(self._length)
-        scores = self._prefill(padded, cache)[: len(prepared)]
+        scores = self._prefill(padded, decoder.cache())[: len(prepared)]
         labels = [choose(index, score) for index, score in enumerate(scores)]
         if not any(labels):
             return [Answer(score, None) for score in scores]
         openings = [self._opening(label or "real") for label in [*labels, *[None] * (len(padded) - len(labels))]]
         first = self._ids([opening[len(self._checkpoint.tokens.prefix) :] for opening in openings])
+        wanted = [row for row, label in enumerate(labels) if label is not None]
         end = self._tokenizer.eos_token_id
-        written = decoder.decode(cache, first, end=end, limit=self._max_new_tokens)
+        written = decoder.decode(first, wanted, end=end, limit=self._max_new_tokens)
         return [
             Answer(score, decoded(self._tokenizer, opening, row) if label else None)
             for score, label, opening, row in zip(scores, labels, openings, written, strict=False)
@@ -170,8 +183,6 @@ class TransformersEngine:
 
     def _run(self, ids: Sequence[int], prepared: Sequence[torch.Tensor], cache: Cache) -> torch.Tensor:
         """One pass over the same tokens and every row's image: rows × tokens × width."""
-        if isinstance(cache, Slab):
-            cache.open(len(prepared))
         pixels = torch.stack(list(prepared)).to(self._checkpoint.device, self._model.dtype)
         hidden: torch.Tensor = self._model.model(
             input_ids=self._ids(ids).expand(len(prepared), -1),
@@ -215,8 +226,8 @@ class TransformersEngine:
         """Tokens that the longest row takes: prompt, opening and what may follow."""
         return len(self._checkpoint.tokens.prompt) + len(self._opening("real")) + self._max_new_tokens
 
-    def _slab(self, rows: int) -> Slab:
-        return Slab(self._model.config.text_config.num_hidden_layers, rows, self._length)
+    def _slab(self) -> Slab:
+        return Slab(self._model.config.text_config.num_hidden_layers, self._length)
 
     def _ids(self, ids: Sequence[int] | Sequence[Sequence[int]]) -> torch.Tensor:
         return torch.tensor(ids, device=self._checkpoint.device)

@@ -38,7 +38,8 @@ BEYOND_LANGUAGE = ("vision_tower", "multi_modal_projector")
 # Requests one engine has in flight at once. The server batches whatever is there; more than that waits in it.
 CONCURRENT = 64
 # A connection is made at once or not at all; an explanation of 256 tokens takes seconds on a GPU, more on a busy one.
-TIMEOUT = httpx.Timeout(120, connect=5)
+# A free connection may be waited for as long as requests run: `CONCURRENT` of them are the engine's own bound.
+TIMEOUT = httpx.Timeout(120, connect=5, pool=None)
 # A lost connection or a gateway's 5xx is tried again after these pauses: a server that restarts, or has hung up.
 PAUSES_S = (0.5, 2.0)
 GATEWAY_LOST_IT = frozenset({502, 504})
@@ -231,8 +232,10 @@ class VllmEngine:
     def _ask(self, image: str, answer: str | None, **options: Any) -> dict[str, Any]:
         """The first choice of a completion; nothing is sampled, whatever defaults the server was started with."""
         body = {**self._conversation(image, answer), "temperature": 0, "repetition_penalty": 1.0, **options}
-        choice: dict[str, Any] = self._server.post("/v1/chat/completions", body, "choices")[0]
-        return choice
+        choices: list[dict[str, Any]] = self._server.post("/v1/chat/completions", body, "choices")
+        if not choices:
+            raise EngineError(f"The server at {self._server.url} answered without a choice: look into its log.")
+        return choices[0]
 
 
 class Server:
@@ -243,7 +246,10 @@ class Server:
         if not self.url.startswith(("http://", "https://")):
             raise EngineError(f"{url} is not the address of a server: it must begin with http:// or https://.")
         limits = httpx.Limits(max_connections=CONCURRENT, keepalive_expiry=KEEPALIVE_S)
-        self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT, limits=limits)
+        try:
+            self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT, limits=limits)
+        except httpx.InvalidURL as error:
+            raise EngineError(f"{url} is not the address of a server ({error}): correct it.") from error
 
     def get(self, path: str, field: str) -> Any:
         """One field of the JSON at `path`."""

@@ -6,7 +6,7 @@ The metrics' libraries and torch are imported when the command runs, not when it
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,6 @@ import click
 if TYPE_CHECKING:
     from model.detector import Detector
     from model.evaluate.judging import Advance, Answers
-    from model.evaluate.loading import EngineName
     from model.evaluate.records.dataset import Dataset
     from model.evaluate.run import Options, Results
 
@@ -57,7 +56,7 @@ INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
     help="scored: the score gives the label and opens the explanation, as it is served. "
     "free: the model's own whole answer, and the label read from it, as the paper measured. none: verdicts alone.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many images.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many images; of folders, a fair mix.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help=f"[default: a folder below {RUNS}/]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--robustness", is_flag=True, help="Also judge every image recompressed, blurred, turned, noisy.")
@@ -66,7 +65,7 @@ def evaluate(
     images: Path | None,
     checkpoint: str,
     revision: str | None,
-    engine: EngineName,
+    engine: str,
     url: str | None,
     answers: Answers,
     limit: int | None,
@@ -84,12 +83,16 @@ def evaluate(
     from model.evaluate import run
 
     dataset = _read(data, images, limit)
-    detector = _load(checkpoint, revision, engine, url)
+    detector = _load(checkpoint, revision, url)
     options = run.Options(answers, batch_size, limit, robustness)
     description = run.describe(detector, checkpoint, revision, dataset, options)
     folder = out or RUNS / run.folder_name(description, data)
-    results = _measure(detector, dataset, folder, description, options)
-    _finish(results, dataset, folder)
+    try:
+        with run.claimed(folder, description):
+            results = _measure(detector, dataset, folder, description, options)
+            _finish(results, dataset, folder)
+    except run.OtherRun as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _require(engine: str, url: str | None) -> None:
@@ -103,36 +106,35 @@ def _require(engine: str, url: str | None) -> None:
 def _read(data: Path, images: Path | None, limit: int | None) -> Dataset:
     from model.evaluate.records import dataset as datasets
     from model.evaluate.records.rows import UnreadableRecords
+    from model.evaluate.table import counted
 
     try:
         found = datasets.read(data, images)
     except UnreadableRecords as error:
         raise click.ClickException(str(error)) from error
-    _say(f"{data}: {len(found.samples):,} images in {found.format}'s format, {len(found.skipped):,} records left out")
-    for each in found.skipped[:SKIPS_SHOWN]:
-        _say(f"  {each.place}: {each.reason}")
-    if len(found.skipped) > SKIPS_SHOWN:
-        _say(f"  … and {len(found.skipped) - SKIPS_SHOWN:,} more, all of them in skipped.jsonl")
+    images_found, left_out = counted(len(found.samples), "image"), counted(len(found.skipped), "record")
+    _say(f"{data}: {images_found}, read as {found.format}; {left_out} left out")
+    _say_some([f"{each.place}: {each.reason}" for each in found.skipped], "skipped.jsonl")
     if not found.samples:
         raise click.ClickException("There is nothing to evaluate.")
     return found.first(limit)
 
 
-def _load(checkpoint: str, revision: str | None, engine: EngineName, url: str | None) -> Detector:
+def _load(source: str, revision: str | None, url: str | None) -> Detector:
     from transformers.utils import logging as transformers_logging
 
-    from model.checkpoint import CheckpointError
+    from model import checkpoint
+    from model.detector import Detector
     from model.engines.engine import EngineError
-    from model.evaluate import loading
     from model.manifest import ManifestError
 
     transformers_logging.disable_progress_bar()
     try:
-        detector, has_manifest = loading.load(checkpoint, revision, engine, url)
-    except (CheckpointError, ManifestError, EngineError) as error:
+        if not checkpoint.has_manifest(source, revision):
+            _say(f"{source} has no manifest: taken for a FakeVLM, its score is not calibrated.")
+        detector = Detector.open(source, revision=revision, url=url)
+    except (checkpoint.CheckpointError, ManifestError, EngineError) as error:
         raise click.ClickException(str(error)) from error
-    if not has_manifest:
-        _say(f"{checkpoint} has no manifest: taken for a FakeVLM, its score is not calibrated.")
     if detector.manifest.is_demo:
         _say(f"{detector.manifest.name}: demo model, not FakeVLM")
     return detector
@@ -145,10 +147,7 @@ def _measure(
     from model.evaluate import run
 
     try:
-        run.claim(folder, description)
         return run.measure(detector, dataset, folder, description, options, _progress)
-    except run.OtherRun as error:
-        raise click.ClickException(str(error)) from error
     except EngineError as error:
         raise click.ClickException(f"{error}\nWhat was judged is kept: the same command goes on from there.") from error
     except KeyboardInterrupt:
@@ -163,15 +162,40 @@ def _interrupted(folder: Path) -> NoReturn:
 def _finish(results: Results, dataset: Dataset, folder: Path) -> None:
     from model.evaluate import report, run, summary, table
 
+    _say_lost(results)
     if all(row["error"] is not None for row in results.rows):
-        raise click.ClickException(f"No image could be read: {folder / run.SKIPPED} says why for each.")
+        raise click.ClickException(f"No image could be judged: {folder / run.SKIPPED} says why for each.")
     _say("measuring …")
     summarised = summary.summarise(results)
-    (folder / run.SUMMARY).write_text(summary.to_json(summarised))
-    page = folder / run.REPORT
-    page.write_text(report.render(summarised, results, dataset.samples))
+    page = report.render(summarised, results, dataset.samples)
+    (folder / run.REPORT).write_text(page, encoding="utf-8")
+    (folder / run.SUMMARY).write_text(summary.to_json(summarised), encoding="utf-8")
     table.show(summarised)
-    click.echo(f"report: {page}")
+    click.echo(f"report: {folder / run.REPORT}")
+
+
+def _say_lost(results: Results) -> None:
+    """The images that have no verdict, and those that lack one after an alteration."""
+    from model.evaluate.table import counted
+
+    lost = [f"{row['place']}: {row['image']}: {row['error']}" for row in results.rows if row["error"] is not None]
+    if lost:
+        _say(f"{counted(len(lost), 'image')} could not be judged, and {'is' if len(lost) == 1 else 'are'} left out")
+        _say_some(lost, "skipped.jsonl")
+    for name, rows in results.altered.items():
+        pairs = zip(results.rows, rows, strict=True)
+        failed = [f"{clean['place']}: {row['error']}" for clean, row in pairs if row["error"] and not clean["error"]]
+        if failed:
+            _say(f"{counted(len(failed), 'image')} could not be judged after {name}: left out of the robustness table")
+            _say_some(failed, f"robustness/{name}.jsonl")
+
+
+def _say_some(lines: Sequence[str], file: str) -> None:
+    """The first few, and where the others are."""
+    for line in lines[:SKIPS_SHOWN]:
+        _say(f"  {line}")
+    if len(lines) > SKIPS_SHOWN:
+        _say(f"  … and {len(lines) - SKIPS_SHOWN:,} more, all of them in {file}")
 
 
 def _say(text: str) -> None:
@@ -184,9 +208,11 @@ def _progress(what: str, total: int, done: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from model.evaluate.table import counted
+
     console = Console(stderr=True)
     if done:
-        _say(f"{what}: {done:,} of {total:,} images are there already")
+        _say(f"{what}: {done:,} of {counted(total, 'image')} {'is' if done == 1 else 'are'} there already")
     columns = (
         TextColumn("{task.description:<10}"),
         BarColumn(),

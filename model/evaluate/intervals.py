@@ -1,4 +1,7 @@
-"""95 % intervals, the only place they are made: Wilson's for a proportion, a bootstrap for everything else.
+"""95 % intervals, the only place they are made: a bootstrap, and where there is one the formula for few images.
+
+A bootstrap alone would call 20 right of 20 certain; a formula alone would count alike images as many. So whichever end
+is further counts (`wider`).
 
 Images that are alike (one video's frames, one photo's crops) are one observation, not many: where groups are known,
 groups are drawn, each with all its images. Every draw comes from one fixed seed, so that a result can be had again.
@@ -6,15 +9,18 @@ groups are drawn, each with all its images. Every draw comes from one fixed seed
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.optimize import brentq
+from scipy.stats import binomtest, norm
 
 RESAMPLES = 1000
 SEED = 0
 CONFIDENCE = 0.95
+NEARLY_NONE = 1e-9  # how near to 0 and 1 an end is looked for: there the equations are solved by 0 and 1 as well
 
 Flags = NDArray[np.bool_]
 Numbers = NDArray[np.float64]
@@ -49,15 +55,66 @@ def wilson(hits: int, images: int) -> Interval:
 
 
 def proportion(hits: Flags, groups: Groups | None) -> Interval:
-    """Wilson's interval, and where groups are known the bootstrap's too, whichever end is further.
-
-    A bootstrap alone would call 20 right of 20 certain; Wilson alone would count alike images as many.
-    """
-    low, high = wilson(int(hits.sum()), len(hits))
+    """Wilson's interval, and where groups are known the bootstrap's too, whichever end is further."""
+    alone = wilson(int(hits.sum()), len(hits))
     if groups is None:
-        return low, high
-    drawn = bootstrap(lambda times: mean(hits.astype(np.float64), times), groups)
-    return min(low, drawn[0]), max(high, drawn[1])
+        return alone
+    return wider(alone, bootstrap(lambda times: mean(hits.astype(np.float64), times), groups))
+
+
+def wider(one: Interval, other: Interval) -> Interval:
+    """Whichever end is further; an end that is nan is none."""
+    low, high = np.fmin(one[0], other[0]), np.fmax(one[1], other[1])
+    return float(low), float(high)
+
+
+def basic(value: float, drawn: Interval) -> Interval:
+    """The basic bootstrap interval (Davison and Hinkley 1997, 5.2.1) of what is 0 to 1, from the percentile interval.
+
+    Where noise moves every draw one way, as it does a calibration error's, this moves the interval back. It is clipped
+    to 0 and 1, and reaches as far as the value.
+    """
+    low, high = 2 * value - drawn[1], 2 * value - drawn[0]
+    return max(0.0, min(low, value)), min(1.0, max(high, value))
+
+
+def mean_of_two(one: tuple[int, int], other: tuple[int, int]) -> Interval:
+    """Of the mean of two independent proportions, each as hits and images, by squares added (Newcombe 1998, method 10).
+
+    Zou and Donner 2008 have the general form, here for half the sum, of Wilson's intervals.
+    """
+    parts = [(hits / images, *wilson(hits, images)) for hits, images in (one, other)]
+    value = sum(share for share, _, _ in parts) / 2
+    down = math.hypot(*(share - low for share, low, _ in parts)) / 2
+    up = math.hypot(*(high - share for share, _, high in parts)) / 2
+    return value - down, value + up
+
+
+def harmonic(both: int, either: int) -> Interval:
+    """Of F1 by Wilson's indirect method (Lam, Gopal and Qian 2023, arXiv 2309.14621).
+
+    `both` is how many images are and are called so, `either` how many are or are called so; F1 is 2j / (1 + j) of their
+    ratio j, which is a proportion.
+    """
+    low, high = (2 * end / (1 + end) for end in wilson(both, either))
+    return low, high
+
+
+def area(value: float, fakes: int, reals: int) -> Interval:
+    """Of an area under the ROC curve, by Newcombe's method 5 (2006, Statistics in Medicine 25: 559).
+
+    A score interval with the variance of Hanley and McNeil (1982) for classes of one size: the areas from which the
+    value is 1.96 standard errors away.
+    """
+    star, z = (fakes + reals) / 2 - 1, norm.ppf((1 + CONFIDENCE) / 2)
+
+    def beyond(truth: float) -> float:
+        spread = 1 + star * (1 - truth) / (2 - truth) + star * truth / (1 + truth)
+        return float((truth - value) ** 2 - z**2 * truth * (1 - truth) * spread / (fakes * reals))
+
+    low = brentq(beyond, 0, min(value, 1 - NEARLY_NONE)) if value > 0 else 0.0
+    high = brentq(beyond, max(value, NEARLY_NONE), 1) if value < 1 else 1.0
+    return float(low), float(high)
 
 
 def mean(values: Numbers, times: Numbers) -> float:

@@ -7,6 +7,7 @@ run would have. It knows nothing of metrics.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,8 @@ from PIL import Image
 from model.answer import parse
 from model.decode import UndecodableImage, to_rgb
 from model.detector import Detection, Detector
+from model.engines.engine import EngineError
+from model.engines.vllm import ServerUnavailable
 from model.evaluate import texts
 from model.evaluate.journal import Journal, Record
 from model.evaluate.records.sample import Sample
@@ -27,13 +30,23 @@ from model.evaluate.records.sample import Sample
 # none:   verdicts alone.
 Answers = Literal["scored", "free", "none"]
 
-THREADS = 4
+THREADS = max(4, min(16, os.cpu_count() or 1))
 AHEAD = 2  # batches that are decoded while one is judged
 
-# What a row has beyond its sample, in this order; None throughout where the image could not be read.
+# What a row has beyond its sample, in this order; None throughout where the image could not be judged.
 JUDGED = ("sha256", "p_fake", "logit", "pair_mass", "scored", "predicted", "answer", "references", "rouge_l", "css")
 
+# What any engine in order judges: an engine that fails on it is at fault itself.
+PLAIN = Image.new("RGB", (64, 64), "grey")
+
 Advance = Callable[[int], None]
+
+# A verdict, and the model's own whole answer where that was asked for.
+Said = tuple[Detection, str | None]
+
+
+class UnfitImage(ValueError):
+    """The image is sound, and cannot be altered or prepared; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +66,9 @@ def judge(
     Raises EngineError: the engine is at fault then, not an image, and the run can go on later.
     """
     for batch, loaded in _batches(detector, samples[journal.done :], batch_size):
-        good = [each.prepared for each in loaded if each.error is None]
-        detections = iter(detector.detect_prepared(good, answers == "scored"))
-        completed = iter(detector.complete_prepared(good) if answers == "free" and good else [])
         rows = [
-            _failed(sample, each) if each.error else _row(sample, each, next(detections), next(completed, None))
-            for sample, each in zip(batch, loaded, strict=True)
+            _failed(sample, said) if isinstance(said, str) else _row(sample, each, *said)
+            for sample, each, said in zip(batch, loaded, _asked(detector, loaded, answers), strict=True)
         ]
         _compare(batch, rows)
         journal.append(rows)
@@ -78,13 +88,48 @@ def rejudge(
     Raises EngineError.
     """
     for batch, loaded in _batches(detector, samples[journal.done :], batch_size, alter):
-        detections = iter(detector.detect_prepared([each.prepared for each in loaded if each.error is None], False))
         rows = [
-            {"id": sample.id, "error": each.error} if each.error else _score(sample, next(detections))
-            for sample, each in zip(batch, loaded, strict=True)
+            {"id": sample.id, "error": said} if isinstance(said, str) else _score(sample, said[0])
+            for sample, said in zip(batch, _asked(detector, loaded, "none"), strict=True)
         ]
         journal.append(rows)
         advance(len(rows))
+
+
+def _asked(detector: Detector, loaded: Sequence[Loaded], answers: Answers) -> list[Said | str]:
+    """For each image what the detector says, or why it says nothing."""
+    good = [each.prepared for each in loaded if each.error is None]
+    said = iter(_together_or_alone(detector, good, answers) if good else [])
+    return [next(said) if each.error is None else each.error for each in loaded]
+
+
+def _together_or_alone(detector: Detector, prepared: Sequence[Any], answers: Answers) -> Sequence[Said | str]:
+    """One image may be what an engine fails on: then each is asked about alone, and that one gives the reason.
+
+    Raises EngineError where the engine fails on anything.
+    """
+    try:
+        return _ask(detector, prepared, answers)
+    except ServerUnavailable:
+        raise
+    except EngineError:
+        return [_alone(detector, each, answers) for each in prepared]
+
+
+def _alone(detector: Detector, prepared: Any, answers: Answers) -> Said | str:
+    try:
+        return _ask(detector, [prepared], answers)[0]
+    except ServerUnavailable:
+        raise
+    except EngineError as error:
+        _ask(detector, [detector.prepare(PLAIN)], answers)  # raises where it is not the image's fault
+        return f"the engine refuses the image: {error}"
+
+
+def _ask(detector: Detector, prepared: Sequence[Any], answers: Answers) -> list[Said]:
+    detections = detector.detect_prepared(prepared, answers == "scored")
+    free = detector.complete_prepared(prepared) if answers == "free" else [None] * len(prepared)
+    return list(zip(detections, free, strict=True))
 
 
 def _batches(
@@ -121,7 +166,19 @@ def _load(detector: Detector, sample: Sample, alter: Callable[[Image.Image], Ima
         return Loaded(error=f"the image cannot be read: {error.strerror or error}")
     except UndecodableImage as error:
         return Loaded(error=f"the image cannot be decoded: {error}")
-    return Loaded(detector.prepare(alter(image) if alter else image), hashlib.sha256(data).hexdigest())
+    try:
+        return Loaded(_prepared(detector, image, alter), hashlib.sha256(data).hexdigest())
+    except UnfitImage as error:
+        return Loaded(error=str(error))
+
+
+def _prepared(detector: Detector, image: Image.Image, alter: Callable[[Image.Image], Image.Image] | None) -> Any:
+    try:
+        return detector.prepare(alter(image) if alter else image)
+    except MemoryError:
+        raise
+    except Exception as error:  # codecs raise whatever they like, on an image too long for JPEG say
+        raise UnfitImage(f"the image cannot be {'altered' if alter else 'prepared'}: {error}") from error
 
 
 def _row(sample: Sample, loaded: Loaded, detection: Detection, free: str | None) -> Record:
@@ -154,8 +211,8 @@ def _score(sample: Sample, detection: Detection) -> Record:
     }
 
 
-def _failed(sample: Sample, loaded: Loaded) -> Record:
-    return {**_identity(sample), **dict.fromkeys(JUDGED), "references": list(sample.references), "error": loaded.error}
+def _failed(sample: Sample, error: str) -> Record:
+    return {**_identity(sample), **dict.fromkeys(JUDGED), "references": list(sample.references), "error": error}
 
 
 def _identity(sample: Sample) -> Record:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, f1_score, recall_score, roc_auc_score
 
+from model.evaluate import intervals
 from model.evaluate.intervals import Flags, Groups, Interval, Numbers, Statistic, bootstrap, mean, proportion
 from model.prompt import Label
 
@@ -59,10 +60,12 @@ class Outcomes:
 
     @property
     def truth(self) -> NDArray[np.str_]:
+        """`real` or `fake`, per image."""
         return np.where(self.fake, "fake", "real")
 
     @property
     def right(self) -> Flags:
+        """Whether what was predicted is the truth; unparsable never is."""
         return np.equal(self.predicted, self.truth)
 
     @property
@@ -124,8 +127,11 @@ def precision(outcomes: Outcomes, label: Label) -> Estimate:
 def f1(outcomes: Outcomes, label: Label) -> Estimate:
     """The harmonic mean of precision and recall."""
     truly, called = outcomes.truth == label, outcomes.predicted == label
-    value = f1_score(truly, called, zero_division=np.nan)
-    return _bootstrapped(value, weighted_f1(truly, called), outcomes)
+    either = int((truly | called).sum())
+    if not either:
+        return Estimate(None, None, None, len(outcomes))
+    formula = intervals.harmonic(int((truly & called).sum()), either)
+    return _bootstrapped(f1_score(truly, called), weighted_f1(truly, called), outcomes, formula)
 
 
 def weighted_f1(truly: Flags, called: Flags) -> Statistic:
@@ -139,7 +145,8 @@ def balanced_accuracy(outcomes: Outcomes) -> Estimate:
     if _is_one_class(outcomes):
         return Estimate(None, None, None, len(outcomes))
     value = recall_score(outcomes.truth, outcomes.predicted, labels=LABELS, average="macro")
-    return _bootstrapped(value, weighted_balance(outcomes), outcomes)
+    real, fake = ((int(outcomes.right[of].sum()), int(of.sum())) for of in (~outcomes.fake, outcomes.fake))
+    return _bootstrapped(value, weighted_balance(outcomes), outcomes, intervals.mean_of_two(real, fake))
 
 
 def weighted_balance(outcomes: Outcomes) -> Statistic:
@@ -164,7 +171,8 @@ def area(outcomes: Outcomes) -> Estimate:
     if _is_one_class(outcomes):
         return Estimate(None, None, None, len(outcomes))
     value = float(roc_auc_score(outcomes.fake, outcomes.logit))
-    return _bootstrapped(value, weighted_area(outcomes.fake, outcomes.logit), outcomes)
+    formula = intervals.area(value, int(outcomes.fake.sum()), int((~outcomes.fake).sum()))
+    return _bootstrapped(value, weighted_area(outcomes.fake, outcomes.logit), outcomes, formula)
 
 
 def weighted_area(fake: Flags, logit: Numbers) -> Statistic:
@@ -181,9 +189,15 @@ def weighted_area(fake: Flags, logit: Numbers) -> Statistic:
 
 
 def calibration_error(outcomes: Outcomes) -> Estimate:
-    """Expected calibration error of p_fake over ten equal bins (Naeini et al. 2015), 0 to 1."""
+    """Expected calibration error of p_fake over ten equal bins (Naeini et al. 2015), 0 to 1.
+
+    Noise in a bin never cancels, so that draws lie above the value; the basic interval allows for it.
+    """
+    if not len(outcomes):
+        return Estimate(None, None, None, 0)
     statistic = weighted_calibration_error(outcomes.fake, outcomes.p_fake)
-    return _bootstrapped(statistic(np.ones(len(outcomes))), statistic, outcomes)
+    value = statistic(np.ones(len(outcomes)))
+    return _estimate(value, intervals.basic(value, bootstrap(statistic, outcomes.units)), len(outcomes))
 
 
 def weighted_calibration_error(fake: Flags, p_fake: Numbers) -> Statistic:
@@ -248,10 +262,10 @@ def _is_one_class(outcomes: Outcomes) -> bool:
     return bool(outcomes.fake.all() or not outcomes.fake.any())
 
 
-def _bootstrapped(value: float, statistic: Statistic, outcomes: Outcomes) -> Estimate:
-    if not np.isfinite(value):
-        return Estimate(None, None, None, len(outcomes))
-    return _estimate(value, bootstrap(statistic, outcomes.units), len(outcomes))
+def _bootstrapped(value: float, statistic: Statistic, outcomes: Outcomes, formula: Interval) -> Estimate:
+    """With the bootstrap's interval and that of a formula, whichever end is further."""
+    drawn = bootstrap(statistic, outcomes.units)
+    return _estimate(float(value), intervals.wider(drawn, formula), len(outcomes))
 
 
 def _estimate(value: float, interval: Interval, images: int) -> Estimate:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from model.detector import QUANTIZED
+from model.manifest import FAKEVLM_PROMPT
+
 
 @dataclass(frozen=True)
 class Published:
@@ -37,10 +40,21 @@ ROBUSTNESS = {"blur": 0.895, "rotate15": 0.909, "jpeg80": 0.910, "jpeg70": 0.912
 
 def differences(summary: dict[str, Any]) -> list[str]:
     """Every reason why this run's accuracy and F1 are not the paper's quantity; none where they may be compared."""
-    found = ["the checkpoint is a demo model, not FakeVLM"] if summary["checkpoint"]["is_demo"] else []
-    found += _of_set(summary["data"])
+    found = _of_checkpoint(summary) + _of_set(summary["data"])
+    if summary["options"]["limit"] is not None:
+        found.append(f"--limit {summary['options']['limit']} took a part of the set")
     if summary["options"]["answers"] != "free":
         found.append("it reads labels from free answers (--answers free), and here the score gave them")
+    return found
+
+
+def _of_checkpoint(summary: dict[str, Any]) -> list[str]:
+    checkpoint = summary["checkpoint"]
+    found = [] if checkpoint["kind"] == "fakevlm" else [f"the checkpoint is a {checkpoint['kind']} model, not FakeVLM"]
+    if summary["dtype"] in QUANTIZED:
+        found.append(f"the checkpoint was quantized to {summary['dtype']}")
+    if checkpoint["prompt"] != FAKEVLM_PROMPT:
+        found.append(f"its prompt is not FakeVLM's published one, {FAKEVLM_PROMPT}")
     return found
 
 
@@ -51,17 +65,21 @@ def _of_set(data: dict[str, Any]) -> list[str]:
     found = []
     if theirs.images is not None and data["judged"] != theirs.images:
         found.append(f"its set has {theirs.images:,} images, and {data['judged']:,} were judged here")
+    if data["skipped"]:
+        found.append(f"{data['skipped']:,} of the set were left out")
     if theirs.unknown:
         found.append(f"it is not published {theirs.unknown}")
     return found
 
 
 def verdict(summary: dict[str, Any]) -> str:
-    """One sentence: comparable or not, and why."""
+    """Comparable or not, and why."""
     found = differences(summary)
     if found:
         return f"Not comparable with the paper: {'; '.join(found)}."
+    theirs = RESULTS[summary["data"]["format"]]
     return (
-        "Comparable in accuracy and F1: same format and number of images, labels read the same way. "
+        f"Comparable in accuracy and F1 if these are the {theirs.images:,} test records: format, number of images, "
+        "prompt and the way labels are read are the paper's; which records they are is not checked. "
         "ROUGE-L and CSS are not: the paper names neither the variant nor the embedder."
     )

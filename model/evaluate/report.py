@@ -37,10 +37,13 @@ def render(summary: Record, results: Results, samples: Sequence[Sample]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(value=table.value, interval=table.interval, percent=_percent)
+    environment.filters.update(
+        value=table.value, interval=table.interval, signed=table.signed, percent=_percent, counted=table.counted
+    )
     return environment.get_template(TEMPLATE).render(
         summary=summary,
         names=table.NAMES,
+        undefined=table.undefined(summary),
         headline=[name for name in HEADLINE if summary["metrics"].get(name, {}).get("value") is not None],
         labels=LABELS,
         outcomes=[name for name in OUTCOMES if name != "unparsable" or "unparsable" in summary["metrics"]],

@@ -40,6 +40,7 @@ def jpeg(image: Image.Image, quality: int) -> Image.Image:
 
 
 def blur(image: Image.Image) -> Image.Image:
+    """Gaussian, by the same number of pixels whatever the image's size."""
     return image.filter(ImageFilter.GaussianBlur(BLUR_SIGMA))
 
 

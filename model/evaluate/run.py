@@ -6,13 +6,15 @@ Files: `run.json` (what this run is), `predictions.jsonl` (a row per sample), `r
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from model.checkpoint import locate
 from model.detector import Detector
@@ -20,6 +22,7 @@ from model.evaluate import judging
 from model.evaluate.journal import Journal, Record
 from model.evaluate.judging import Advance, Answers
 from model.evaluate.records.dataset import Dataset
+from model.evaluate.records.sample import position
 from model.evaluate.robustness import ALTERATIONS
 
 DESCRIPTION = "run.json"
@@ -30,13 +33,14 @@ REPORT = "report.html"
 
 
 class OtherRun(ValueError):
-    """The folder holds something else than this run; the message says what differs and what to do."""
+    """The folder holds something else than this run, or is in use; the message says what differs and what to do."""
 
 
 class Progress(Protocol):
     """Somebody who shows how far a pass is."""
 
-    def __call__(self, what: str, total: int, done: int) -> AbstractContextManager[Advance]: ...
+    def __call__(self, what: str, total: int, done: int) -> AbstractContextManager[Advance]:
+        """For the time of one pass over `total` images, of which `done` are there: what to call after each batch."""
 
 
 @dataclass(frozen=True)
@@ -107,22 +111,41 @@ def _name(description: Record) -> str:
     return str(description["checkpoint"]["name"])
 
 
-def claim(out: Path, description: Record) -> None:
-    """Make the folder this run's, or find that it already is.
+@contextmanager
+def claimed(out: Path, description: Record) -> Iterator[None]:
+    """The folder is this run's, and this process's alone until the block ends, however it ends.
 
-    Raises OtherRun where it is another's, or holds files of something else.
+    Raises OtherRun where it is another's, holds files of something else, or another process is at work in it.
     """
     path = out / DESCRIPTION
-    if not path.exists():
-        if out.exists() and any(out.iterdir()):
-            raise OtherRun(f"{out} is not empty and no evaluation of ours: choose another --out.")
-        out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(description, indent=2) + "\n")
-        return
+    if not path.exists() and out.exists() and any(out.iterdir()):
+        raise OtherRun(f"{out} is not empty and no evaluation of ours: choose another --out.")
+    out.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        _lock(file, out)
+        _describe(file, out, description)
+        yield
+
+
+def _lock(file: IO[str], out: Path) -> None:
+    """Held until the file is closed, also by a process that is killed."""
     try:
-        there = json.loads(path.read_text())
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OtherRun(f"{out} is being written by another process: let it finish, or choose another --out.") from error
+
+
+def _describe(file: IO[str], out: Path, description: Record) -> None:
+    """Write down what this run is, or find that it is what is written down; an empty file is one just made."""
+    if not file.seek(0, os.SEEK_END):
+        file.write(json.dumps(description, indent=2) + "\n")
+        file.flush()
+        return
+    file.seek(0)
+    try:
+        there = json.loads(file.read())
     except ValueError as error:
-        raise OtherRun(f"{path} is damaged: delete {out}, or choose another --out.") from error
+        raise OtherRun(f"{out / DESCRIPTION} is damaged: delete {out}, or choose another --out.") from error
     if there != description:
         raise OtherRun(
             f"{out} holds another evaluation ({'; '.join(_differences(there, description))}): choose another --out, "
@@ -140,17 +163,19 @@ def _differences(there: Any, here: Any, name: str = "") -> list[str]:
 def measure(
     detector: Detector, dataset: Dataset, out: Path, description: Record, options: Options, progress: Progress
 ) -> Results:
-    """Judge what is not judged yet, in a folder that `claim` made ours.
+    """Judge what is not judged yet, in a folder that `claimed` made ours.
 
     Raises EngineError; what was judged until then stays.
     """
     samples, size = dataset.samples, options.batch_size
-    journal = Journal(out / PREDICTIONS, size, len(samples))
+    journal = Journal(out / PREDICTIONS, size, [sample.id for sample in samples])
     with progress("judging", len(samples), journal.done) as advance:
         judging.judge(detector, samples, journal, size, options.answers, advance)
     rows = journal.rows()
     altered = _alter(detector, dataset, out, options, progress) if options.robustness else {}
-    skipped = [asdict(each) for each in dataset.skipped] + _unreadable(rows)
+    skipped = sorted(
+        [asdict(each) for each in dataset.skipped] + _unreadable(rows), key=lambda each: position(each["place"])
+    )
     _write_lines(out / SKIPPED, skipped)
     return Results(description, rows, altered, skipped)
 
@@ -160,9 +185,9 @@ def _alter(
 ) -> dict[str, list[Record]]:
     folder, samples, size = out / "robustness", dataset.samples, options.batch_size
     folder.mkdir(exist_ok=True)
-    found = {}
+    found, ids = {}, [sample.id for sample in samples]
     for alteration in ALTERATIONS:
-        journal = Journal(folder / f"{alteration.name}.jsonl", size, len(samples))
+        journal = Journal(folder / f"{alteration.name}.jsonl", size, ids)
         with progress(alteration.name, len(samples), journal.done) as advance:
             judging.rejudge(detector, samples, journal, size, alteration.apply, advance)
         found[alteration.name] = journal.rows()
@@ -178,4 +203,4 @@ def _unreadable(rows: Sequence[Record]) -> list[Record]:
 
 
 def _write_lines(path: Path, rows: Sequence[Record]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.evaluate import intervals, metrics, published, texts
 from model.evaluate.journal import Record
@@ -66,20 +67,27 @@ def summarise(results: Results) -> Record:
 
 
 def to_json(summary: Record) -> str:
+    """The text of `summary.json`."""
     return json.dumps(summary, indent=2) + "\n"
 
 
 def outcomes_of(rows: Sequence[Record], predicted: str = "predicted") -> Outcomes:
     """Rows as arrays; `predicted` is the field that holds the label."""
-    groups = [row["group"] for row in rows]
     return Outcomes(
         fake=np.array([row["label"] == "fake" for row in rows], dtype=np.bool_),
         predicted=np.array([row[predicted] for row in rows], dtype=np.str_),
         p_fake=np.array([row["p_fake"] for row in rows], dtype=np.float64),
         logit=np.array([row["logit"] for row in rows], dtype=np.float64),
         pair_mass=np.array([row["pair_mass"] for row in rows], dtype=np.float64),
-        groups=np.array(groups) if groups and None not in groups else None,
+        groups=_groups(rows),
     )
+
+
+def _groups(rows: Sequence[Record]) -> NDArray[np.str_] | None:
+    """What alike images have in common; an image without a group is its own. None where no image has one."""
+    if all(row["group"] is None for row in rows):
+        return None
+    return np.array([f"image {row['place']}" if row["group"] is None else f"group {row['group']}" for row in rows])
 
 
 def _measures(rows: Sequence[Record], outcomes: Outcomes, answers: str) -> dict[str, Estimate]:
@@ -144,14 +152,14 @@ def _condition(name: str, what: str, outcomes: Outcomes, clean: Outcomes, paper:
 
 
 def _counts(results: Results, judged: Sequence[Record]) -> Record:
-    groups = {row["group"] for row in judged}
+    groups = _groups(judged)
     reasons = Counter(str(each["reason"]).split(":")[0] for each in results.skipped)
     return {
         "judged": len(judged),
         "real": sum(row["label"] == "real" for row in judged),
         "fake": sum(row["label"] == "fake" for row in judged),
         "with_reference": sum(bool(row["references"]) for row in judged),
-        "groups": len(groups) if None not in groups else None,
+        "groups": None if groups is None else len(set(groups)),
         "skipped": len(results.skipped),
         "skipped_by_reason": dict(reasons.most_common()),
     }
@@ -165,10 +173,11 @@ def _digest(rows: Sequence[Record]) -> str:
 
 def _how(outcomes: Outcomes) -> str:
     drawn = "images" if outcomes.groups is None else f"{len(set(outcomes.groups))} groups of alike images"
-    wider = "" if outcomes.groups is None else ", widened where the bootstrap is wider"
+    wider = "" if outcomes.groups is None else ", or by the bootstrap where it is wider"
     return (
-        f"95 %: proportions by Wilson's score{wider}, the others by {intervals.RESAMPLES} bootstrap draws of {drawn} "
-        f"(percentiles, seed {intervals.SEED})"
+        f"95 %, by {intervals.RESAMPLES} bootstrap draws of {drawn} (percentiles, or basic for the calibration error; "
+        f"seed {intervals.SEED}); proportions by Wilson's score{wider}; balanced accuracy, F1 and AUROC by the "
+        "bootstrap or by their formulas for few images, whichever is wider"
     )
 
 

@@ -30,7 +30,7 @@ NAMES = {
 }
 
 # What is shown of a category and of an alteration, in this order.
-RATES = ("accuracy", "recall_real", "recall_fake", "auroc")
+RATES = {"accuracy": "accuracy", "recall_real": "reals\nright", "recall_fake": "fakes\nright", "auroc": "AUROC"}
 
 Record = dict[str, Any]
 
@@ -45,9 +45,27 @@ def show(summary: Record) -> None:
         console.print(_categories(summary))
     if summary["robustness"]:
         console.print(_robustness(summary))
+    if why := undefined(summary):
+        console.print(escape(why), soft_wrap=True)
     console.print(escape(summary["published"]["verdict"]), soft_wrap=True)
     if summary["checkpoint"]["is_demo"]:
         console.print(f"[yellow]{escape(summary['checkpoint']['name'])} is a demo model, not FakeVLM.[/yellow]")
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 image`, `1,000 images`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def undefined(summary: Record) -> str | None:
+    """Why there is no AUROC, where there is none: the set, or what --limit left of it, has one class only."""
+    data, limit = summary["data"], summary["options"]["limit"]
+    if data["real"] and data["fake"]:
+        return None
+    of = "the set" if limit is None else f"what --limit {limit} took of the set"
+    return (
+        f"AUROC and balanced accuracy need both classes, and {of} has only {'fake' if data['fake'] else 'real'} images."
+    )
 
 
 def value(estimate: Record) -> str:
@@ -60,9 +78,14 @@ def interval(estimate: Record) -> str:
     return "" if estimate["low"] is None else f"{estimate['low']:.3f} – {estimate['high']:.3f}"
 
 
+def signed(difference: float | None) -> str:
+    """Three digits with their sign, or a dash where there is no difference."""
+    return "–" if difference is None else f"{difference:+.3f}"
+
+
 def _measures(summary: Record) -> Table:
     theirs = summary["published"]["results"].get(summary["data"]["format"])
-    table = _table(f"{summary['checkpoint']['name']} on {summary['data']['judged']:,} images", "measure")
+    table = _table(f"{summary['checkpoint']['name']} on {counted(summary['data']['judged'], 'image')}", "measure")
     for column in ("images", "value"):
         table.add_column(column, justify="right")
     table.add_column("95 % interval")
@@ -78,40 +101,61 @@ def _measures(summary: Record) -> Table:
 
 def _categories(summary: Record) -> Table:
     table = _table("by category, with 95 % intervals", "category")
-    _rates(table, "images", "accuracy", "reals right", "fakes right", "AUROC")
+    _numbers(table, "images")
+    _rates(table, *RATES.values())
     for name, each in summary["categories"].items():
-        found = [_both(each["metrics"][measure]) for measure in RATES]
+        found = [cell for measure in RATES for cell in _both(each["metrics"][measure])]
         table.add_row(escape(name), f"{each['images']:,}", *found)
     return table
 
 
 def _robustness(summary: Record) -> Table:
+    images = counted(summary["robustness"][0]["metrics"]["accuracy"]["images"], "image")
     table = _table(
-        "after an alteration, by the score, with 95 % intervals (the report says what each is)", "alteration"
+        f"{images} after an alteration, by the score, with 95 % intervals (the report says what each is)", "alteration"
     )
-    _rates(table, "accuracy", "change", "reals right", "fakes right", "AUROC", "paper")
+    first, *rest = RATES.values()
+    _rates(table, first)
+    _numbers(table, "change")
+    _rates(table, *rest)
+    _numbers(table, "paper")
     for each in summary["robustness"]:
         found, paper = each["metrics"], each["published_accuracy"]
         accuracy, *others = (_both(found[measure]) for measure in RATES)
-        change = "" if each["name"] == "clean" else f"{found['change']['value']:+.3f}"
-        table.add_row(each["name"], accuracy, change, *others, "" if paper is None else f"{paper:.3f}")
+        change = "" if each["name"] == "clean" else signed(found["change"]["value"])
+        cells = [cell for pair in others for cell in pair]
+        table.add_row(each["name"], *accuracy, change, *cells, "" if paper is None else f"{paper:.3f}")
     return table
 
 
-def _rates(table: Table, *names: str) -> None:
+def _numbers(table: Table, *names: str) -> None:
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
 
 
-def _both(estimate: Record) -> str:
-    """`0.937 .901–.970`: a value and its interval in little room."""
+def _rates(table: Table, *names: str) -> None:
+    """Two columns each: the value, and its interval; with less room between them, for there are many."""
+    table.collapse_padding = True
+    for name in names:
+        _numbers(table, name)
+        table.add_column("", style="dim", no_wrap=True)
+
+
+def _both(estimate: Record) -> tuple[str, str]:
+    """`0.937` and ` .901– .970`: a value and its interval, in little room and each end in its place."""
     if estimate["low"] is None:
-        return value(estimate)
-    low, high = (f"{end:.3f}".removeprefix("0") for end in (estimate["low"], estimate["high"]))
-    return f"{value(estimate)} [dim]{low}–{high}[/dim]"
+        return value(estimate), ""
+    low, high = (f"{end:.3f}".removeprefix("0").rjust(5) for end in (estimate["low"], estimate["high"]))
+    return value(estimate), f"{low}–{high}"
 
 
 def _table(title: str, first: str) -> Table:
-    table = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=escape(title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     table.add_column(first, overflow="fold")
     return table

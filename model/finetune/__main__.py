@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import signal
 import sys
-import warnings
 from pathlib import Path
 
 from accelerate import PartialState
-from transformers.utils import logging as transformers_logging
 
 from model.checkpoint import CheckpointError
 from model.decode import UndecodableImage
 from model.finetune.arguments import Arguments, InvalidConfiguration, read
+from model.finetune.command import INTERRUPTED, quieten
 from model.finetune.records import InvalidRecords
 from model.finetune.run import finetune
 from model.manifest import ManifestError
 
 REFUSALS = (CheckpointError, FloatingPointError, InvalidConfiguration, InvalidRecords, ManifestError, UndecodableImage)
-INTERRUPTED = 128 + signal.SIGINT  # what shells report for a program that Ctrl-C ended
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,23 +27,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--config", type=Path, required=True, help="YAML file; see docs/finetune.md")
     options = parser.parse_args(argv)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a launcher that ignores Ctrl-C hands that on
-    _quieten()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell or launcher that ignores Ctrl-C hands that on
+    quieten()
     try:
         arguments = read(options.config)
         return _run(arguments)
     except REFUSALS as error:
         sys.stderr.write(f"{error}\n")
         return 1
-
-
-def _quieten() -> None:
-    """Only what is ours is told: libraries' bars and deprecations are not the user's concern."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
-    logging.getLogger("model").setLevel(logging.INFO)
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def _run(arguments: Arguments) -> int:

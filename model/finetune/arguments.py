@@ -8,6 +8,8 @@ from typing import Any, Literal, Self
 import yaml  # type: ignore[import-untyped]
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from model.finetune.complaints import Place, told
+
 Part = Literal["language_model", "projector", "vision_tower"]
 
 # Inside the output folder: what a stopped run goes on from (removed once the run is done), and TensorBoard's files.
@@ -105,7 +107,17 @@ class Arguments(_Strict):
             )
         if isinstance(self.resume, Path) and not self.resume.is_dir():
             raise ValueError(f"`resume` {self.resume} is no folder: give one of {self.work}, or `true`.")
+        self._require_files()
         return self
+
+    def _require_files(self) -> None:
+        """Before a base is loaded for nothing."""
+        for name, file in (("data", self.data), ("validation", self.validation)):
+            if file is not None and not file.is_file():
+                raise ValueError(f"`{name}` {file} is no file: paths are relative to {Path.cwd()}.")
+        for name, folder in (("images", self.images), ("validation_images", self.validation_images)):
+            if folder is not None and not folder.is_dir():
+                raise ValueError(f"`{name}` {folder} is no folder: paths are relative to {Path.cwd()}.")
 
     def _left_in_output(self) -> list[Path]:
         """What is in the output folder beside what a stopped run leaves there."""
@@ -152,23 +164,23 @@ class Arguments(_Strict):
         return self.states[-1] if self.resume and self.states else None
 
 
+# What `read` names where a setting is none of these.
+SETTINGS: dict[Place, tuple[str, ...]] = {(): tuple(Arguments.model_fields), ("lora",): tuple(Lora.model_fields)}
+
+
 def read(path: Path) -> Arguments:
     """Arguments from a YAML (or JSON) file.
 
     Raises InvalidConfiguration.
     """
     try:
-        values: Any = yaml.safe_load(path.read_text())
+        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise InvalidConfiguration(f"{path}: a mapping of settings is expected, such as `base: demo`.")
         return Arguments.model_validate(values)
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise InvalidConfiguration(f"{path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise InvalidConfiguration(f"{path} is not YAML: {error}") from error
     except ValidationError as error:
-        complaints = "; ".join(_complaint(each["loc"], each["msg"]) for each in error.errors())
-        raise InvalidConfiguration(f"{path}: {complaints}") from error
-
-
-def _complaint(place: tuple[str | int, ...], message: str) -> str:
-    said = message.removeprefix("Value error, ")
-    return f"{'.'.join(map(str, place))}: {said}" if place else said
+        raise InvalidConfiguration(f"{path}: {told(error, SETTINGS)}") from error

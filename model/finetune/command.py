@@ -5,7 +5,10 @@ torch is imported when a command runs, not when it is listed. Nothing is decided
 
 from __future__ import annotations
 
+import logging
 import signal
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +18,7 @@ import click
 
 CONFIGURATIONS = Path(__file__).parent / "accelerate"
 SHIPPED = ("single", "ddp", "zero2", "zero3", "fsdp")
-INTERRUPTED = 128 + signal.SIGINT
+INTERRUPTED = 128 + signal.SIGINT  # what shells report for a program that Ctrl-C ended
 
 
 @click.command()
@@ -37,6 +40,15 @@ def finetune(config: Path, how: str) -> None:
     """Train a new checkpoint, or an adapter, as the file says (docs/finetune.md).
 
     Ctrl-C ends it; what it had saved can be gone on from with `resume: true`.
+
+    \b
+    An adapter on the demo checkpoint, as a file:
+      base: demo                # or a folder, or a hub id with its `revision`
+      data: train/records.json  # FakeClue's format; images lie beside it
+      validation: val/records.json
+      output: runs/first
+      name: my-first-adapter
+      method: lora              # or qlora, full
     """
     from model.finetune.arguments import InvalidConfiguration, read
 
@@ -63,10 +75,22 @@ def merge(adapter: Path, output: Path, name: str | None, stored_as: str) -> None
     from model import checkpoint, manifest
     from model.finetune.merge import merge
 
+    quieten()
     try:
         click.echo(merge(adapter, output, stored_as, name))
     except (checkpoint.CheckpointError, manifest.ManifestError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def quieten() -> None:
+    """Only what is ours is told: libraries' bars and deprecations are not the user's concern."""
+    from transformers.utils import logging as transformers_logging
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("model").setLevel(logging.INFO)
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def launch(config: Path, options: list[str]) -> int:

@@ -10,31 +10,44 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os.path
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.answer import parse
 from model.checkpoint import Interface
 from model.decode import read_header
+from model.finetune.complaints import told
 from model.prompt import Label, encode_answer
 
 LABELS: dict[int, Label] = {0: "fake", 1: "real"}
 NAMED_AT_MOST = 20
+LONGEST_NAME = 255  # bytes of one name in a path, on every file system in use
 
 
 class InvalidRecords(ValueError):
     """Rows that cannot be trained on; the message names each by number (the first is 1), image and reason."""
 
 
+def _whole(text: str) -> str:
+    """JSON can spell half a character, which no tokenizer takes and no file is named by."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("the text has half a character in it (a lone surrogate, `\\ud83d` say): cut it out")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
+
+
 class Turn(BaseModel):
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
     speaker: Literal["human", "gpt"] = Field(alias="from")
-    value: str
+    value: Text
 
 
 class Record(BaseModel):
@@ -42,7 +55,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    image: str = Field(min_length=1)
+    image: Text
     label: Literal[0, 1] | None = None
     conversations: tuple[Turn, Turn]
 
@@ -107,13 +120,16 @@ def read(path: Path, images: Path, checkpoint: Interface, max_length: int) -> Re
 
 
 def _values(path: Path) -> Iterator[Any]:
-    """Rows of a JSON list or of JSON lines."""
-    text = path.read_text()
+    """Rows of a JSON list or of JSON lines. Raises InvalidRecords."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRecords(f"{path} cannot be read as UTF-8 text: {error}") from error
     try:
         if text.lstrip().startswith("["):
             yield from json.loads(text)
         else:
-            yield from (json.loads(line) for line in text.splitlines() if line.strip())
+            yield from (json.loads(line) for line in text.split("\n") if line.strip())
     except json.JSONDecodeError as error:
         raise InvalidRecords(f"{path} is neither a JSON list nor JSON lines: {error}") from error
 
@@ -129,13 +145,22 @@ def _row(record: Record, images: Path, checkpoint: Interface, max_length: int) -
     opening = prompt.answer_start(label)
     if not answer.value.startswith(opening) or parse(answer.value) != label:
         raise ValueError(f"the label is {label}, so the answer must begin with {opening!r}")
-    path = images / record.image
+    path = images / _inside(record.image)
     read_header(path)
     tokenizer = checkpoint.processor.tokenizer
     ids = (*encode_answer(tokenizer, prompt, answer.value), tokenizer.eos_token_id)
     if len(checkpoint.tokens.prompt) + len(ids) > max_length:
         raise ValueError(f"prompt and answer are {len(checkpoint.tokens.prompt) + len(ids)} tokens, over {max_length}")
     return Row(path, ids, label)
+
+
+def _inside(image: str) -> str:
+    """A name that stays in the images folder."""
+    if Path(image).is_absolute() or ".." in Path(os.path.normpath(image)).parts:
+        raise ValueError("the image must be named relative to the images folder, and lie in it")
+    if any(len(name.encode()) > LONGEST_NAME for name in image.split("/")):
+        raise ValueError(f"the image's name is longer than the {LONGEST_NAME} bytes that a file can have")
+    return image
 
 
 def _label(record: Record, answer: str) -> Label:
@@ -150,17 +175,13 @@ def _label(record: Record, answer: str) -> Label:
 
 
 def _image(value: Any) -> str:
-    return str(value.get("image", "no image")) if isinstance(value, dict) else "not an object"
+    name = str(value.get("image", "no image")) if isinstance(value, dict) else "not an object"
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        return "; ".join(_complaint(each["loc"], each["msg"]) for each in error.errors())
+        return told(error)
     if isinstance(error, FileNotFoundError):
         return "the image file does not exist"
     return str(error)
-
-
-def _complaint(place: tuple[str | int, ...], message: str) -> str:
-    said = message.removeprefix("Value error, ")
-    return f"{'.'.join(map(str, place))}: {said}" if place else said

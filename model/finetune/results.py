@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sklearn.metrics import roc_auc_score
+import numpy as np
 
 from model import manifest as manifests
-from model.decode import to_rgb
-from model.detector import Detector, make_goldens
+from model.decode import UndecodableImage, to_rgb
+from model.detector import Detector, Verdict, make_goldens
+from model.evaluate import metrics as measures
+from model.evaluate.metrics import Estimate, Outcomes
 from model.finetune.records import Records, Row
 from model.manifest import Golden, Manifest
 from model.prompt import Label
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 GOLDEN_FOLDER = "golden"
 # Golden images per label, of so many that are tried: those too near the boundary are left out.
 GOLDENS, TRIED = 4, 16
+LABELS: tuple[Label, Label] = ("real", "fake")
 
 
 def complete(folder: Path, training: Records, validation: Records | None, batch_size: int) -> Manifest:
@@ -44,42 +47,72 @@ def complete(folder: Path, training: Records, validation: Records | None, batch_
 
 
 def measure(detector: Detector, records: Records, batch_size: int) -> dict[str, Any]:
-    """Accuracy and area under the ROC curve of the verdict's score, fake being positive.
+    """Accuracy and area under the ROC curve of the verdict's score, fake being positive, with their 95 % intervals.
 
     The curve needs both labels; where one is missing, so is the area.
     """
     rows = records.rows
     batches = [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
     verdicts = [verdict for batch in batches for verdict in detector.judge([to_rgb(row.image) for row in batch])]
-    right = sum(verdict.label == row.label for verdict, row in zip(verdicts, rows, strict=True))
-    fake = [row.label == "fake" for row in rows]
-    measured: dict[str, Any] = {"validation_images": len(rows), "validation_accuracy": round(right / len(rows), 4)}
-    if len(set(fake)) == 2:
-        measured["validation_auc"] = round(float(roc_auc_score(fake, [verdict.logit for verdict in verdicts])), 4)
-    return measured
+    outcomes = _outcomes(rows, verdicts)
+    accuracy, area = measures.accuracy(outcomes), measures.area(outcomes)
+    return {"validation_images": len(rows), **_told("validation_accuracy", accuracy), **_told("validation_auc", area)}
+
+
+def _outcomes(rows: Sequence[Row], verdicts: Sequence[Verdict]) -> Outcomes:
+    return Outcomes(
+        fake=np.array([row.label == "fake" for row in rows]),
+        predicted=np.array([verdict.label for verdict in verdicts]),
+        p_fake=np.array([verdict.p_fake for verdict in verdicts]),
+        logit=np.array([verdict.logit for verdict in verdicts]),
+        pair_mass=np.array([verdict.pair_mass for verdict in verdicts]),
+    )
+
+
+def _told(name: str, estimate: Estimate) -> dict[str, Any]:
+    """A measure and its interval, to four places; nothing where it is not defined."""
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return {}
+    return {name: round(estimate.value, 4), f"{name}_95": [round(estimate.low, 4), round(estimate.high, 4)]}
 
 
 def goldens(detector: Detector, folder: Path, rows: Sequence[Row]) -> tuple[Golden, ...]:
     """Golden outputs on copies of a few images of each label; none, with a warning, where no answer is clear."""
-    (folder / GOLDEN_FOLDER).mkdir(exist_ok=True)
-    chosen = tuple(golden for label in ("real", "fake") for golden in _clear(detector, folder, rows, label)[:GOLDENS])
-    kept = {golden.image for golden in chosen}
-    for image in (folder / GOLDEN_FOLDER).iterdir():
-        if image.relative_to(folder).as_posix() not in kept:
-            image.unlink()
-    if not chosen:
-        log.warning("No answer is clear enough for a golden output; `telltale models register` will try the samples.")
-    return chosen
+    return settled(folder, [golden for label in LABELS for golden in _of(detector, folder, rows, label)[:GOLDENS]])
 
 
-def _clear(detector: Detector, folder: Path, rows: Sequence[Row], label: Label) -> tuple[Golden, ...]:
-    tried = [row for row in rows if row.label == label][:TRIED]
-    copies = [_copied(row.image, folder / GOLDEN_FOLDER / f"{label}-{n}") for n, row in enumerate(tried)]
+def clear(detector: Detector, folder: Path, images: Sequence[Path]) -> tuple[Golden, ...]:
+    """Golden outputs on `images`, below `folder`: on those that are not too near the boundary; maybe none.
+
+    Raises UndecodableImage.
+    """
     try:
-        return make_goldens(detector, folder, copies) if copies else ()
+        return make_goldens(detector, folder, images) if images else ()
+    except UndecodableImage:
+        raise
     except ValueError:
         return ()  # every one of them is too near the boundary
 
 
-def _copied(image: Path, to: Path) -> Path:
-    return Path(shutil.copyfile(image, to.with_suffix(image.suffix)))
+def settled(folder: Path, chosen: Sequence[Golden]) -> tuple[Golden, ...]:
+    """`chosen`, once no other golden image is left in `folder`; a warning where none is."""
+    kept = {golden.image for golden in chosen}
+    for image in (folder / GOLDEN_FOLDER).glob("*"):
+        if image.relative_to(folder).as_posix() not in kept:
+            image.unlink()
+    if not chosen:
+        shutil.rmtree(folder / GOLDEN_FOLDER, ignore_errors=True)
+        log.warning("No answer is clear enough for a golden output; `telltale models register` will try the samples.")
+    return tuple(chosen)
+
+
+def copied(image: Path, folder: Path, name: str) -> Path:
+    """A copy of `image` among the golden images of `folder`, as `name` with the image's ending."""
+    (folder / GOLDEN_FOLDER).mkdir(exist_ok=True)
+    return Path(shutil.copyfile(image, folder / GOLDEN_FOLDER / f"{name}{image.suffix}"))
+
+
+def _of(detector: Detector, folder: Path, rows: Sequence[Row], label: Label) -> tuple[Golden, ...]:
+    tried = [row for row in rows if row.label == label][:TRIED]
+    copies = [copied(row.image, folder, f"{label}-{n}") for n, row in enumerate(tried)]
+    return clear(detector, folder, copies)

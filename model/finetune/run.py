@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import DistributedType, broadcast_object_list, set_seed
 from transformers import TrainingArguments
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
 from transformers.integrations.fsdp import is_fsdp_enabled
 
 from model import adapters
-from model.checkpoint import Checkpoint, CheckpointError, Interface, load, locate, manifest_of, save_classic
+from model.checkpoint import DEMO, Checkpoint, CheckpointError, Interface, load, locate, manifest_of, save_classic
 from model.finetune import parts, results
 from model.finetune.arguments import Arguments, InvalidConfiguration
 from model.finetune.collator import Collator
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 CONFIGURATION = "configuration.json"
 # Settings that may change in between: they change no weight.
 FREE = {"resume", "log_every", "workers", "images", "validation_images", "data", "validation", "output"}
+
+# What several processes share out between them; in all others each has the whole network and some of the rows (DDP).
+SHARDING = {DistributedType.NO: "none", DistributedType.DEEPSPEED: "deepspeed", DistributedType.FSDP: "fsdp"}
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ def _train(arguments: Arguments, settings: TrainingArguments) -> Data:
         _write(arguments, base, network, state, describe(arguments, base, data, trainer))
     trainer.accelerator.wait_for_everyone()
     PartialState().destroy_process_group()
+    unset_hf_deepspeed_config()  # under ZeRO-3 whatever is loaded from here on would be shared out again
     return data
 
 
@@ -97,7 +102,9 @@ def _load_base(arguments: Arguments, settings: TrainingArguments) -> Checkpoint:
         raise CheckpointError(
             f"{arguments.base} is quantized ({manifest.quantization}): only `method: qlora` can use it."
         )
-    shared = settings.deepspeed_plugin is not None or is_fsdp_enabled()
+    shared = is_deepspeed_zero3_enabled() or is_fsdp_enabled()
+    if shared and arguments.method == "qlora":
+        raise InvalidConfiguration("qlora keeps its base whole on every GPU: run it with --accelerate single or ddp.")
     in_half = arguments.precision == "bfloat16" and arguments.method != "full"
     base = load(
         arguments.base,
@@ -133,7 +140,9 @@ def _read_data(arguments: Arguments, interface: Interface) -> Data:
     if isinstance(outcome, Data):
         log.info("%d rows, data hash %s", len(outcome.training), outcome.training.digest[:12])
         return outcome
-    raise outcome or InvalidRecords("No records were read.")
+    if outcome is not None and PartialState().is_main_process:
+        raise outcome
+    raise SystemExit(1)  # the first process says why
 
 
 def _read_all(arguments: Arguments, interface: Interface) -> Data:
@@ -150,12 +159,12 @@ def _check_state(arguments: Arguments, settings: TrainingArguments, data: Data) 
     state = arguments.state
     if state is None:
         arguments.work.mkdir(parents=True, exist_ok=True)
-        (arguments.work / CONFIGURATION).write_text(json.dumps(ours, indent=2) + "\n")
+        (arguments.work / CONFIGURATION).write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
         return
     left = state.parent / CONFIGURATION
     if not left.is_file():
         raise InvalidConfiguration(f"{state} is no state of a finetuning run: {left} is missing.")
-    theirs = json.loads(left.read_text())
+    theirs = json.loads(left.read_text(encoding="utf-8"))
     if changed := sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name)):
         raise InvalidConfiguration(
             f"The run in {state.parent} was started with other settings ({', '.join(changed)}): put those back, or "
@@ -179,19 +188,19 @@ def describe(arguments: Arguments, base: Checkpoint, data: Data, trainer: Answer
         "base_digest": untouched.digest(),
         **data.digests,
         "rows": len(data.training),
-        "configuration": arguments.model_dump(
-            mode="json", exclude={"base", "output", "data", "images", "validation", "validation_images", "resume"}
-        ),
+        "configuration": _settings(arguments, trainer),
+        "processes": trainer.args.world_size,
+        "sharding": SHARDING.get(trainer.accelerator.distributed_type, "ddp"),
         "updates": trainer.state.global_step,
         "losses": [round(loss, 4) for loss in trainer.losses],
     }
-    metrics = {"training_loss": trainer.losses[-1], "validation_loss": trainer.state.best_metric}
+    metrics = {"training_loss": trainer.losses[-1] if trainer.losses else None, "validation_loss": trainer.best_loss}
     return base.manifest.model_copy(
         update={
             "name": arguments.name,
             "base": base.manifest.name,
             "revision": None,
-            "adapter": _adapter(arguments, untouched) if arguments.adapters else None,
+            **_place(arguments, untouched),
             "calibration": Calibration(),
             "golden": (),
             "metrics": {name: round(value, 4) for name, value in metrics.items() if value is not None},
@@ -200,7 +209,22 @@ def describe(arguments: Arguments, base: Checkpoint, data: Data, trainer: Answer
     )
 
 
-def _adapter(arguments: Arguments, base: Manifest) -> Adapter:
+def _settings(arguments: Arguments, trainer: AnswerTrainer) -> dict[str, Any]:
+    """Every setting as it took effect; those that are left out played no part."""
+    effective = {
+        "learning_rate": arguments.peak_rate,
+        "train": tuple(sorted(arguments.trained)),
+        "lora": arguments.adapters,
+        "workers": trainer.args.dataloader_num_workers,
+    }
+    paths = {"base", "output", "data", "images", "validation", "validation_images", "resume"}
+    return arguments.model_copy(update=effective).model_dump(mode="json", exclude=paths, exclude_none=True)
+
+
+def _place(arguments: Arguments, base: Manifest) -> dict[str, Any]:
+    """Where the rest of the new version is: all of it in its folder, or at the base its adapter belongs on."""
+    if arguments.adapters is None:
+        return {"processor": None, "processor_revision": None}
     place, revision = locate(arguments.base, arguments.revision)
-    named = arguments.base if arguments.base == "demo" or isinstance(place, str) else str(place.resolve())
-    return Adapter(base=named.partition("@")[0] if revision else named, revision=revision, digest=base.digest())
+    named = DEMO if arguments.base == DEMO else str(place.resolve() if isinstance(place, Path) else place)
+    return {"adapter": Adapter(base=named, revision=revision, digest=base.digest())}

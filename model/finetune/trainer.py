@@ -62,7 +62,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         )
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        self.add_callback(_Progress())
+        self.add_callback(Progress())
 
     @property
     def losses(self) -> list[float]:
@@ -70,8 +70,10 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         return [entry["loss"] for entry in self.state.log_history if "loss" in entry]
 
     @property
-    def validation_losses(self) -> list[float]:
-        return [entry["eval_loss"] for entry in self.state.log_history if "eval_loss" in entry]
+    def best_loss(self) -> float | None:
+        """The lowest validation loss; its weights are the ones that are kept."""
+        found: float | None = self.state.best_metric
+        return found
 
     def compute_loss(
         self,
@@ -178,7 +180,7 @@ class _Epochs(TrainerCallback):  # type: ignore[misc]
         self._order.epoch = state.global_step * state.num_train_epochs // state.max_steps
 
 
-class _Progress(ProgressCallback):  # type: ignore[misc]
+class Progress(ProgressCallback):  # type: ignore[misc]
     """A bar with the time left on standard error where that is a terminal, and lines on standard output."""
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **unused: Any) -> None:
@@ -192,6 +194,11 @@ class _Progress(ProgressCallback):  # type: ignore[misc]
                 dynamic_ncols=True,
                 disable=args.disable_tqdm,
             )
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **unused: Any) -> None:
+        super().on_step_end(args, state, control, **unused)
+        if state.global_step == state.max_steps:
+            control.should_log = True  # also what is less than `log_every` updates
 
     def on_prediction_step(self, args: TrainingArguments, *others: Any, **unused: Any) -> None:
         if not args.disable_tqdm:

@@ -13,6 +13,7 @@ from benchmarks.pictures import Picture, pictures
 from model.answer import parse
 from model.checkpoint import Checkpoint, image_token_count, load
 from model.decode import to_rgb
+from model.engines import decoding
 from model.engines.transformers import TransformersEngine
 
 torch.set_num_threads(1)
@@ -89,9 +90,10 @@ def test_the_roofline_is_the_calculated_one(batch: int, explained: bool, bound: 
 def test_the_gpu_harness_runs_whole_explanations(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = ["--batches", "1", "2", "--training-batches", "1", "--compiled", "0"]
+    sizes = ["--batches", "1", "2", "--training-batches", "1", "--compiled", "2"]
     monkeypatch.setattr("sys.argv", ["gpu", "--small-on-cpu", *sizes])
     monkeypatch.setattr(gpu, "EXPLANATION", 3)
+    monkeypatch.setattr(decoding, "BACKEND", "eager")
     assert gpu.main() == 0
     paces = json.loads(capsys.readouterr().out.splitlines()[-1])["paces"]
     assert [(pace["way"], pace["batch"]) for pace in paces] == [
@@ -99,6 +101,7 @@ def test_the_gpu_harness_runs_whole_explanations(
         ("explained", 1),
         ("verdict", 2),
         ("explained", 2),
+        ("explained, compiled step", 2),
         ("LoRA training", 1),
     ]
     assert all(pace["images_per_second"] > 0 for pace in paces)

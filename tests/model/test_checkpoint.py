@@ -34,6 +34,11 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def truncate(path: Path) -> None:
+    """As an interrupted download leaves it."""
+    path.write_bytes(path.read_bytes()[:-100])
+
+
 def rename_weights(folder: Path, rename: Any) -> None:
     weights = {rename(name): tensor for name, tensor in load_file(folder / WEIGHTS).items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
@@ -296,3 +301,17 @@ def test_fakevlm_s_geometry(tmp_path: Path) -> None:
     text = len(loaded.processor.tokenizer("Does the image looks real/fake?", add_special_tokens=False)["input_ids"])
     assert len(loaded.tokens.prompt) == 1 + 576 + text
     assert detector.judge([tiny_image()])[0].label in ("real", "fake")
+
+
+def test_weights_of_an_interrupted_download_are_refused(folder: Path) -> None:
+    truncate(folder / WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"damaged or incomplete.*download or copy them again"):
+        load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("image", ["/etc/passwd", "../other/secret.png", "golden/../../secret.png"])
+def test_a_golden_image_outside_the_folder_is_refused(folder: Path, image: str) -> None:
+    golden = {"image": image, "sha256": "", "label": "fake", "logit": 9, "text": "", "dtype": "", "engine": ""}
+    edit(folder / "telltale.json", golden=[golden])
+    with pytest.raises(ManifestError, match="must name a file in the manifest's folder"):
+        load(folder, device="cpu")

@@ -12,7 +12,7 @@ from PIL import Image
 from model import answer
 from model.checkpoint import Checkpoint
 from model.engines import decoding, transformers
-from model.engines.decoding import CompiledDecoder, Slab, decode
+from model.engines.decoding import Slab, decode
 from model.engines.engine import Score
 from model.engines.transformers import TransformersEngine
 from model.preprocess import to_pixels
@@ -42,11 +42,11 @@ def generated(loaded: Checkpoint, images: Sequence[Image.Image], end: int) -> li
 def decoded(loaded: Checkpoint, images: Sequence[Image.Image], end: int) -> list[list[int]]:
     """The same by `decode`, prefilled three rows at a time."""
     prompt = torch.tensor([loaded.tokens.prompt])
-    cache = Slab(loaded.model.config.text_config.num_hidden_layers, len(images), prompt.shape[1] + LIMIT)
+    cache = Slab(loaded.model.config.text_config.num_hidden_layers, prompt.shape[1] + LIMIT)
     with torch.inference_mode():
         for start in range(0, len(images), 3):
             part = list(images[start : start + 3])
-            cache.open(len(part))
+            cache.open(len(part), len(images) - start)
             loaded.model.model(
                 input_ids=prompt[:, :-1].expand(len(part), -1),
                 pixel_values=to_pixels(loaded.processor, part),
@@ -139,9 +139,7 @@ def test_a_compiled_step_on_a_static_cache_writes_the_same(
         return None if index == 1 else "fake"
 
     plain = TransformersEngine(loaded, max_new_tokens=LIMIT)
-    monkeypatch.setattr(
-        transformers, "CompiledDecoder", lambda network, rows: CompiledDecoder(network, rows, backend="eager")
-    )
+    monkeypatch.setattr(decoding, "BACKEND", "eager")
     compiled = TransformersEngine(loaded, max_new_tokens=LIMIT, compiled_rows=4)
     prepared = [plain.prepare(image) for image in images]
     for batch in (prepared[:4], prepared[4:7]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,8 @@ import torch
 from PIL import Image
 
 from model.checkpoint import Checkpoint, load
-from model.engines import transformers
+from model.engines import decoding, transformers
+from model.engines.engine import Answer, Chooser
 from model.engines.transformers import MOST_ROWS, TransformersEngine, rows_that_fit
 from model.manifest import Manifest
 
@@ -28,8 +30,8 @@ def fakevlm_sized() -> Checkpoint:
     return Checkpoint(None, Manifest(name="f", kind="fakevlm", base="b"), None, network)  # type: ignore[arg-type]
 
 
-# 512 KiB a token, 849 tokens a row: 425 MiB; a prefill of 16 rows takes 1.7 GiB.
-@pytest.mark.parametrize(("free", "rows"), [(8, 13), (24, 48), (64, 134), (126, MOST_ROWS), (1, 1)])
+# 512 KiB a token, 849 tokens a row: 425 MiB; a prefill of 16 rows takes 1.7 GiB, and their copy 6.6 GiB.
+@pytest.mark.parametrize(("free", "rows"), [(8, 13), (24, 32), (64, 118), (140, MOST_ROWS), (1, 1)])
 def test_rows_follow_from_free_memory(monkeypatch: pytest.MonkeyPatch, free: int, rows: int) -> None:
     monkeypatch.setattr(transformers, "free_memory", lambda device: free * GIBIBYTE)
     assert rows_that_fit(fakevlm_sized(), 849) == rows
@@ -52,3 +54,57 @@ def test_more_images_than_fit_run_in_parts(
     theirs = whole.answer(prepared, lambda index, score: "fake" if index % 2 else None)
     assert [answer.text for answer in ours] == [answer.text for answer in theirs]
     assert parts.complete(prepared) == whole.complete(prepared)
+
+
+def test_memory_that_runs_out_once_is_not_asked_for_again(
+    engine: TransformersEngine, images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+    answer = TransformersEngine._answer
+
+    def limited(self: TransformersEngine, prepared: Sequence[torch.Tensor], choose: Chooser) -> list[Answer]:
+        tried.append(len(prepared))
+        if len(prepared) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return answer(self, prepared, choose)
+
+    monkeypatch.setattr(TransformersEngine, "_answer", limited)
+    prepared = [engine.prepare(image) for image in images]
+    assert len(engine.answer(prepared, lambda index, score: None)) == len(images)
+    assert tried == [8, 4, 2, 2, 2, 2]
+    engine.answer(prepared, lambda index, score: None)
+    assert tried[6:] == [2, 2, 2, 2]
+
+
+def test_a_compiled_step_that_does_not_fit_is_given_up(
+    loaded: Checkpoint, images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    engine = TransformersEngine(loaded, max_new_tokens=12, compiled_rows=4)
+    plain = TransformersEngine(loaded, max_new_tokens=12)
+    monkeypatch.setattr(engine, "_answer_compiled", too_large)
+    prepared = [engine.prepare(image) for image in images[:3]]
+    answers = engine.answer(prepared, lambda index, score: "fake")
+    assert answers == plain.answer(prepared, lambda index, score: "fake")
+
+
+def test_verdicts_alone_take_memory_for_one_prefill(
+    engine: TransformersEngine, images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers, "PREFILL_ROWS", 2)
+    taken: list[int] = []
+    grow = decoding.Slab.open
+
+    def watched(self: decoding.Slab, rows: int, coming: int) -> None:
+        grow(self, rows, coming)
+        taken.append(self._rows)
+
+    monkeypatch.setattr(decoding.Slab, "open", watched)
+    prepared = [engine.prepare(image) for image in images]
+    engine.answer(prepared, lambda index, score: None)
+    assert taken == [2, 2, 2, 2]
+    taken.clear()
+    engine.answer(prepared, lambda index, score: "fake" if index == 1 else None)
+    assert taken == [2, 7, 7, 7]

@@ -18,10 +18,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.answer import parse
-from model.evaluate.records.sample import SUFFIXES, BadRecord, Found, Row, Sample, collect, first_existing
+from model.evaluate.records.sample import SUFFIXES, BadRecord, Found, Row, Sample, collect, existing
 from model.prompt import Label
 
 NAME = "DD-VQA"
+FIELDS = ("questions",)  # what no record can do without
 MAIN_QUESTION = "0"
 ORIGINAL = "5"
 MANIPULATIONS = {
@@ -35,11 +36,10 @@ MANIPULATIONS = {
 
 
 class Question(BaseModel):
-    """One question, and what each annotator answered."""
+    """What each annotator answered to one question."""
 
     model_config = ConfigDict(strict=True)
 
-    question: str
     answer: list[str] = Field(min_length=1)
 
 
@@ -57,14 +57,14 @@ def read(rows: Sequence[Row], images: Path) -> Found:
 
 
 def _sample(row: Row, images: Path) -> Sample:
-    key = str(row.value["key"])
+    key = str(row.value.get("key", ""))
     kind, _, video = key.partition("_")
     if kind not in MANIPULATIONS or not video:
         raise BadRecord(f"the key is not a manipulation (0, 1, 2, 3, 5 or 6) and a video: {key!r}")
     if MAIN_QUESTION not in row.value["questions"]:
         raise BadRecord("it has no question 0, which asks whether the image looks real or fake")
     answers = Question.model_validate(row.value["questions"][MAIN_QUESTION]).answer
-    path = first_existing(_places(images, key, MANIPULATIONS[kind], video))
+    path = existing(images, *_names(images, key, MANIPULATIONS[kind], video))
     return Sample(
         place=row.place,
         id=key,
@@ -85,8 +85,17 @@ def _label(kind: str, answers: Sequence[str]) -> Label:
     return expected
 
 
-def _places(images: Path, key: str, manipulation: str, video: str) -> list[Path]:
-    named = [images / folder / f"{key}{suffix}" for folder in ("", manipulation) for suffix in sorted(SUFFIXES)]
-    frames = images / manipulation / video
-    listed = sorted(path for path in frames.iterdir() if path.suffix.lower() in SUFFIXES) if frames.is_dir() else []
-    return named + listed[:1]
+def _names(images: Path, key: str, manipulation: str, video: str) -> list[str]:
+    named = [f"{folder}{key}{suffix}" for folder in ("", f"{manipulation}/") for suffix in sorted(SUFFIXES)]
+    return named + _first_frame(images, f"{manipulation}/{video}")
+
+
+def _first_frame(images: Path, folder: str) -> list[str]:
+    """Its name, where there is such a folder."""
+    try:
+        names = sorted(path.name for path in (images / folder).iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError) as error:
+        raise BadRecord(f"the folder of its frames cannot be looked into: {error}") from error
+    return [f"{folder}/{name}" for name in names if Path(name).suffix.lower() in SUFFIXES][:1]

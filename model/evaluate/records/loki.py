@@ -18,6 +18,7 @@ from model.evaluate.records.sample import BadRecord, Found, Row, Sample, Skipped
 from model.prompt import Label
 
 NAME = "LOKI"
+FIELDS = ("image_path", "question", "answer")  # what no record can do without
 
 # The sentence that asks, not the preamble, which speaks of both.
 ASKED = re.compile(r"[^.!?\n]*\?")
@@ -90,7 +91,7 @@ def _sample(image: str, rows: Sequence[Row], images: Path) -> Sample:
         place=asked[0].place,
         id=str(first.get("id", image)),
         image=image,
-        path=existing(images / image),
+        path=existing(images, image),
         label=labels.pop(),
         category=category.group(1) if category else "all",
         references=tuple(text for row in rows if (text := _description(row.value))),
@@ -115,5 +116,6 @@ def _description(value: dict[str, Any]) -> str:
     """What annotators found wrong, the whole image first."""
     if not _is_description(value):
         return ""
-    parts = [part for kind in ("global", "regional") for part in value["problems"].get(kind) or []]
+    found = [value["problems"].get(kind) for kind in ("global", "regional")]
+    parts = [part for each in found if isinstance(each, list) for part in each]
     return " ".join(text for part in parts if isinstance(part, dict) and (text := str(part.get("desc", "")).strip()))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from model.evaluate.records.sample import Row, Skipped
+from model.evaluate.records.sample import Row, Skipped, is_text, shown
 
 SUFFIXES = (".json", ".jsonl")
+NO_TEXT = "it holds text that is no Unicode: half of a surrogate pair (\\ud800 to \\udfff)"
 
 
 class UnreadableRecords(ValueError):
@@ -17,7 +20,8 @@ class UnreadableRecords(ValueError):
 def read(path: Path) -> tuple[list[Row], list[Skipped]]:
     """Rows of a JSON list, of JSON lines, or of one JSON object whose values are objects (each value is a row).
 
-    Lines that are no JSON are skipped by number. Raises UnreadableRecords where nothing in the file is JSON.
+    Lines that are no JSON are skipped by number, and rows with strings that are no text. Raises UnreadableRecords
+    where nothing in the file is JSON.
     """
     try:
         data = path.read_bytes()
@@ -27,12 +31,36 @@ def read(path: Path) -> tuple[list[Row], list[Skipped]]:
     try:
         whole = json.loads(text)
     except ValueError as error:
-        return _lines(path, text, error)
-    if isinstance(whole, list):
-        return [Row(f"row {number}", value) for number, value in enumerate(whole, start=1)], []
-    if isinstance(whole, dict) and whole and all(isinstance(value, dict) for value in whole.values()):
-        return [Row(f"key {key}", {"key": key, "questions": value}) for key, value in whole.items()], []
-    return [Row("line 1", whole)], []
+        rows, skipped = _lines(path, text, error)
+    else:
+        rows, skipped = _whole(whole), []
+    good: list[Row] = []
+    for row in rows:
+        if _is_text(row.value):
+            good.append(row)
+        else:
+            skipped.append(Skipped(shown(row.place), "", NO_TEXT))
+    return good, skipped
+
+
+def _whole(value: Any) -> list[Row]:
+    if isinstance(value, list):
+        return [Row(f"row {number}", each) for number, each in enumerate(value, start=1)]
+    if isinstance(value, dict) and value and all(isinstance(each, dict) for each in value.values()):
+        return [Row(f"key {key}", {"key": key, "questions": each}) for key, each in value.items()]
+    return [Row("line 1", value)]
+
+
+def _is_text(value: Any) -> bool:
+    """Whether every string in a JSON value is text."""
+    if isinstance(value, str):
+        return is_text(value)
+    parts: Iterable[Any] = ()
+    if isinstance(value, dict):
+        parts = (*value.keys(), *value.values())
+    elif isinstance(value, list):
+        parts = value
+    return all(_is_text(part) for part in parts)
 
 
 def _lines(path: Path, text: str, error: ValueError) -> tuple[list[Row], list[Skipped]]:

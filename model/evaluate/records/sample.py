@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,22 +72,48 @@ def collect(rows: Iterable[Row], make: Callable[[Row], Sample], name: Callable[[
     return samples, skipped
 
 
-def existing(path: Path) -> Path:
-    """The path of an image that is there.
+def existing(images: Path, *names: str) -> Path:
+    """The first of several names, relative to `images`, that an image has.
 
-    Raises BadRecord.
+    A record is other people's text, and reports show pictures: what leads out of `images`, by `..`, an absolute name or
+    a link, is not looked at. Raises BadRecord naming the first name.
     """
-    if not path.is_file():
-        raise BadRecord(f"the image file does not exist: {path}")
-    return path
+    found = next((images / name for name in names if _is_image(images, name)), None)
+    if found is None:
+        raise BadRecord(f"the image file does not exist: {images / names[0]}")
+    return found
 
 
-def first_existing(paths: Sequence[Path]) -> Path:
-    """The first of several places where an image may be.
+def _is_image(images: Path, name: str) -> bool:
+    try:
+        inside = (images / name).resolve().is_relative_to(images.resolve())
+        there = (images / name).is_file()
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise BadRecord(f"the image file cannot be looked for: {error.strerror or error}: {name}") from error
+    except (RuntimeError, ValueError) as error:  # links in a circle, a name with a zero byte
+        raise BadRecord(f"the image file cannot be looked for: {error}") from error
+    if not inside:
+        raise BadRecord(f"the image's name leads out of the images' folder: {name}")
+    return there
 
-    Raises BadRecord naming the first of them.
-    """
-    return next((path for path in paths if path.is_file()), None) or existing(paths[0])
+
+def position(place: str) -> list[str | int]:
+    """What places are sorted by, so that line 10 comes after line 9."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", place)]
+
+
+def is_text(text: str) -> bool:
+    """Whether it can be written: JSON may hold half a surrogate pair, and file names any bytes, which are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(text: str) -> str:
+    """Text that can be written, also of what `is_text` refuses."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def reason(error: Exception) -> str:

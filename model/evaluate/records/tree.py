@@ -6,9 +6,11 @@ explanations: a tree has none.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
-from model.evaluate.records.sample import SUFFIXES, Found, Sample, Skipped
+from model.evaluate.records.sample import SUFFIXES, BadRecord, Found, Sample, Skipped, existing, is_text, shown
 from model.prompt import Label
 
 NAME = "folders"
@@ -22,18 +24,42 @@ def fits(folder: Path) -> bool:
 
 
 def read(folder: Path) -> Found:
-    """A sample for each image, in order of names; an image in no such folder is skipped."""
+    """A sample for each image, mixed; an image in no such folder, or that cannot be looked at, is skipped."""
     samples: list[Sample] = []
     skipped: list[Skipped] = []
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        if path.suffix.lower() not in SUFFIXES or path.is_dir():
             continue
         name = path.relative_to(folder).as_posix()
-        parts = path.relative_to(folder).parts[:-1]
-        at = next((index for index in reversed(range(len(parts))) if parts[index].lower() in LABELS), None)
-        if at is None:
-            skipped.append(Skipped(name, name, "it lies in no folder called real or fake"))
-        else:
-            category = "/".join(part for part in parts[:at] if part.lower() not in SPLITS) or "all"
-            samples.append(Sample(name, name, name, path, LABELS[parts[at].lower()], category))
-    return samples, skipped
+        try:
+            samples.append(_sample(folder, name))
+        except BadRecord as error:
+            skipped.append(Skipped(shown(name), shown(name), shown(str(error))))
+    return mixed(samples), skipped
+
+
+def mixed(samples: Sequence[Sample]) -> list[Sample]:
+    """Both classes evenly spread, each in an order without meaning: the first so many are a fair sample of the whole.
+
+    The order is that of the names' hashes: the same on every machine.
+    """
+    places: list[tuple[float, str, Sample]] = []
+    for label in LABELS.values():
+        of_label = sorted((each for each in samples if each.label == label), key=_hash)
+        places += [((rank + 0.5) / len(of_label), label, each) for rank, each in enumerate(of_label)]
+    return [each for *_, each in sorted(places, key=lambda place: place[:2])]
+
+
+def _hash(sample: Sample) -> str:
+    return hashlib.sha256(sample.id.encode()).hexdigest()
+
+
+def _sample(folder: Path, name: str) -> Sample:
+    if not is_text(name):
+        raise BadRecord("its name is no Unicode: rename it")
+    parts = Path(name).parts[:-1]
+    at = next((index for index in reversed(range(len(parts))) if parts[index].lower() in LABELS), None)
+    if at is None:
+        raise BadRecord("it lies in no folder called real or fake")
+    category = "/".join(part for part in parts[:at] if part.lower() not in SPLITS) or "all"
+    return Sample(name, name, name, existing(folder, name), LABELS[parts[at].lower()], category)

@@ -247,6 +247,10 @@ def first_choice(said: dict[str, Any], **changes: Any) -> Said:
     return 200, {**said, "choices": [{**said["choices"][0], **changes}]}
 
 
+def test_an_answer_without_a_choice_is_an_error(interface: Interface) -> None:
+    assert "without a choice" in broken(interface, lambda said: (200, {**said, "choices": []}))
+
+
 def test_a_server_that_gives_no_log_probabilities_is_named(interface: Interface) -> None:
     """As an older vLLM does, which does not know `logprob_token_ids`."""
     assert "must be vLLM 0.32 or newer" in broken(interface, lambda said: first_choice(said, logprobs=None))
@@ -311,9 +315,12 @@ def test_nobody_there_is_an_absence(interface: Interface) -> None:
         VllmEngine(address, interface)
 
 
-def test_an_address_without_its_scheme_is_an_error(interface: Interface) -> None:
-    with pytest.raises(EngineError, match="must begin with http://"):
-        VllmEngine("localhost:8100", interface)
+@pytest.mark.parametrize(
+    ("url", "reason"), [("localhost:8100", "must begin with http://"), ("http://localhost:gpu", "correct it")]
+)
+def test_what_is_no_address_is_an_error(interface: Interface, url: str, reason: str) -> None:
+    with pytest.raises(EngineError, match=reason):
+        VllmEngine(url, interface)
 
 
 def test_the_address_may_end_in_v1(interface: Interface) -> None:

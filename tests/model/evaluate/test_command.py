@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from PIL import Image
 
 from infra.cli import telltale
 from model.evaluate import run
+from model.evaluate.robustness import ALTERATIONS
 from tests.model.evaluate.conftest import record
 
 HELDOUT = Path(__file__).parents[3] / "model" / "demo" / "heldout" / "records.json"
@@ -118,9 +120,83 @@ def test_bad_records_are_said_by_line_and_the_rest_is_measured(tmp_path: Path) -
     assert result.exit_code == 0, result.output
     assert "line 2: not JSON" in result.stderr
     assert "line 3: the image file does not exist" in result.stderr
+    assert "3 images, read as FakeClue; 2 records left out" in result.stderr
+    assert "1 image could not be judged, and is left out\n  line 5: 2.png: the image cannot be decoded" in result.stderr
     skipped = [json.loads(line) for line in (out / run.SKIPPED).read_text().splitlines()]
     assert [each["place"] for each in skipped] == ["line 2", "line 3", "line 5"]
     assert json.loads((out / run.SUMMARY).read_text())["data"]["judged"] == 2
+
+
+def test_one_is_not_said_as_many(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "0.png")
+    (tmp_path / "test.jsonl").write_text("\n".join([json.dumps(record(0)), "{ broken"]))
+    out = tmp_path / "out"
+    result = invoke("--data", str(tmp_path / "test.jsonl"), "--out", str(out), "--checkpoint", "demo")
+    assert "1 image, read as FakeClue; 1 record left out" in result.stderr
+    assert "telltale-demo on 1 image" in [line.strip() for line in result.stdout.splitlines()]
+    page = (out / run.REPORT).read_text()
+    assert '<p class="soft">1 image, read as FakeClue' in page
+    assert '<p class="soft">1 record; skipped.jsonl' in page
+
+
+def test_a_part_of_one_class_says_why_there_is_no_auroc(tmp_path: Path) -> None:
+    for number in range(4):
+        Image.new("RGB", (40, 40), "red").save(tmp_path / f"{number}.png")
+    (tmp_path / "test.json").write_text(json.dumps([record(number) for number in (0, 2, 1, 3)]))
+    out = tmp_path / "out"
+    asked = ["--data", str(tmp_path / "test.json"), "--out", str(out), "--checkpoint", "demo", "--answers", "none"]
+    result = invoke(*asked, "--limit", "2")
+    why = "AUROC and balanced accuracy need both classes, and what --limit 2 took of the set has only real images."
+    assert why in result.stdout
+    assert why in (out / run.REPORT).read_text()
+    assert "need both classes" not in invoke(*asked[:3], str(tmp_path / "all"), *asked[4:]).stdout
+
+
+def test_there_is_no_summary_without_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> str:
+        raise ValueError("no page")
+
+    monkeypatch.setattr("model.evaluate.report.render", failing)
+    assert invoke(*heldout(tmp_path / "run", "--limit", "4", "--answers", "none")).exit_code == 1
+    assert not (tmp_path / "run" / run.SUMMARY).exists()
+
+
+def test_an_image_that_cannot_be_altered_is_said(tmp_path: Path) -> None:
+    """JPEG holds no more than 65,500 rows; the picture itself is sound."""
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "0.png")
+    Image.new("RGB", (8, 66_000), "blue").save(tmp_path / "1.png")
+    (tmp_path / "test.json").write_text(json.dumps([record(0), record(1)]))
+    out = tmp_path / "out"
+    result = invoke(
+        *("--data", str(tmp_path / "test.json"), "--out", str(out), "--checkpoint", "demo"),
+        *("--answers", "none", "--robustness"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "1 image could not be judged after jpeg80: left out of the robustness table\n  row 2:" in result.stderr
+    assert "could not be judged after blur" not in result.stderr
+    assert "1 image after an alteration" in result.stdout
+
+
+def test_text_that_cannot_be_written_does_not_end_a_run(tmp_path: Path) -> None:
+    for number in (0, 1):
+        Image.new("RGB", (40, 40), "red").save(tmp_path / f"{number}.png")
+    records = [record(0), record(1), record(1, cate="\ud83d")]
+    (tmp_path / "test.json").write_text(json.dumps(records))
+    out = tmp_path / "out"
+    result = invoke("--data", str(tmp_path / "test.json"), "--out", str(out), "--checkpoint", "demo")
+    assert result.exit_code == 0, result.output
+    assert "row 3: it holds text that is no Unicode" in result.stderr
+    assert (out / run.REPORT).exists()
+
+
+def test_columns_of_values_and_of_intervals_are_aligned(tmp_path: Path) -> None:
+    result = invoke(*heldout(tmp_path / "run", "--limit", "8", "--answers", "none", "--robustness"))
+    assert result.exit_code == 0, result.output
+    names = {"clean", *(each.name for each in ALTERATIONS)}
+    lines = [line for line in result.stdout.splitlines() if line.split() and line.split()[0] in names]
+    assert len(lines) == 9
+    assert len({tuple(found.start() for found in re.finditer("–", line)) for line in lines}) == 1
+    assert all(len(line) <= 120 for line in lines)
 
 
 def test_another_run_s_folder_is_refused(finished: tuple[Path, Result]) -> None:
@@ -143,7 +219,9 @@ def test_no_image_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "real" / "a.png").write_bytes(b"no image")
     result = invoke("--data", str(tmp_path), "--out", str(tmp_path / "out"), "--checkpoint", "demo")
     assert result.exit_code == 1
-    assert "No image could be read" in result.stderr
+    assert "1 image could not be judged, and is left out" in result.stderr
+    assert "real/a.png: the image cannot be decoded" in result.stderr
+    assert "No image could be judged" in result.stderr
 
 
 @pytest.mark.parametrize(

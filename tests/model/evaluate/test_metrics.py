@@ -161,5 +161,64 @@ def test_all_right_is_not_certain() -> None:
     assert found.low == pytest.approx(0.839, abs=0.001)
 
 
+PERFECT = outcomes([0.1] * 8 + [0.9] * 8, [False] * 8 + [True] * 8)
+
+
+@pytest.mark.parametrize("name", ["balanced_accuracy", "f1_real", "f1_fake", "auroc", "accuracy"])
+def test_sixteen_right_of_sixteen_are_not_certain(name: str) -> None:
+    found = metrics.measure(PERFECT, [name])[name]
+    assert (found.value, found.high) == (1.0, pytest.approx(1.0))
+    assert 0.6 < found.low < 0.9
+
+
+def test_all_wrong_is_not_certain_either() -> None:
+    wrong = outcomes([0.9] * 8 + [0.1] * 8, [False] * 8 + [True] * 8)
+    for name in ("balanced_accuracy", "f1_real", "auroc"):
+        found = metrics.measure(wrong, [name])[name]
+        assert (found.value, found.low) == (0.0, pytest.approx(0.0, abs=1e-9)), name
+        assert 0.1 < found.high < 0.6, name
+
+
+def test_balanced_accuracy_s_formula_by_hand() -> None:
+    """Wilson of 0 of 20 is 0 to 0.1611, of 20 of 20 0.8389 to 1: half of sums, and of roots of squares."""
+    low, high = intervals.mean_of_two((20, 20), (20, 20))
+    assert (low, high) == (pytest.approx(1 - 0.1611 * 2**0.5 / 2, abs=5e-5), pytest.approx(1.0))
+    low, high = intervals.mean_of_two((0, 20), (20, 20))
+    assert (low, high) == (pytest.approx(0.5 - 0.1611 / 2, abs=5e-5), pytest.approx(0.5 + 0.1611 / 2, abs=5e-5))
+
+
+def test_f1_s_formula_by_hand() -> None:
+    """Of 263 images either so or called so, 81 are both: the ratio's ends as Newcombe prints them, made F1."""
+    low, high = intervals.harmonic(81, 263)
+    assert low == pytest.approx(2 * 0.2553 / 1.2553, abs=1e-4)
+    assert high == pytest.approx(2 * 0.3662 / 1.3662, abs=1e-4)
+
+
+@pytest.mark.parametrize(("value", "fakes", "reals"), [(1.0, 4, 9), (0.0, 30, 30), (0.9, 10, 12), (0.5, 3, 200)])
+def test_area_s_ends_are_as_many_standard_errors_away(value: float, fakes: int, reals: int) -> None:
+    """By Hanley and McNeil's variance with Q1 and Q2, both classes as large as they are on average."""
+    ends = intervals.area(value, fakes, reals)
+    assert ends[0] <= value <= ends[1]
+    for end in ends:
+        if end not in (0.0, 1.0):
+            q1, q2, mean = end / (2 - end), 2 * end**2 / (1 + end), (fakes + reals) / 2
+            variance = end * (1 - end) + (mean - 1) * (q1 + q2 - 2 * end**2)
+            assert abs(end - value) == pytest.approx(1.95996 * (variance / (fakes * reals)) ** 0.5, rel=1e-4)
+    assert ends[1] - ends[0] > 0.05
+
+
+def test_calibration_error_s_interval_holds_its_value() -> None:
+    """Every bin's share of fakes is its score: noise lifts every draw above the 0 that is the value."""
+    fakes = [(tenth, number < 2 * tenth + 1) for tenth in range(10) for number in range(20)]
+    made = outcomes([tenth / 10 + 0.05 for tenth, _ in fakes], [fake for _, fake in fakes])
+    low, _ = intervals.bootstrap(metrics.weighted_calibration_error(made.fake, made.p_fake), made.units)
+    found = metrics.calibration_error(made)
+    assert found.value == pytest.approx(0, abs=1e-9)
+    assert low > 0.02
+    assert 0 <= found.low <= found.value <= found.high
+    assert intervals.basic(0.02, (0.03, 0.07)) == (0.0, 0.02)
+    assert intervals.basic(0.2, (0.15, 0.3)) == (pytest.approx(0.1), pytest.approx(0.25))
+
+
 def test_intervals_are_the_same_every_time() -> None:
     assert metrics.measure(MIXED) == metrics.measure(MIXED)

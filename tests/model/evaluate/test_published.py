@@ -4,26 +4,53 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from model.evaluate import published
 
 
 def run(
-    format_: str = "FakeClue", judged: int = 5000, answers: str = "free", *, is_demo: bool = False
+    format_: str = "FakeClue",
+    judged: int = 5000,
+    answers: str = "free",
+    *,
+    kind: str = "fakevlm",
+    dtype: str = "bfloat16",
+    prompt: str = "<image>Does the image looks real/fake?",
+    limit: int | None = None,
+    skipped: int = 0,
 ) -> dict[str, Any]:
     return {
-        "checkpoint": {"is_demo": is_demo},
-        "data": {"format": format_, "judged": judged},
-        "options": {"answers": answers},
+        "checkpoint": {"kind": kind, "prompt": prompt},
+        "dtype": dtype,
+        "data": {"format": format_, "judged": judged, "skipped": skipped},
+        "options": {"answers": answers, "limit": limit},
     }
 
 
 def test_the_same_set_measured_the_same_way_is_comparable() -> None:
     assert published.differences(run()) == []
-    assert published.verdict(run()).startswith("Comparable in accuracy and F1")
+    assert published.verdict(run()).startswith("Comparable in accuracy and F1 if these are the 5,000 test records")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"limit": 5000}, "--limit 5000 took a part of the set"),
+        ({"dtype": "nf4"}, "the checkpoint was quantized to nf4"),
+        ({"dtype": "int8"}, "the checkpoint was quantized to int8"),
+        ({"prompt": "<image>Is it real?"}, "its prompt is not FakeVLM's published one"),
+        ({"kind": "demo"}, "the checkpoint is a demo model, not FakeVLM"),
+        ({"skipped": 3}, "3 of the set were left out"),
+    ],
+)
+def test_format_and_number_alone_make_nothing_comparable(changes: dict[str, Any], says: str) -> None:
+    [reason] = published.differences(run(**changes))
+    assert says in reason
+    assert published.verdict(run(**changes)).startswith("Not comparable")
 
 
 def test_every_difference_is_named() -> None:
-    assert published.differences(run(is_demo=True)) == ["the checkpoint is a demo model, not FakeVLM"]
     assert published.differences(run("folders")) == ["the paper measured no such set"]
     assert published.differences(run("FakeClue", 100)) == ["its set has 5,000 images, and 100 were judged here"]
     [frames] = published.differences(run("DD-VQA", 262))
@@ -33,7 +60,7 @@ def test_every_difference_is_named() -> None:
     ]
     [reason] = published.differences(run(answers="scored"))
     assert "free answers" in reason
-    said = published.verdict(run("LOKI", 100, "none", is_demo=True))
+    said = published.verdict(run("LOKI", 100, "none", kind="demo"))
     assert said.startswith("Not comparable")
     assert said.count(";") == 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_every_bad_fakeclue_record_is_named_and_the_others_are_read(tmp_path: Pa
         record(1, image=7),
         record(9),
         unlabelled,
-        record(1, conversations=[{"from": "gpt"}]),
+        {"image": "1.png"},
         {"text": "something else"},
         "no object",
     ]
@@ -82,9 +83,9 @@ def test_every_bad_fakeclue_record_is_named_and_the_others_are_read(tmp_path: Pa
         4: "image: Input should be a valid string",
         5: "the image file does not exist",
         6: "label: Field required",
-        7: "conversations.0.value: Field required",
-        8: "not a record as FakeClue has them",
-        9: "not a record as FakeClue has them",
+        7: "not a record as FakeClue has them: it has no label",
+        8: "not a record as FakeClue has them: it has no image and no label",
+        9: "not a record as FakeClue has them: not an object",
     }
     for number, reason in expected.items():
         assert reason in reasons[f"row {number}"], number
@@ -105,6 +106,115 @@ def test_images_may_lie_elsewhere(tmp_path: Path) -> None:
     path = write(tmp_path / "test.json", [record(0)])
     assert not read(path).samples
     assert read(path, tmp_path / "pictures").samples[0].path == tmp_path / "pictures" / "0.png"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"group": 5},
+        {"photo": ["p"]},
+        {"conversations": None},
+        {"conversations": [{"from": "gpt"}]},
+        {"conversations": "words"},
+        {"cate": 7},
+    ],
+)
+def test_what_is_wrong_beside_image_and_label_is_done_without(tmp_path: Path, changes: dict[str, Any]) -> None:
+    touch(tmp_path, "1.png")
+    found = read(write(tmp_path / "test.json", [record(1, **changes)]))
+    assert (labels(found), said(found)) == ({"1.png": "fake"}, {})
+    [sample] = found.samples
+    assert sample.group is None
+    assert sample.references == (() if "conversations" in changes else (FAKE_TEXT,))
+    assert sample.category == ("all" if "cate" in changes else "a")
+
+
+HALF = "half a pair: \ud83d"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image": f"{HALF}.png"},
+        {"cate": HALF},
+        {"group": HALF},
+        {"conversations": [{"from": "gpt", "value": HALF}]},
+        {HALF: "a name"},
+    ],
+)
+def test_text_that_cannot_be_written_is_left_out_by_name(tmp_path: Path, changes: dict[str, Any]) -> None:
+    touch(tmp_path, "0.png", "1.png")
+    found = read(write(tmp_path / "test.json", [record(0), record(1, **changes)]))
+    assert labels(found) == {"0.png": "real"}
+    assert "no Unicode" in said(found)["row 2"]
+
+
+def test_a_key_that_cannot_be_written_is_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "5_001.jpg")
+    real = answers("The image looks real.")
+    found = read(write(tmp_path / "test.json", {"5_001": real, f"5_{HALF}": real}))
+    assert labels(found) == {"5_001.jpg": "real"}
+    [skipped] = found.skipped
+    assert skipped.place == "key 5_half a pair: \\ud83d"
+
+
+@pytest.mark.parametrize("name", ["{outside}", "../secret.png", "link.png", "linked/secret.png"])
+def test_images_outside_their_folder_are_not_looked_at(tmp_path: Path, name: str) -> None:
+    """Somebody else's records must not put any picture of this machine into a report that is passed on."""
+    album = tmp_path / "album"
+    touch(tmp_path, "secret.png", "album/1.png")
+    (album / "link.png").symlink_to(tmp_path / "secret.png")
+    (album / "linked").symlink_to(tmp_path)
+    asked = name.format(outside=tmp_path / "secret.png")
+    loki_row = question(0, FAKE_QUESTION, "Yes", image_path=asked)
+    for rows, place in (([record(1), record(1, image=asked)], "row 2"), ([loki_row], "row 1")):
+        found = read(write(album / "test.json", rows))
+        assert "leads out of the images' folder" in said(found)[place]
+        assert tmp_path / "secret.png" not in {sample.path.resolve() for sample in found.samples}
+
+
+def test_ddvqa_and_folders_do_not_lead_outside_either(tmp_path: Path) -> None:
+    touch(tmp_path, "secret.png", "tree/real/a.png")
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / "5_001.png").symlink_to(tmp_path / "secret.png")
+    (tmp_path / "tree" / "real" / "b.png").symlink_to(tmp_path / "secret.png")
+    videos = write(tmp_path / "test.json", {"5_001": answers("The image looks real.")})
+    assert "leads out" in said(read(videos, tmp_path / "frames"))["key 5_001"]
+    found = read(tmp_path / "tree")
+    assert labels(found) == {"real/a.png": "real"}
+    assert "leads out" in said(found)["real/b.png"]
+
+
+def test_names_that_no_file_can_have_are_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "1.png", "media_data/image/0.jpg", "5_001.jpg")
+    long = "n" * 300
+    found = read(write(tmp_path / "test.json", [record(1), record(1, image=f"{long}.png"), record(1, image="a\0.png")]))
+    assert labels(found) == {"1.png": "fake"}
+    assert "too long" in said(found)["row 2"]
+    assert set(said(found)) == {"row 2", "row 3"}
+    rows = [question(0, FAKE_QUESTION, "Yes"), question(1, FAKE_QUESTION, "Yes", image_path=f"{long}.png")]
+    assert "too long" in said(read(write(tmp_path / "test.json", rows)))["row 2"]
+    videos = {"5_001": answers("The image looks real."), f"5_{long}": answers("The image looks real.")}
+    assert "too long" in said(read(write(tmp_path / "test.json", videos)))[f"key 5_{long}"]
+
+
+def test_a_folder_that_may_not_be_looked_into_costs_its_images_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "0.png", "1.png", "tree/real/0.png", "tree/fake/1.png")
+    is_file = Path.is_file
+
+    def denied(path: Path) -> bool:
+        if path.name == "1.png":
+            raise PermissionError(13, "Permission denied")
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", denied)
+    records = write(tmp_path / "test.json", [record(0), record(1)])
+    for found in (read(records), read(tmp_path / "tree")):
+        assert [sample.label for sample in found.samples] == ["real"]
+        [skipped] = found.skipped
+        assert "Permission denied" in skipped.reason
 
 
 # --- LOKI ------------------------------------------------------------------------------------------------------------
@@ -148,6 +258,14 @@ def test_loki_judges_an_image_once_and_takes_descriptions_as_references(tmp_path
     [sample] = read(write(tmp_path / "loki.json", rows)).samples
     assert (sample.label, sample.place, sample.category) == ("fake", "row 2", "doc")
     assert sample.references == ("Too smooth. Six fingers.",)
+
+
+@pytest.mark.parametrize("problems", [{"global": 5}, {"global": "x", "regional": {"desc": 1}}, {"global": [3]}])
+def test_loki_descriptions_that_are_none_are_done_without(tmp_path: Path, problems: dict[str, Any]) -> None:
+    touch(tmp_path, "media_data/image/0.jpg")
+    rows = [question(0, FAKE_QUESTION, "Yes"), question(0, "Describe it.", "", problems=problems)]
+    [sample] = read(write(tmp_path / "loki.json", rows)).samples
+    assert (sample.label, sample.references) == ("fake", ())
 
 
 def test_loki_rows_that_give_no_verdict_are_named(tmp_path: Path) -> None:
@@ -271,6 +389,46 @@ def test_a_tree_is_labelled_by_its_nearest_folder(tmp_path: Path) -> None:
     categories = {sample.image: sample.category for sample in found.samples}
     assert (categories["real/a.jpg"], categories["test/ff++/fake/Deepfakes/c.png"]) == ("all", "ff++")
     assert said(found) == {"loose.jpg": "it lies in no folder called real or fake"}
+
+
+def test_the_first_so_many_of_a_tree_are_a_fair_sample(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"doc/fake/{number}.png" for number in range(30)))
+    touch(tmp_path, *(f"web/fake/{number}.png" for number in range(30)), *(f"real/{n}.png" for n in range(20)))
+    found = read(tmp_path)
+    assert len(found.samples) == 80
+    for limit in (4, 8, 40):
+        first = found.first(limit).samples
+        assert sum(sample.label == "real" for sample in first) == limit // 4
+    assert {sample.category for sample in found.first(16).samples} == {"doc", "web", "all"}
+    assert read(tmp_path).samples == found.samples
+
+
+def test_a_name_that_is_no_text_is_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "real/a.png", "fake/b.png")
+    (tmp_path / "real" / "a.png").rename(tmp_path / "real" / os.fsdecode(b"a\xff.png"))
+    found = read(tmp_path)
+    assert labels(found) == {"fake/b.png": "fake"}
+    assert said(found) == {"real/a\\udcff.png": "its name is no Unicode: rename it"}
+
+
+def test_records_and_a_tree_in_one_folder_must_be_told_apart(tmp_path: Path) -> None:
+    touch(tmp_path, "real/0.png", "fake/1.png")
+    write(tmp_path / "real" / "notes.json", [record(0)])
+    write(tmp_path / "camera.json", {"lens": 50})
+    assert read(tmp_path).format == "folders"
+    path = write(tmp_path / "test.json", [record(0, image="real/0.png")])
+    with pytest.raises(UnreadableRecords, match=r"has both records \(test\.json\) and folders called real"):
+        read(tmp_path)
+    assert labels(read(path)) == {"real/0.png": "real"}
+    assert read(tmp_path, tmp_path).format == "FakeClue"
+
+
+def test_what_is_left_out_is_said_in_the_order_of_lines(tmp_path: Path) -> None:
+    touch(tmp_path, "1.png")
+    bad = [record(9), "{ broken", {"text": "x"}, record(1, label=7)] * 3
+    lines = [each if isinstance(each, str) else json.dumps(each) for each in [*bad, record(1)]]
+    (tmp_path / "test.jsonl").write_text("\n".join(lines))
+    assert list(said(read(tmp_path / "test.jsonl"))) == [f"line {number}" for number in range(1, 13)]
 
 
 # --- what is no set --------------------------------------------------------------------------------------------------

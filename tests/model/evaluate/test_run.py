@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from model.answer import parse
 from model.detector import Detector
 from model.engines.engine import EngineError
-from model.evaluate import run, summary
+from model.engines.vllm import ServerUnavailable
+from model.evaluate import report, run, summary, table
 from model.evaluate.records.dataset import read
+from model.evaluate.robustness import Alteration
 from model.evaluate.run import Options, OtherRun, Results
 from tests.model.evaluate.conftest import FAKE_TEXT, REAL_TEXT, record
 
@@ -29,8 +35,8 @@ def evaluate(detector: Detector, album: Path, out: Path, **options: Any) -> Resu
     chosen = Options(**{"batch_size": 3, **options})
     dataset = read(album).first(chosen.limit)
     description = run.describe(detector, "demo", None, dataset, chosen)
-    run.claim(out, description)
-    return run.measure(detector, dataset, out, description, chosen, silent)
+    with run.claimed(out, description):
+        return run.measure(detector, dataset, out, description, chosen, silent)
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -90,8 +96,8 @@ def test_images_that_cannot_be_read_are_rows_with_a_reason(divided: Detector, al
     results = evaluate(divided, album, tmp_path / "out", robustness=True)
     good = {row["id"]: row["p_fake"] for row in results.rows if row["error"] is None}
     assert good == pytest.approx({f"{number}.png": expected[f"{number}.png"] for number in (3, 5, 6, 7)}, abs=1e-5)
-    assert [each["place"] for each in results.skipped] == ["row 9", "row 1", "row 2", "row 3", "row 5"]
-    assert "decoded" in results.skipped[1]["reason"]
+    assert [each["place"] for each in results.skipped] == ["row 1", "row 2", "row 3", "row 5", "row 9"]
+    assert "decoded" in results.skipped[0]["reason"]
     made = summary.summarise(results)
     assert (made["data"]["judged"], made["data"]["skipped"]) == (4, 5)
     assert made["metrics"]["accuracy"]["images"] == 4
@@ -152,6 +158,103 @@ def test_a_run_that_broke_goes_on_to_the_same_bytes(
     assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
 
 
+def refusing(monkeypatch: pytest.MonkeyPatch, detector: Detector, refused: Path, error: EngineError) -> None:
+    """An engine that fails on every batch with this one image in it."""
+    with Image.open(refused) as opened:
+        poison = detector.prepare(opened.convert("RGB"))
+    real = Detector.detect_prepared
+
+    def failing(self: Detector, prepared: Sequence[Any], *arguments: Any) -> Any:
+        if any(torch.equal(each, poison) for each in prepared):
+            raise error
+        return real(self, prepared, *arguments)
+
+    monkeypatch.setattr(Detector, "detect_prepared", failing)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_an_image_that_the_engine_refuses_costs_itself_alone(
+    divided: Detector, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    whole = evaluate(divided, album, tmp_path / "whole", batch_size=batch_size)
+    with monkeypatch.context() as patch:
+        refusing(patch, divided, album / "4.png", EngineError("answered 400: no such image"))
+        results = evaluate(divided, album, tmp_path / "out", batch_size=batch_size, robustness=True)
+    scores = {row["id"]: row["p_fake"] for row in whole.rows if row["id"] != "4.png"}
+    assert {row["id"]: row["p_fake"] for row in results.rows if row["error"] is None} == pytest.approx(scores, abs=1e-5)
+    [skipped] = results.skipped
+    assert skipped["reason"] == "the engine refuses the image: answered 400: no such image"
+    made = summary.summarise(results)
+    assert (made["data"]["judged"], made["data"]["skipped"]) == (7, 1)
+    assert report.render(made, results, read(album).samples)
+
+
+def test_a_server_that_is_away_is_no_image_s_fault(
+    divided: Detector, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing(monkeypatch, divided, album / "4.png", ServerUnavailable("nobody answers"))
+    with pytest.raises(ServerUnavailable):
+        evaluate(divided, album, tmp_path / "out")
+    assert len((tmp_path / "out" / run.PREDICTIONS).read_bytes().splitlines()) == 3
+
+
+def test_an_alteration_that_fails_is_that_row_s_error(
+    divided: Detector, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture may be too long for JPEG."""
+
+    def too_long(image: Image.Image) -> Image.Image:
+        if image.getpixel((0, 0)) == (255, 0, 0):
+            raise OSError("encoder error -2 when writing image file")
+        return image
+
+    monkeypatch.setattr(run, "ALTERATIONS", (Alteration("jpeg80", "JPEG, quality 80", too_long),))
+    results = evaluate(divided, album, tmp_path / "out", answers="none", robustness=True)
+    errors = {row["id"]: row["error"] for row in results.altered["jpeg80"] if row["error"]}
+    assert errors == {"0.png": "the image cannot be altered: encoder error -2 when writing image file"}
+    assert [row["error"] for row in results.rows] == [None] * 8
+    made = summary.summarise(results)
+    assert {each["metrics"]["accuracy"]["images"] for each in made["robustness"]} == {7}
+
+
+def test_no_image_that_can_be_altered_leaves_dashes(
+    divided: Detector,
+    album: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def failing(image: Image.Image) -> Image.Image:
+        raise OSError("encoder error -2 when writing image file")
+
+    monkeypatch.setattr(run, "ALTERATIONS", (Alteration("jpeg80", "JPEG, quality 80", failing),))
+    results = evaluate(divided, album, tmp_path / "out", answers="none", robustness=True)
+    made = summary.summarise(results)
+    assert made["robustness"][1]["metrics"]["change"]["value"] is None
+    table.show(made)
+    jpeg = next(line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("jpeg80"))
+    assert jpeg.split() == ["jpeg80", "–", "–", "–", "–", "–", "0.910"]
+    assert "<h2>Robustness</h2>" in report.render(made, results, read(album).samples)
+
+
+def test_an_image_that_cannot_be_prepared_is_a_row_with_a_reason(
+    divided: Detector, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Detector.prepare
+
+    def failing(self: Detector, image: Image.Image) -> Any:
+        if image.getpixel((0, 0)) == (255, 0, 0):
+            raise ValueError("nothing is left of it")
+        return real(self, image)
+
+    monkeypatch.setattr(Detector, "prepare", failing)
+    results = evaluate(divided, album, tmp_path / "out", answers="none")
+    assert [row["error"] for row in results.rows] == [
+        "the image cannot be prepared: nothing is left of it",
+        *[None] * 7,
+    ]
+
+
 def test_what_is_there_is_not_judged_again(
     divided: Detector, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,15 +301,60 @@ def test_other_data_and_another_checkpoint_are_refused(
         evaluate(divided, album, tmp_path / "out")
 
 
+def test_two_processes_do_not_write_one_folder(divided: Detector, album: Path, tmp_path: Path) -> None:
+    """The lock ends with its holder: a run that was killed leaves a folder that can be gone on with."""
+    out = tmp_path / "out"
+    evaluate(divided, album, out)
+    before = contents(out)
+    script = "import sys; from pathlib import Path; from model.evaluate import run; " + (
+        "import json; out = Path(sys.argv[1]); described = json.loads((out / run.DESCRIPTION).read_text())\n"
+        "with run.claimed(out, described):\n    print('mine', flush=True)\n    sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "mine\n"
+        with pytest.raises(OtherRun, match="is being written by another process"):
+            evaluate(divided, album, out)
+        process.kill()
+    evaluate(divided, album, out)
+    assert contents(out) == before
+
+
+def test_rows_that_two_processes_doubled_are_judged_again(divided: Detector, album: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    evaluate(divided, album, out)
+    before, predictions = contents(out), out / run.PREDICTIONS
+    lines = predictions.read_bytes().splitlines(keepends=True)
+    for doubled in (lines * 2, [line for line in lines for _ in range(2)]):
+        predictions.write_bytes(b"".join(doubled))
+        evaluate(divided, album, out)
+        assert contents(out) == before
+
+
 def test_a_folder_of_something_else_is_left_alone(divided: Detector, album: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "letter.txt").write_text("dear all")
     with pytest.raises(OtherRun, match="not empty"):
         evaluate(divided, album, out)
-    (out / run.DESCRIPTION).write_text("{ half")
-    with pytest.raises(OtherRun, match="damaged"):
-        evaluate(divided, album, out)
+    for damaged in (b"{ half", b"\xff\xfe"):
+        (out / run.DESCRIPTION).write_bytes(damaged)
+        with pytest.raises(OtherRun, match="damaged"):
+            evaluate(divided, album, out)
+
+
+def test_a_run_killed_before_it_said_what_it_is_can_be_begun_again(
+    divided: Detector, album: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / run.DESCRIPTION).touch()
+    evaluate(divided, album, out)
+    evaluate(divided, album, tmp_path / "other")
+    assert contents(out) == contents(tmp_path / "other")
 
 
 def test_groups_make_intervals_wider(divided: Detector, album: Path, tmp_path: Path) -> None:
@@ -221,6 +369,14 @@ def test_groups_make_intervals_wider(divided: Detector, album: Path, tmp_path: P
         assert one["value"] == two["value"]
         assert two["low"] <= one["low"]
         assert two["high"] >= one["high"]
+
+
+def test_an_image_without_a_group_is_its_own(divided: Detector, album: Path, tmp_path: Path) -> None:
+    grouped = [record(number, group="ab"[number > 3]) for number in range(7)]
+    (album / "records.json").write_text(json.dumps([*grouped, record(7)]))
+    made = summary.summarise(evaluate(divided, album, tmp_path / "out", answers="none"))
+    assert made["data"]["groups"] == 3
+    assert "3 groups" in made["intervals"]
 
 
 def test_the_summary_says_what_was_measured(divided: Detector, album: Path, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from model import adapters, checkpoint
 from model import manifest as manifests
 from model.checkpoint import Checkpoint, CheckpointError, classic_name, load
 from model.detector import Detector
-from model.finetune import parts
+from model.finetune import parts, results
 from model.finetune.arguments import Lora
 from model.finetune.command import merge as merge_command
 from model.finetune.merge import merge
@@ -160,12 +162,27 @@ def test_pickled_adapters_are_refused(adapter: Path) -> None:
         load(adapter, device="cpu")
 
 
+def test_adapters_of_an_interrupted_download_are_refused(adapter: Path) -> None:
+    path = adapter / adapters.WEIGHTS
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"damaged or incomplete.*download or copy it again"):
+        load(adapter, device="cpu")
+
+
 # --- the base --------------------------------------------------------------------------------------------------------
 
 
 def test_the_manifest_names_the_base(adapter: Path, tiny_checkpoint: Path) -> None:
     named = manifests.read(adapter).adapter
     assert named == manifests.Adapter(base=str(tiny_checkpoint), digest=manifests.read(tiny_checkpoint).digest())
+
+
+def test_an_adapter_on_the_demo_checkpoint_names_it_so(run: Run) -> None:
+    folder = run("out", base="demo", method="lora", learning_rate=0.02)
+    named = manifests.read(folder).adapter
+    assert named is not None
+    assert named.base == "demo"
+    assert load(folder, device="cpu").manifest.name == "tiny-2"
 
 
 def rebase(folder: Path, base: Path) -> None:
@@ -226,8 +243,87 @@ def test_a_merged_checkpoint_has_golden_outputs_of_its_own(needs_goldens: None, 
     folder = merge(adapter, tmp_path / "merged", "float32")
     before, after = manifests.read(adapter).golden, manifests.read(folder).golden
     assert before
-    assert [golden.image for golden in after] == [golden.image for golden in before]
+    assert [golden.sha256 for golden in after] == [golden.sha256 for golden in before]
     Detector.load(folder, device="cpu").verify_golden(folder)
+
+
+def test_a_merge_whose_answers_are_not_clear_has_no_golden_outputs(
+    needs_goldens: None, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter = run("sure", method="lora", epochs=12, learning_rate=0.02)
+    assert manifests.read(adapter).golden
+    monkeypatch.setattr("model.detector.LOGIT_TOLERANCE", {"float32": 1e9})
+    folder = merge(adapter, tmp_path / "merged", "float32")
+    assert manifests.read(folder).golden == ()
+    assert not (folder / "golden").exists()
+    assert "No answer is clear enough" in caplog.text
+
+
+def test_a_golden_image_that_is_gone_is_told_before_anything_is_merged(
+    needs_goldens: None, run: Run, tmp_path: Path
+) -> None:
+    adapter = run("sure", method="lora", epochs=12, learning_rate=0.02)
+    image = adapter / manifests.read(adapter).golden[0].image
+    image.unlink()
+    with pytest.raises(CheckpointError, match=r"is missing.*put it back") as refused:
+        merge(adapter, tmp_path / "merged", "float32")
+    assert str(image) in str(refused.value)
+    assert not (tmp_path / "merged").exists()
+
+
+def scale(folder: Path, by: float) -> None:
+    """The same adapter with so much of its effect."""
+    path = folder / adapters.WEIGHTS
+    weights = {name: tensor * (by if "lora_B" in name else 1) for name, tensor in load_file(path).items()}
+    save_file(weights, path, {"format": "pt"})
+
+
+@pytest.fixture
+def on_bfloat16(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """An adapter on a base that is stored in bfloat16, as FakeVLM is: storing it so again rounds the update alone."""
+    base = load(tiny_checkpoint, device="cpu")
+    half = checkpoint.save_classic(base.model, base.processor, base.manifest, tmp_path / "half", torch.bfloat16)
+    return run("on-half", base=half, method="lora", learning_rate=0.02)
+
+
+def test_a_merge_keeps_what_it_does_when_it_is_stored(on_bfloat16: Path, tmp_path: Path) -> None:
+    adapted, base = load(on_bfloat16, device="cpu"), load(tmp_path / "half", device="cpu")
+    stored = load(merge(on_bfloat16, tmp_path / "merged", "bfloat16"), device="cpu")
+    change = logits(adapted.model, adapted) - logits(base.model, base)
+    assert float((logits(stored.model, stored) - logits(adapted.model, adapted)).norm() / change.norm()) < 0.25
+
+
+def test_a_small_update_that_storing_rounds_away_is_refused(on_bfloat16: Path, tmp_path: Path) -> None:
+    scale(on_bfloat16, 1e-3)
+    with pytest.raises(CheckpointError, match=r"is off by \d+% .*; store as float32"):
+        merge(on_bfloat16, tmp_path / "merged", "bfloat16")
+    assert not (tmp_path / "merged").exists()
+    assert merge(on_bfloat16, tmp_path / "merged", "float32").is_dir()
+
+
+def test_a_file_that_answers_like_the_base_is_refused(on_bfloat16: Path, tmp_path: Path) -> None:
+    base = load(tmp_path / "half", device="cpu")
+    adapted = checkpoint.put_adapter_on(base.model, on_bfloat16, base.tokens)
+    _, effect = adapters.merge(adapted, checkpoint.probe(base.model, base.tokens))
+    untouched = load(tmp_path / "half", device="cpu").model
+    with pytest.raises(adapters.MergeFailed, match=r"answers like its base: .* store as float32"):
+        effect.require_stored(untouched, "bfloat16")
+
+
+def test_what_a_merge_leaves_half_done_is_in_nobody_s_way(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = set(tmp_path.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "clear", lambda *unused: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            merge(adapter, tmp_path / "merged", "float32")
+    assert set(tmp_path.iterdir()) == before
+    (tmp_path / "merged").mkdir()  # an empty folder is as good as none
+    (tmp_path / ".merged-unfinished").mkdir()  # of one that was killed
+    (tmp_path / ".merged-unfinished" / "model.safetensors").touch()
+    merge(adapter, tmp_path / "merged", "float32")
+    assert set(tmp_path.iterdir()) == before | {tmp_path / "merged"}
 
 
 def test_qlora_merges_into_the_base_in_full(run: Run, wide_checkpoint: Path, tmp_path: Path) -> None:
@@ -237,7 +333,7 @@ def test_qlora_merges_into_the_base_in_full(run: Run, wide_checkpoint: Path, tmp
 
 
 def test_merging_what_is_no_adapter_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="not an adapter"):
+    with pytest.raises(CheckpointError, match=r"holds no adapter.*give the output folder of a `telltale finetune`"):
         merge(tiny_checkpoint, tmp_path / "merged", "float32")
 
 
@@ -290,6 +386,15 @@ def test_detect_takes_an_adapter(run: Run, data: Path) -> None:
     assert [(line["label"], line["model_version"]) for line in lines] == [("fake", "tiny-2"), ("real", "tiny-2")]
 
 
+def test_nothing_but_the_answer_is_printed(adapter: Path, data: Path) -> None:
+    """No library's warning, with a path of its own, where an adapter is put on."""
+    image = data.parent / "images" / "0.png"
+    command = [Path(sys.executable).with_name("telltale"), "detect", image, "--checkpoint", adapter, "--json"]
+    ended = subprocess.run([*command, "--no-explain"], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert "Warning" not in ended.stderr
+
+
 def test_register_proves_an_adapter_by_its_golden_outputs(needs_goldens: None, run: Run) -> None:
     adapter = run("adapter", method="lora", epochs=12, learning_rate=0.02)
     said: list[str] = []
@@ -301,7 +406,7 @@ def test_register_proves_an_adapter_by_its_golden_outputs(needs_goldens: None, r
 def test_the_merge_command(adapter: Path, tmp_path: Path) -> None:
     output = tmp_path / "merged"
     result = CliRunner().invoke(merge_command, [str(adapter), str(output), "--name", "alone", "--stored-as", "float32"])
-    assert result.output.splitlines()[-1] == str(output)
+    assert result.stdout == f"{output}\n"
     assert load(output, device="cpu").manifest.name == "alone"
     again = CliRunner().invoke(merge_command, [str(adapter), str(output)])
     assert again.exit_code == 1

@@ -10,7 +10,7 @@ import yaml
 
 from model.finetune.arguments import Arguments, InvalidConfiguration, read
 
-MINIMAL = {"base": "demo", "data": "train.json", "output": "out", "name": "new"}
+MINIMAL = {"base": "demo", "data": __file__, "output": "out", "name": "new"}  # any file will do for data
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,13 @@ MINIMAL = {"base": "demo", "data": "train.json", "output": "out", "name": "new"}
         ({"patience": 2}, "need a `validation` file"),
         ({"validation_images": "here"}, "need a `validation` file"),
         ({"resume": "nowhere"}, "is no folder"),
-        ({"learning_rat": 1}, "learning_rat"),
+        ({"learning_rat": 1}, "learning_rat: no such setting; did you mean `learning_rate`? Known are base, revision,"),
+        ({"xyzzy": 1}, "xyzzy: no such setting; known are base, revision, data,"),
+        ({"lora": {"r": 1}}, "lora.r: no such setting; known are rank, alpha, dropout"),
+        ({"data": "nowhere.json"}, "`data` nowhere.json is no file"),
+        ({"validation": "nowhere.json"}, "`validation` nowhere.json is no file"),
+        ({"images": "nowhere"}, "`images` nowhere is no folder"),
+        ({"validation": __file__, "validation_images": "nowhere"}, "`validation_images` nowhere is no folder"),
     ],
 )
 def test_a_contradiction_is_refused_with_what_to_do(tmp_path: Path, settings: dict[str, Any], says: str) -> None:
@@ -42,6 +48,18 @@ def test_what_is_no_yaml_or_not_there_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "run.yaml")
     with pytest.raises(InvalidConfiguration, match="cannot be read"):
         read(tmp_path / "none.yaml")
+    (tmp_path / "run.yaml").write_bytes("name: Prüfung".encode("latin-1"))
+    with pytest.raises(InvalidConfiguration, match="cannot be read"):
+        read(tmp_path / "run.yaml")
+
+
+@pytest.mark.parametrize("text", ["", "- base: demo", "demo"])
+def test_what_holds_no_settings_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidConfiguration) as refused:
+        read(path)
+    assert str(refused.value) == f"{path}: a mapping of settings is expected, such as `base: demo`."
 
 
 def test_an_output_that_holds_something_is_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from model import manifest as manifests
 from model.finetune.__main__ import main
+from model.finetune.arguments import Arguments
 from model.finetune.command import CONFIGURATIONS, SHIPPED, finetune
 from tests.model import finetune_records
 from tests.model.finetune.conftest import apart, arguments, weights
@@ -65,6 +66,7 @@ def test_two_processes_train_what_one_does_with_batches_of_twice_the_size(
     alone = configuration(tmp_path / "one", tiny_checkpoint, data, batch_size=4, epochs=2, validation=data)
     assert main(["--config", str(alone)]) == 0
     two, one = (manifests.read(folder / "out") for folder in (tmp_path, tmp_path / "one"))
+    assert (two.training["processes"], two.training["sharding"]) == (2, "ddp")
     assert two.training["losses"] == pytest.approx(one.training["losses"], abs=2e-4)
     assert two.metrics["validation_loss"] == pytest.approx(one.metrics["validation_loss"], abs=2e-4)
     assert apart(weights(tmp_path / "one" / "out"), weights(tmp_path / "out")) < 1e-4
@@ -81,6 +83,13 @@ def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path: Path, tiny_checkpoint
     assert process.returncode == 130
     newest = max((tmp_path / "out" / "work").glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
     assert told.splitlines()[-1] == f"Stopped. Set `resume: true` and run it again to go on from {newest}."
+
+
+def test_the_help_s_example_is_a_configuration(tmp_path: Path, data: Path) -> None:
+    told = CliRunner().invoke(finetune, ["--help"]).output
+    example = yaml.safe_load(told.partition("as a file:\n")[2].partition("\n\n")[0])
+    assert example.keys() >= {"base", "data", "output", "name"}
+    Arguments.model_validate(example | {"data": data, "validation": data, "output": tmp_path / "out"})
 
 
 def test_a_refused_configuration_starts_no_process(tmp_path: Path) -> None:

@@ -36,6 +36,11 @@ BAD_ROWS = [
     (ROW | {"conversations": TURNS * 2}, "has 4 turns"),
     (ROW | {"conversations": TURNS[::-1]}, "one turn of `human`, then one of `gpt`"),
     (finetune_records.row("images/0.png", 0, "Hard to say.") | {"label": None}, "has no `label`"),
+    (finetune_records.row("images/0.png", 0, "This is a fake image. \ud83d"), "half a character"),
+    (finetune_records.row("images/\ud83d.png", 0), "half a character"),
+    (finetune_records.row("images/" + "ü" * 126 + ".png", 0), "longer than the 255 bytes"),
+    (finetune_records.row("/images/0.png", 0), "relative to the images folder"),
+    (finetune_records.row("images/../../data/images/0.png", 0), "relative to the images folder"),
 ]
 
 
@@ -64,6 +69,27 @@ def test_json_lines_read_like_a_json_list(data: Path, loaded: Checkpoint) -> Non
     lines = data.with_suffix(".jsonl")
     lines.write_text("\n".join(json.dumps(row) for row in json.loads(data.read_text())))
     assert read(lines, loaded) == read(data, loaded)
+
+
+def test_an_image_may_be_named_in_a_roundabout_way(tmp_path: Path, loaded: Checkpoint) -> None:
+    data = finetune_records.write(tmp_path / "data", extra=[finetune_records.row("images/../images/0.png", 0)])
+    assert len(read(data, loaded)) == 9
+
+
+def test_a_line_of_json_ends_where_the_line_ends(data: Path, loaded: Checkpoint) -> None:
+    """Not at a line separator (U+2028) inside an answer, which JSON lets stand as it is."""
+    row = finetune_records.row("images/0.png", 0, "This is a fake image. It is\u2028red.")
+    lines = data.with_suffix(".jsonl")
+    lines.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert len(read(lines, loaded)) == 1
+
+
+def test_a_file_that_is_gone_or_no_text_is_refused(data: Path, loaded: Checkpoint) -> None:
+    with pytest.raises(InvalidRecords, match=r"none\.json cannot be read"):
+        read(data.with_name("none.json"), loaded)
+    data.write_bytes(data.read_bytes().replace(b"red", "röt".encode("latin-1")))
+    with pytest.raises(InvalidRecords, match=r"records\.json cannot be read as UTF-8"):
+        read(data, loaded)
 
 
 def test_rows_of_llava_s_format_have_the_label_their_answer_says(data: Path, loaded: Checkpoint) -> None:

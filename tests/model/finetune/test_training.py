@@ -207,6 +207,21 @@ def test_the_manifest_says_what_it_was_made_from(run: Run, tiny_checkpoint: Path
     assert made.training["data_hash"] == records.read(data, data.parent, base, 1024).digest
     assert made.training["configuration"]["learning_rate"] == 2e-3
     assert made.metrics == {"training_loss": made.training["losses"][-1]}
+    assert (made.training["processes"], made.training["sharding"]) == (1, "none")
+
+
+def test_the_manifest_has_every_setting_as_it_took_effect(run: Run) -> None:
+    """No null for a default: a later version may have another."""
+    rates = {"learning_rate": None}
+    full, lora = (manifests.read(run(method, method=method, **rates)).training for method in ("full", "lora"))
+    assert None not in (full | lora)["configuration"].values()
+    assert full["configuration"]["learning_rate"] == 2e-5
+    assert full["configuration"]["train"] == ["language_model", "projector", "vision_tower"]
+    assert "lora" not in full["configuration"]
+    assert lora["configuration"]["learning_rate"] == 2e-4
+    assert lora["configuration"]["train"] == ["language_model"]
+    assert lora["configuration"]["lora"] == {"rank": 16, "alpha": 32, "dropout": 0.05}
+    assert lora["configuration"]["workers"] == 0
 
 
 def test_nothing_of_the_run_itself_is_left_but_its_logs(run: Run) -> None:
@@ -216,6 +231,11 @@ def test_nothing_of_the_run_itself_is_left_but_its_logs(run: Run) -> None:
     events = EventAccumulator(str(folder / "logs")).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3]
     assert '"use_cache": false' not in (folder / "config.json").read_text()
+
+
+def test_what_is_less_than_a_stretch_is_told_too(run: Run) -> None:
+    assert len(manifests.read(run("out", epochs=2, log_every=4)).training["losses"]) == 2
+    assert len(manifests.read(run("short", log_every=20)).training["losses"]) == 1
 
 
 def test_progress_is_told_in_lines(run: Run, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,13 +259,19 @@ def test_validation_is_measured_on_what_was_written(run: Run, data: Path) -> Non
     metrics = detector.manifest.metrics
     assert (metrics["validation_images"], metrics["validation_accuracy"]) == (8, right / 8)
     assert metrics["validation_auc"] == 1.0
+    low, high = metrics["validation_accuracy_95"]
+    assert 0 < low < right / 8 <= high <= 1
+    assert metrics["validation_auc_95"] == [1.0, 1.0]
     assert metrics["validation_loss"] < metrics["training_loss"] + 0.5
 
 
-def test_a_run_that_stops_improving_is_stopped_and_keeps_its_best_weights(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "rate"), [("full", 0.01), ("lora", 0.05)])
+def test_a_run_that_stops_improving_is_stopped_and_keeps_its_best_weights(
+    run: Run, tmp_path: Path, method: str, rate: float
+) -> None:
     """Validation rows say the opposite of the training rows, which it is soon worse to know."""
     validation = finetune_records.write(tmp_path / "contrary", flipped=True)
-    settings = {"patience": 2, "save_every": 2, "learning_rate": 0.01}
+    settings = {"method": method, "patience": 2, "save_every": 2, "learning_rate": rate}
     folder = run("out", epochs=30, validation=validation, **settings)
     made = manifests.read(folder)
     losses = [event.value for event in EventAccumulator(str(folder / "logs")).Reload().Scalars("eval/loss")]
