@@ -178,7 +178,7 @@ def _say_lost(results: Results) -> None:
     """The images that have no verdict, and those that lack one after an alteration."""
     from model.evaluate.table import counted
 
-    lost = [f"{row['place']}: {row['image']}: {row['error']}" for row in results.rows if row["error"] is not None]
+    lost = [f"{_where(row)}: {row['error']}" for row in results.rows if row["error"] is not None]
     if lost:
         _say(f"{counted(len(lost), 'image')} could not be judged, and {'is' if len(lost) == 1 else 'are'} left out")
         _say_some(lost, "skipped.jsonl")
@@ -188,6 +188,11 @@ def _say_lost(results: Results) -> None:
         if failed:
             _say(f"{counted(len(failed), 'image')} could not be judged after {name}: left out of the robustness table")
             _say_some(failed, f"robustness/{name}.jsonl")
+
+
+def _where(row: dict[str, Any]) -> str:
+    """An image of a folder has no other place than its name."""
+    return str(row["place"] if row["place"] == row["image"] else f"{row['place']}: {row['image']}")
 
 
 def _say_some(lines: Sequence[str], file: str) -> None:

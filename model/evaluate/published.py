@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.detector import QUANTIZED
+from model.evaluate.table import counted
 from model.manifest import FAKEVLM_PROMPT
 
 
@@ -66,7 +67,7 @@ def _of_set(data: dict[str, Any]) -> list[str]:
     if theirs.images is not None and data["judged"] != theirs.images:
         found.append(f"its set has {theirs.images:,} images, and {data['judged']:,} were judged here")
     if data["skipped"]:
-        found.append(f"{data['skipped']:,} of the set were left out")
+        found.append(f"{counted(data['skipped'], 'record')} left out here")
     if theirs.unknown:
         found.append(f"it is not published {theirs.unknown}")
     return found

@@ -112,7 +112,10 @@ def _files(data: Path) -> list[Path]:
 
 
 def _json_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in rows.SUFFIXES and path.is_file())
+    """All below a folder, but for what an evaluation wrote there."""
+    written = {path.parent for path in folder.rglob("predictions.jsonl") if path.with_name("run.json").is_file()}
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in rows.SUFFIXES and path.is_file())
+    return sorted(path for path in files if not written.intersection(path.parents))
 
 
 def _rows(files: Sequence[Path]) -> tuple[list[Row], list[Skipped]]:

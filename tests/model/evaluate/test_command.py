@@ -152,6 +152,21 @@ def test_a_part_of_one_class_says_why_there_is_no_auroc(tmp_path: Path) -> None:
     assert "need both classes" not in invoke(*asked[:3], str(tmp_path / "all"), *asked[4:]).stdout
 
 
+@pytest.mark.parametrize("tree", [True, False])
+def test_a_run_written_into_its_data_goes_on(tmp_path: Path, *, tree: bool) -> None:
+    for number, name in enumerate(("fake", "real")):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (40, 40), "red").save(tmp_path / name / f"{number}.png")
+    if not tree:
+        (tmp_path / "test.json").write_text(json.dumps([record(0, image="fake/0.png")]))
+    asked = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--checkpoint", "demo", "--answers", "none"]
+    asked += [] if tree else ["--images", str(tmp_path)]
+    assert invoke(*asked).exit_code == 0
+    again = invoke(*asked)
+    assert again.exit_code == 0, again.output
+    assert "0 records left out" in again.stderr
+
+
 def test_there_is_no_summary_without_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: object) -> str:
         raise ValueError("no page")
@@ -220,7 +235,7 @@ def test_no_image_can_be_read(tmp_path: Path) -> None:
     result = invoke("--data", str(tmp_path), "--out", str(tmp_path / "out"), "--checkpoint", "demo")
     assert result.exit_code == 1
     assert "1 image could not be judged, and is left out" in result.stderr
-    assert "real/a.png: the image cannot be decoded" in result.stderr
+    assert "\n  real/a.png: the image cannot be decoded" in result.stderr
     assert "No image could be judged" in result.stderr
 
 

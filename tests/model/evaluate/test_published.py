@@ -41,7 +41,7 @@ def test_the_same_set_measured_the_same_way_is_comparable() -> None:
         ({"dtype": "int8"}, "the checkpoint was quantized to int8"),
         ({"prompt": "<image>Is it real?"}, "its prompt is not FakeVLM's published one"),
         ({"kind": "demo"}, "the checkpoint is a demo model, not FakeVLM"),
-        ({"skipped": 3}, "3 of the set were left out"),
+        ({"skipped": 3}, "3 records left out here"),
     ],
 )
 def test_format_and_number_alone_make_nothing_comparable(changes: dict[str, Any], says: str) -> None:
