@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("api", "moderation", "workers", "model", "migrations", "infra")
+PACKAGES = ("api", "moderation", "workers", "model", "migrations", "infra", "benchmarks")
 BEGIN, END = "<!-- file map: begin -->", "<!-- file map: end -->"
 
 
