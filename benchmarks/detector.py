@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -81,6 +82,7 @@ def main() -> None:
     for name, run in ways.items():
         with console.status(f"{name}: {len(files)} images …"):
             results.append(timed(name, run, files))
+        print(f"{name}: {len(files)} images in {results[-1].seconds:.1f} s", file=sys.stderr)  # noqa: T201
     console.print(table(results, checkpoint))
     print(json.dumps(summary(results)))  # noqa: T201  (the line that programs read)
 

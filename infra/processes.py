@@ -13,7 +13,7 @@ GROUP = "processes"
 # Where the packages are: the root of a checkout, or site-packages.
 ROOT = Path(infra.__file__).resolve().parents[1]
 # Which queues a worker role consumes; tests/architecture holds this against the routes of workers/celery_app.py.
-QUEUES = {"screening": ("screening",), "fetching": ("fetching",), "delivery": ("delivery", "housekeeping")}
+QUEUES = {"screening": ("screening",), "fetching": ("fetching",), "delivery": ("delivery", "reviews", "housekeeping")}
 
 
 def processes(folder: Path, port: int) -> list[Program]:

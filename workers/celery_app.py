@@ -27,7 +27,7 @@ ROUTES = {
     SCREEN: "screening",
     FETCH: "fetching",
     DELIVER: "delivery",
-    SETTLE: "housekeeping",
+    SETTLE: "reviews",
     CLEAN_UP: "housekeeping",
 }
 

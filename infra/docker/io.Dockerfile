@@ -15,4 +15,4 @@ WORKDIR /home/telltale
 # As it is: the worker that delivers webhooks. Compose starts the others by their commands.
 ENV TELLTALE_WORKER_ROLE=delivery
 CMD ["celery", "-A", "workers.celery_app", "worker", "--pool", "threads", "--hostname", "delivery@%h", \
-     "--queues", "delivery,housekeeping", "--without-gossip", "--without-mingle", "--loglevel", "INFO"]
+     "--queues", "delivery,reviews,housekeeping", "--without-gossip", "--without-mingle", "--loglevel", "INFO"]

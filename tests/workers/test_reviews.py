@@ -28,7 +28,7 @@ def test_an_answer_travels_from_its_row_to_the_decision(db: Engine, redis_url: s
     ten_seconds_later(case.id)
     assert relay.turn() == 1
     with app.connection_or_acquire() as connection:
-        message = connection.default_channel.basic_get("housekeeping", no_ack=True)
+        message = connection.default_channel.basic_get("reviews", no_ack=True)
         assert message.headers["task"] == SETTLE
     settle(str(case.id))
     with transaction() as session:
