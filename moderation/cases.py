@@ -240,6 +240,8 @@ def _open_review(session: Session, case: Case, reason: ReviewReason) -> CaseStat
     case.review_reason = reason
     case.settled_at = datetime.now(UTC)
     case.held_until = case.escalated_at = case.assigned_to = None
+    if case.score is None and case.verdict is not None and not math.isnan(case.verdict.p_fake):
+        case.score = case.verdict.p_fake  # decided before scores were kept with the case
     if case.blind is None:
         case.blind_probability = session.get_one(Tenant, case.tenant_id).blind_share
         case.blind = random.random() < case.blind_probability

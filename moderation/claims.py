@@ -96,8 +96,8 @@ def claim_next(session: Session, person: Person, filter_: Filter) -> Claim | Non
             continue  # somebody is taking it at this moment
         try:
             return claim(session, person, case_id)
-        except Conflict:
-            continue  # somebody took it since the queue was read
+        except (Conflict, Forbidden, NotFound):
+            continue  # somebody took it, or handed it to somebody else, since the queue was read
     return None
 
 

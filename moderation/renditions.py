@@ -51,11 +51,12 @@ def lacking(session: Session, *, after: UUID | None = None, limit: int = 100) ->
 def _attached(image_id: UUID, key: str) -> bool:
     """Whether the row speaks of the rendition from now on; not where its bytes are to go."""
     with transaction() as session:
-        query = select(Image).where(Image.id == image_id, Image.erased_at.is_(None))
-        image = session.scalar(query.with_for_update())
-        if image is not None:
-            image.rendition_key = key
-        return image is not None
+        image = session.scalars(select(Image).where(Image.id == image_id).with_for_update()).one()
+        if image.erased_at is not None:
+            image.purged_at = None  # should deleting fail now, the next housekeeping does it
+            return False
+        image.rendition_key = key
+        return True
 
 
 def encoded(pixels: Pixels.Image) -> bytes:

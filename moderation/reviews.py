@@ -222,7 +222,7 @@ def escalate(session: Session, person: Person, case_id: UUID, fence: int) -> Non
 def _to_lead(session: Session, case: Case, *, actor: str, now: dict[str, Any]) -> None:
     was = {"escalated": case.escalated_at is not None, "assigned_to": _named(case.assigned_to)}
     case.escalated_at = case.escalated_at or _now(session)
-    case.assigned_to = None
+    case.assigned_to = case.held_until = None
     now = {"escalated": True, "assigned_to": None, **now}
     cases.note(session, case, EventType.CASE_ESCALATED, actor=actor, was=was, now=now)
 
@@ -234,7 +234,7 @@ def reassign(session: Session, person: Person, case_id: UUID, fence: int, to: UU
         raise InvalidRequest("They may not work on this case: choose somebody from the list.")
     claims.end(claim, ClaimEnd.REASSIGNED)
     was = {"assigned_to": _named(case.assigned_to)}
-    case.assigned_to = to
+    case.assigned_to, case.held_until = to, None
     now = {"assigned_to": _named(to)}
     cases.note(session, case, EventType.CASE_REASSIGNED, actor=person.actor, was=was, now=now)
 

@@ -111,7 +111,7 @@ def _widen_cases() -> None:
     op.add_column("cases", sa.Column("answer_due", TIME, nullable=True))
     op.execute(
         "UPDATE cases SET score = verdicts.p_fake FROM verdicts "
-        "WHERE verdicts.id = cases.verdict_id AND verdicts.p_fake <> 'NaN'"
+        "WHERE verdicts.id = cases.verdict_id AND cases.status = 'in_review' AND verdicts.p_fake <> 'NaN'"
     )
     op.create_index(
         "ix_cases_review_queue",

@@ -100,6 +100,24 @@ def test_five_cases_by_keyboard_only(dashboard: Dashboard, bucket: str) -> None:
     assert [row(case_id).label for case_id in ids] == [Label.FAKE, Label.REAL, None, Label.FAKE, Label.REAL]
 
 
+def test_enter_in_a_field_answers_nothing(dashboard: Dashboard) -> None:
+    person(dashboard, ANNA)
+    review_case("only")
+    page = dashboard.sign_in(ANNA, QUEUE)
+    heading(page, "Queue")
+    page.keyboard.press("Enter")
+    heading(page, "only")
+    page.keyboard.press("e")
+    page.keyboard.type("Light is odd")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
+    page.keyboard.press("t")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(500)
+    heading(page, "only")
+    assert answers() == []
+
+
 def test_undo_within_ten_seconds_by_its_key(dashboard: Dashboard) -> None:
     person(dashboard, ANNA)
     first = review_case("first", score=0.5)

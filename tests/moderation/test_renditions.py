@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from model.decode import to_rgb
 from moderation import originals, renditions
 from moderation.db import transaction
-from moderation.errors import NotFound
+from moderation.errors import NotFound, StorageUnavailable
 from moderation.settings import settings
 from moderation.storage import Storage, rendition_key
 from moderation.tables import Image
@@ -96,6 +96,26 @@ def test_an_image_erased_while_its_rendition_was_made_keeps_none(store: Storage,
     renditions.keep(store, image_id, Pixels.new("RGB", (20, 10)))
     assert not store.exists(rendition_key(image.tenant_id, image_id))
     assert row(image_id).rendition_key is None
+
+
+def test_a_rendition_that_came_too_late_and_could_not_be_deleted_goes_with_the_next_housekeeping(
+    store: Storage, image_id: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = row(image_id)
+    with transaction() as session:
+        originals.erase(session, image.tenant_id, image_id, actor="test", request_id=None)
+    originals.purge(store)
+
+    def away(self: Storage, key: str) -> None:
+        raise StorageUnavailable("The object store is away.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Storage, "delete", away)
+        with pytest.raises(StorageUnavailable):
+            renditions.keep(store, image_id, Pixels.new("RGB", (20, 10)))
+    assert store.exists(rendition_key(image.tenant_id, image_id))
+    originals.purge(store)
+    assert not store.exists(rendition_key(image.tenant_id, image_id))
 
 
 def test_there_is_none_before_it_is_made(store: Storage, image_id: UUID) -> None:

@@ -478,6 +478,33 @@ def test_a_held_case_comes_back_when_its_time_has_come(tenant: Tenant, anna: Per
         assert queue.candidates(session, anna, Filter(), limit=5) == [case_id]
 
 
+def test_a_hold_ends_with_handing_on(tenant: Tenant, anna: Person) -> None:
+    case_id = review_case(tenant)
+    with transaction() as session:
+        lead = make_person(session, tenant, role=Role.LEAD)
+    fence = claim(anna, case_id)
+    with transaction() as session:
+        reviews.hold(session, anna, case_id, fence, timedelta(days=1))
+    fence = claim(anna, case_id)
+    with transaction() as session:
+        reviews.escalate(session, anna, case_id, fence)
+    with transaction() as session:
+        assert queue.candidates(session, lead, Filter(), limit=5) == [case_id]
+
+
+def test_a_case_decided_before_scores_were_kept_has_its_score_when_it_is_reopened(tenant: Tenant, anna: Person) -> None:
+    case_id = review_case(tenant)
+    settled(anna, case_id, FAKE)
+    with transaction() as session:
+        case = session.get_one(Case, case_id)
+        case.score = None
+        assert case.verdict is not None
+        expected = case.verdict.p_fake
+    with transaction() as session:
+        cases.appeal(session, tenant.id, case_id, actor="test", message=None)
+    assert reread(case_id).score == expected
+
+
 @pytest.mark.parametrize("span", [timedelta(0), timedelta(days=-1), timedelta(days=31)])
 def test_no_case_is_held_for_ever_or_for_no_time(tenant: Tenant, anna: Person, span: timedelta) -> None:
     case_id = review_case(tenant)
