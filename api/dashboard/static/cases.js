@@ -27,6 +27,8 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && isTyping(event.target)) event.target.blur();
+    // A browser would press the form's first button, and that is an answer.
+    if (event.key === "Enter" && event.target.matches?.("[data-answer] input")) return event.preventDefault();
     if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
     if (document.querySelector("dialog[open]")) return;
     const off = localStorage.getItem(KEYS_OFF) !== null;
