@@ -26,6 +26,10 @@ MAX_PIXELS = 100_000_000
 # Raster formats people upload. Left out on purpose: EPS (runs Ghostscript), WMF, and formats nobody sends.
 # JPEG includes MPO, the two-picture JPEG of some phones.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "JPEG2000", "PPM")
+# Raster files that are looked for in folders; a file that somebody names is read whatever it is called.
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif", ".heic", ".heif", ".tif", ".tiff", ".bmp", ".jp2", ".ppm")
+)
 NAMED = "JPEG, PNG, WebP, GIF, AVIF, HEIC, TIFF or BMP"
 
 WHITE = (255, 255, 255, 255)

@@ -5,7 +5,6 @@ It knows nothing of cookies or pages: whoever holds a token is the browser that 
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import secrets
 import threading
@@ -25,7 +24,7 @@ from moderation import webhooks
 from moderation.db import storable, transaction
 from moderation.errors import Forbidden, InvalidRequest, NotFound, TooManyAttempts, Unauthenticated
 from moderation.tables import Membership, SignIn, SignInAttempt, Tenant, User
-from moderation.tenants import MIN_PASSWORD_LENGTH
+from moderation.tenants import MIN_PASSWORD_LENGTH, digest
 from moderation.vocabulary import EventType, Role
 
 # A working day; and a lunch.
@@ -122,7 +121,7 @@ def _open(session: Session, user_id: UUID, address: str, browser: str) -> str:
     session.execute(delete(SignIn).where(~_alive()))
     opened = SignIn(
         user_id=user_id,
-        token_sha256=_digest(token),
+        token_sha256=digest(token),
         address=address,
         browser=storable(browser)[:MAX_BROWSER_LENGTH],
         expires_at=datetime.now(UTC) + LONGEST_SIGN_IN,
@@ -139,7 +138,7 @@ def person_with(token: str) -> Person:
     with transaction() as session:
         query = select(SignIn, User).join(User, User.id == SignIn.user_id)
         found = session.execute(
-            query.where(SignIn.token_sha256 == _digest(token), _alive(), User.disabled_at.is_(None))
+            query.where(SignIn.token_sha256 == digest(token), _alive(), User.disabled_at.is_(None))
         ).one_or_none()
         if found is None:
             raise Unauthenticated("You are not signed in, or no longer: sign in and try again.")
@@ -219,7 +218,7 @@ def change_password(person: Person, old: str, new: str, *, address: str) -> None
 
 def _admit(email: str, address: str) -> None:
     """Count an attempt before it is made, as one that fails. Raises TooManyAttempts, and then counts nothing."""
-    account, address = _digest(email), _neighbourhood(address)
+    account, address = digest(email), _neighbourhood(address)
     with transaction() as session:
         session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": ATTEMPTS_LOCK})
         session.execute(delete(SignInAttempt).where(SignInAttempt.created_at <= func.now() - ATTEMPTS_WINDOW))
@@ -248,7 +247,7 @@ def _in_words(seconds: int) -> str:
 
 
 def _forget_attempts(session: Session, email: str) -> None:
-    session.execute(delete(SignInAttempt).where(SignInAttempt.account_sha256 == _digest(email)))
+    session.execute(delete(SignInAttempt).where(SignInAttempt.account_sha256 == digest(email)))
 
 
 def _neighbourhood(address: str) -> str:
@@ -281,7 +280,3 @@ def _matches(stored: str, password: str) -> bool:
 def _hash(password: str) -> str:
     with _hashing:
         return _hasher().hash(password.encode("utf-8", "surrogatepass"))
-
-
-def _digest(value: str) -> str:
-    return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()

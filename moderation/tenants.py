@@ -101,7 +101,7 @@ def create_key(session: Session, tenant_id: UUID, name: str, scopes: Sequence[Sc
         tenant_id=tenant_id,
         name=name,
         prefix=prefix,
-        secret_sha256=_digest(secret),
+        secret_sha256=digest(secret),
         scopes=[scope.value for scope in scopes],
     )
     session.add(key)
@@ -126,8 +126,8 @@ def authenticate(token: str) -> Caller:
     known_form = scheme == KEY_SCHEME and prefix.isascii() and prefix.isalnum()
     with transaction() as session:
         key = session.scalar(select(ApiKey).where(ApiKey.prefix == prefix)) if known_form else None
-        expected = key.secret_sha256 if key else _digest("")
-        matches = hmac.compare_digest(expected, _digest(secret))
+        expected = key.secret_sha256 if key else digest("")
+        matches = hmac.compare_digest(expected, digest(secret))
         if key is None or not matches or key.revoked_at is not None:
             raise Unauthenticated("The API key is unknown or was revoked; `telltale keys create` makes a new one.")
         _touch(session, key)
@@ -144,7 +144,8 @@ def _touch(session: Session, key: ApiKey) -> None:
     )
 
 
-def _digest(secret: str) -> str:
+def digest(secret: str) -> str:
+    """What is stored of a secret that is long and random, or of what is only ever compared."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 

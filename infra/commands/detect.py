@@ -6,7 +6,6 @@ torch is imported when the command runs, not when it is listed. The command know
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,16 +20,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from model.opening import checkpoint_options, open_detector, require_pair
+
 if TYPE_CHECKING:
     from model.batcher import Batcher
     from model.detector import Detection, Detector
 
 STDIN = "-"
-
-# What is picked up from a folder; a file named on the command line is judged whatever it is called.
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif", ".heic", ".heif", ".tif", ".tiff", ".bmp", ".jp2", ".ppm")
-)
 
 
 @dataclass(frozen=True)
@@ -45,22 +41,13 @@ class Judged:
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option(
-    "--checkpoint",
-    default="demo",
-    show_default=True,
-    envvar="TELLTALE_MODEL",
-    help="A checkpoint folder, a hub id such as lingcco/fakeVLM, or `demo`, the small one that ships with Telltale.",
-)
-@click.option("--revision", help="The full commit hash of a hub checkpoint.")
-@click.option("--engine", type=click.Choice(["transformers", "vllm"]), default="transformers", show_default=True)
-@click.option("--url", help="Where the vLLM server is, such as http://localhost:8000; with --engine vllm.")
+@checkpoint_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of a table.")
 @click.option("--explain/--no-explain", default=True, help="Verdicts alone are several times faster.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True)
 def detect(
     images: tuple[str, ...],
-    checkpoint: str,
+    source: str,
     revision: str | None,
     engine: str,
     url: str | None,
@@ -72,10 +59,9 @@ def detect(
 
     Exits with 1 if any image could not be judged; the others are judged all the same.
     """
-    if (engine == "vllm") != (url is not None):
-        raise click.UsageError("--engine vllm and --url belong together: one says how, the other where.")
+    require_pair(engine, url)
     names = list(_names(images))
-    detector = _load(checkpoint, revision, url)
+    detector = open_detector(source, revision, url)
     with _progress(len(names)) as advance:
         outcomes = (advance(judged) for judged in _judge(detector, names, explain, batch_size))
         failures = _print_lines(outcomes) if as_json else _print_table(outcomes, explain)
@@ -86,6 +72,8 @@ def detect(
 
 def _names(arguments: Sequence[str]) -> Iterator[str]:
     """Every file to judge, folders unfolded in name order."""
+    from model.decode import SUFFIXES
+
     for argument in arguments:
         if argument == STDIN or not Path(argument).is_dir():
             yield argument
@@ -94,26 +82,6 @@ def _names(arguments: Sequence[str]) -> Iterator[str]:
         if not found:
             raise click.ClickException(f"{argument} holds no images ({', '.join(sorted(SUFFIXES))}).")
         yield from map(str, found)
-
-
-def _load(source: str, revision: str | None, url: str | None) -> Detector:
-    from transformers.utils import logging as transformers_logging
-
-    from model import checkpoint, manifest
-    from model.detector import Detector
-    from model.engines.engine import EngineError
-
-    logging.basicConfig(level=logging.ERROR)  # what matters of it is said below
-    transformers_logging.disable_progress_bar()
-    try:
-        if not checkpoint.has_manifest(source, revision):
-            click.echo(f"{source} has no manifest: taken for a FakeVLM, its score is not calibrated.", err=True)
-        detector = Detector.open(source, revision=revision, url=url)
-    except (checkpoint.CheckpointError, manifest.ManifestError, EngineError) as error:
-        raise click.ClickException(str(error)) from error
-    if detector.manifest.is_demo:
-        click.echo(f"{detector.manifest.name}: demo model, not FakeVLM", err=True)
-    return detector
 
 
 def _judge(detector: Detector, names: Sequence[str], explain: bool, batch_size: int) -> Iterator[Judged]:

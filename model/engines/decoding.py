@@ -101,9 +101,7 @@ class Slab(Cache):  # type: ignore[misc]
     def keep(self, rows: Sequence[int]) -> None:
         """Of the rows just prefilled, keep these."""
         if rows:
-            index = torch.tensor(rows, device=self.layers[0].keys.device)
-            for layer in self.layers:
-                layer.keep(index, self.kept)
+            self._move(rows, self.kept)
         self.kept += len(rows)
 
     def use_kept(self) -> None:
@@ -112,9 +110,12 @@ class Slab(Cache):  # type: ignore[misc]
 
     def drop_to(self, rows: Sequence[int]) -> None:
         """Of the rows in use, go on with these."""
+        self._move(rows, 0)
+
+    def _move(self, rows: Sequence[int], at: int) -> None:
         index = torch.tensor(rows, device=self.layers[0].keys.device)
         for layer in self.layers:
-            layer.keep(index, 0)
+            layer.keep(index, at)
 
 
 @torch.inference_mode()
@@ -138,7 +139,7 @@ def decode(network: Any, cache: Slab, first: torch.Tensor, *, end: int, limit: i
         if len(rows) - len(going) >= FINISHED_SHARE * len(rows):
             cache.drop_to(going)
             fed, rows = fed[torch.tensor(going, device=fed.device)], [rows[place] for place in going]
-    return [_until(tokens, end) for tokens in written]
+    return written
 
 
 class CompiledDecoder:
@@ -169,7 +170,7 @@ class CompiledDecoder:
                 block.append(fed)
             if not set(wanted) & set(_append(written, rows, torch.cat(block, dim=1).tolist(), end)):
                 break
-        return [_until(tokens, end) for tokens in written]
+        return written
 
 
 def _next(network: Any, cache: Cache, fed: torch.Tensor) -> torch.Tensor:
@@ -185,11 +186,8 @@ def stride_on(tensor: torch.Tensor) -> int:
 
 
 def _append(written: list[list[int]], rows: list[int], block: list[list[int]], end: int) -> list[int]:
-    """Add a block of tokens to its rows; the places in the batch of those that have not ended."""
+    """Add a block of tokens to its rows, up to and with `end`; the places in the batch of those that have not ended."""
     for row, tokens in zip(rows, block, strict=True):
-        written[row] += tokens
-    return [place for place, row in enumerate(rows) if end not in written[row]]
-
-
-def _until(tokens: list[int], end: int) -> list[int]:
-    return tokens[: tokens.index(end) + 1] if end in tokens else tokens
+        if written[row][-1:] != [end]:
+            written[row] += tokens[: tokens.index(end) + 1] if end in tokens else tokens
+    return [place for place, row in enumerate(rows) if written[row][-1:] != [end]]

@@ -5,7 +5,6 @@ The metrics' libraries and torch are imported when the command runs, not when it
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+
+from model.opening import checkpoint_options, open_detector, require_pair
 
 if TYPE_CHECKING:
     from model.detector import Detector
@@ -38,16 +39,7 @@ INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="What image names in records are relative to.  [default: the folder of --data]",
 )
-@click.option(
-    "--checkpoint",
-    default="demo",
-    show_default=True,
-    envvar="TELLTALE_MODEL",
-    help="A checkpoint folder, a hub id such as lingcco/fakeVLM@COMMIT, or `demo`, the small one that ships.",
-)
-@click.option("--revision", help="The full commit hash of a hub checkpoint.")
-@click.option("--engine", type=click.Choice(["transformers", "vllm"]), default="transformers", show_default=True)
-@click.option("--url", help="Where the vLLM server is, such as http://localhost:8000; with --engine vllm.")
+@checkpoint_options
 @click.option(
     "--answers",
     type=click.Choice(["scored", "free", "none"]),
@@ -63,7 +55,7 @@ INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
 def evaluate(
     data: Path,
     images: Path | None,
-    checkpoint: str,
+    source: str,
     revision: str | None,
     engine: str,
     url: str | None,
@@ -78,14 +70,14 @@ def evaluate(
     Prints a table, and writes predictions.jsonl, skipped.jsonl, summary.json and report.html. A run that was stopped
     goes on where it was when the same command is given again.
     """
-    logging.basicConfig(level=logging.ERROR)  # what matters of the rest is said here
-    _require(engine, url)
+    _require_libraries()
+    require_pair(engine, url)
     from model.evaluate import run
 
     dataset = _read(data, images, limit)
-    detector = _load(checkpoint, revision, url)
+    detector = open_detector(source, revision, url)
     options = run.Options(answers, batch_size, limit, robustness)
-    description = run.describe(detector, checkpoint, revision, dataset, options)
+    description = run.describe(detector, source, revision, dataset, options)
     folder = out or RUNS / run.folder_name(description, data)
     try:
         with run.claimed(folder, description):
@@ -95,12 +87,10 @@ def evaluate(
         raise click.ClickException(str(error)) from error
 
 
-def _require(engine: str, url: str | None) -> None:
+def _require_libraries() -> None:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise click.ClickException(f"Evaluating needs {', '.join(missing)}: run `pip install 'telltale[evaluate]'`.")
-    if (engine == "vllm") != (url is not None):
-        raise click.UsageError("--engine vllm and --url belong together: one says how, the other where.")
 
 
 def _read(data: Path, images: Path | None, limit: int | None) -> Dataset:
@@ -118,26 +108,6 @@ def _read(data: Path, images: Path | None, limit: int | None) -> Dataset:
     if not found.samples:
         raise click.ClickException("There is nothing to evaluate.")
     return found.first(limit)
-
-
-def _load(source: str, revision: str | None, url: str | None) -> Detector:
-    from transformers.utils import logging as transformers_logging
-
-    from model import checkpoint
-    from model.detector import Detector
-    from model.engines.engine import EngineError
-    from model.manifest import ManifestError
-
-    transformers_logging.disable_progress_bar()
-    try:
-        if not checkpoint.has_manifest(source, revision):
-            _say(f"{source} has no manifest: taken for a FakeVLM, its score is not calibrated.")
-        detector = Detector.open(source, revision=revision, url=url)
-    except (checkpoint.CheckpointError, ManifestError, EngineError) as error:
-        raise click.ClickException(str(error)) from error
-    if detector.manifest.is_demo:
-        _say(f"{detector.manifest.name}: demo model, not FakeVLM")
-    return detector
 
 
 def _measure(

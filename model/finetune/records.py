@@ -21,10 +21,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from model.answer import parse
 from model.checkpoint import Interface
 from model.decode import read_header
+from model.evaluate.records.fakeclue import LABELS
+from model.evaluate.records.sample import is_text, shown
 from model.finetune.complaints import told
 from model.prompt import Label, encode_answer
 
-LABELS: dict[int, Label] = {0: "fake", 1: "real"}
 NAMED_AT_MOST = 20
 LONGEST_NAME = 255  # bytes of one name in a path, on every file system in use
 
@@ -35,7 +36,7 @@ class InvalidRecords(ValueError):
 
 def _whole(text: str) -> str:
     """JSON can spell half a character, which no tokenizer takes and no file is named by."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if not is_text(text):
         raise ValueError("the text has half a character in it (a lone surrogate, `\\ud83d` say): cut it out")
     return text
 
@@ -175,8 +176,7 @@ def _label(record: Record, answer: str) -> Label:
 
 
 def _image(value: Any) -> str:
-    name = str(value.get("image", "no image")) if isinstance(value, dict) else "not an object"
-    return name.encode(errors="backslashreplace").decode()
+    return shown(str(value.get("image", "no image")) if isinstance(value, dict) else "not an object")
 
 
 def _reason(error: Exception) -> str:

@@ -18,7 +18,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.answer import parse
-from model.evaluate.records.sample import SUFFIXES, BadRecord, Found, Row, Sample, collect, existing
+from model.decode import SUFFIXES
+from model.evaluate.records.sample import BadRecord, Found, Row, Sample, collect, existing
 from model.prompt import Label
 
 NAME = "DD-VQA"

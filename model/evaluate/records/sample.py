@@ -12,11 +12,6 @@ from pydantic import ValidationError
 
 from model.prompt import Label
 
-# Raster files that are looked for in folders; a file that a record names is read whatever it is called.
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif", ".heic", ".heif", ".tif", ".tiff", ".bmp", ".jp2", ".ppm")
-)
-
 
 class BadRecord(ValueError):
     """This record cannot be measured; the message says why, in words that follow `line 7: `."""

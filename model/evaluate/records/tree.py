@@ -10,7 +10,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.evaluate.records.sample import SUFFIXES, BadRecord, Found, Sample, Skipped, existing, is_text, shown
+from model.decode import SUFFIXES
+from model.evaluate.records.sample import BadRecord, Found, Sample, Skipped, existing, is_text, shown
 from model.prompt import Label
 
 NAME = "folders"
