@@ -50,6 +50,7 @@ LEGAL: Mapping[CaseStatus, frozenset[CaseStatus]] = {
 # Bytes as JSON; with 8 kB of metadata and the longest id an event stays under its 20 kB, whatever the script.
 MAX_EXPLANATION_IN_EVENT = 8000
 MAX_FAILURE_DETAIL = 500  # characters
+MAX_CATEGORY = 100  # characters
 WORKER = "worker"
 # A row that waited for its lock is read anew, also where the session had read it before.
 FRESH = {"populate_existing": True}
@@ -72,11 +73,18 @@ def open_case(session: Session, submission: Submission, image: Image | None, pri
         image=image,
         status=CaseStatus.FETCHING if image is None else CaseStatus.QUEUED,
         priority=priority.rank,
+        category=_category(submission),
     )
     session.add(case)
     session.flush()
     _record(session, case, EventType.SUBMISSION_ACCEPTED, actor=actor, before=None)
     return case
+
+
+def _category(submission: Submission) -> str | None:
+    """What the platform says the image shows, where its metadata has a `category`."""
+    said = submission.details.get("category")
+    return said[:MAX_CATEGORY] if isinstance(said, str) and said else None
 
 
 def take(session: Session, case_id: UUID, *, statuses: tuple[CaseStatus, ...], lease: timedelta) -> Lease | None:
@@ -165,7 +173,7 @@ def record_verdict(session: Session, case: Case, verdict: Verdict, policy: Polic
 def decide(session: Session, case: Case, label: Label, by: DecidedBy) -> None:
     """End the case with a label."""
     before = _move(case, CaseStatus.DECIDED)
-    case.label = label
+    case.label = case.policy_label = label
     case.decided_by = by
     case.settled_at = datetime.now(UTC)
     _record(session, case, EventType.DECISION_CREATED, actor=by.value, before=before)

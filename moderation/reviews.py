@@ -110,6 +110,7 @@ def answer(session: Session, person: Person, case_id: UUID, fence: int, reply: R
         claim_id=claim.id,
         user_id=person.user_id,
         verdict_id=case.verdict_id,
+        reason=case.review_reason,
         answer=reply.answer,
         artifacts=sorted(reply.artifacts),
         note=_kept(reply.note),

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Enum,
     ForeignKey,
     Index,
+    Integer,
     MetaData,
     Text,
     UniqueConstraint,
@@ -90,6 +91,7 @@ class Row(DeclarativeBase):
         dict[str, Any]: JSONB(none_as_null=True),
         AsSent: JSON(none_as_null=True),
         list[str]: ARRAY(Text),
+        list[int]: ARRAY(Integer),
         str: Text,
         **{word: _stored(word) for word in WORDS},
     }
@@ -101,14 +103,24 @@ class _Identified:
 
 
 class Tenant(_Identified, Row):
-    """A platform. Of its cases in review, the share `blind_share` is answered before the verdict is shown."""
+    """A platform, and how closely its decisions are looked at.
+
+    Shares, 0 to 1: of its cases in review, `blind_share` is answered before the verdict is shown; of those answered,
+    `second_opinion_share` is asked of somebody else too; of those the policy decided, `audit_share` goes to a person.
+    """
 
     __tablename__ = "tenants"
-    __table_args__ = (CheckConstraint("0 <= blind_share AND blind_share <= 1", "blind_share_is_a_share"),)
+    __table_args__ = (
+        CheckConstraint("0 <= blind_share AND blind_share <= 1", "blind_share_is_a_share"),
+        CheckConstraint("0 <= second_opinion_share AND second_opinion_share <= 1", "second_opinion_share_is_a_share"),
+        CheckConstraint("0 <= audit_share AND audit_share <= 1", "audit_share_is_a_share"),
+    )
 
     name: Mapped[str] = mapped_column(unique=True)
     allow_training: Mapped[bool] = mapped_column(server_default=text("false"))
     blind_share: Mapped[float] = mapped_column(server_default=text("0.1"))
+    second_opinion_share: Mapped[float] = mapped_column(server_default=text("0"))
+    audit_share: Mapped[float] = mapped_column(server_default=text("0"))
 
 
 class User(_Identified, Row):
@@ -223,7 +235,10 @@ class Policy(_Identified, Row):
 
 
 class Image(_Identified, Row):
-    """Bytes one tenant sent, once per sha256. After erasure the row stays as a tombstone without bytes."""
+    """Bytes one tenant sent, once per sha256. After erasure the row stays as a tombstone without bytes.
+
+    `provenance` is what the file says of where it is from: claims, not proof.
+    """
 
     __tablename__ = "images"
     __table_args__ = (
@@ -240,8 +255,32 @@ class Image(_Identified, Row):
     height: Mapped[int]
     frames: Mapped[int]
     bytes: Mapped[int]
+    provenance: Mapped[dict[str, Any] | None]
     erased_at: Mapped[datetime | None]
     purged_at: Mapped[datetime | None]
+
+
+class ImageHash(Row):
+    """An image's PDQ hash, 256 bits. `bands`: its sixteen 16-bit words, each with its place (number · 65536 + word)."""
+
+    __tablename__ = "image_hashes"
+    __table_args__ = (Index("ix_image_hashes_bands", "bands", postgresql_using="gin"),)
+
+    image_id: Mapped[UUID] = mapped_column(ForeignKey(Image.id, ondelete="CASCADE"), primary_key=True)
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey(Tenant.id), index=True)
+    pdq: Mapped[bytes]
+    quality: Mapped[int]
+    bands: Mapped[list[int]]
+
+
+class SimilarImage(Row):
+    """Two images of one tenant whose hashes are near each other; a row for either direction. `distance` in bits."""
+
+    __tablename__ = "similar_images"
+
+    image_id: Mapped[UUID] = mapped_column(ForeignKey(Image.id, ondelete="CASCADE"), primary_key=True)
+    other_id: Mapped[UUID] = mapped_column(ForeignKey(Image.id, ondelete="CASCADE"), primary_key=True, index=True)
+    distance: Mapped[int]
 
 
 class Upload(_Identified, Row):
@@ -329,6 +368,24 @@ class Explanation(_Identified, Row):
     verdict: Mapped[Verdict] = relationship(back_populates="explanation")
 
 
+class ExplanationRequest(Row):
+    """Somebody asked why, of a verdict whose policy had skipped the words. It goes when they are there."""
+
+    __tablename__ = "explanation_requests"
+
+    verdict_id: Mapped[UUID] = mapped_column(ForeignKey(Verdict.id), primary_key=True)
+    case_id: Mapped[UUID] = mapped_column(ForeignKey("cases.id"), index=True)
+    asked_by: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    fence: Mapped[int] = mapped_column(server_default=text("0"))
+    next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    offered_until: Mapped[datetime | None]
+    lease_until: Mapped[datetime | None]
+    failed_at: Mapped[datetime | None]
+    failure_detail: Mapped[str | None]
+
+
 WAITING = "status IN ('fetching', 'queued', 'screening')"
 ANSWERABLE = "status = 'in_review' AND answer_due IS NULL"
 
@@ -339,8 +396,10 @@ class Case(_Identified, Row):
     `offered_until` is the relay's: the broker has been told, ask again after this. `lease_until` is the worker's: it is
     at work until then. `fence` grows with every take, by a worker or a person; whoever writes must still hold the
     newest one. `score` is the verdict's p_fake, here too so that the review queue is read from one index. `blind`,
-    with its probability, is drawn when the case first goes to review. `answer_due` is when a moderator's answer takes
-    effect; until then it can be undone.
+    with its probability, is drawn when the case first goes to review, `second` (a second opinion is wanted) when it is
+    first answered, and whether it is audited when the policy decides it: `audit_probability` is set where it is.
+    `policy_label` is what the policy decided, whatever came after. `category` is what the platform says the image
+    shows. `answer_due` is when a moderator's answer takes effect; until then it can be undone.
     """
 
     __tablename__ = "cases"
@@ -385,10 +444,16 @@ class Case(_Identified, Row):
     failure_detail: Mapped[str | None]
     label: Mapped[Label | None]
     decided_by: Mapped[DecidedBy | None]
+    policy_label: Mapped[Label | None]
+    category: Mapped[str | None]
     restricted: Mapped[bool] = mapped_column(server_default=text("false"))
     score: Mapped[float | None]
     blind: Mapped[bool | None]
     blind_probability: Mapped[float | None]
+    second: Mapped[bool | None]
+    second_probability: Mapped[float | None]
+    audit_probability: Mapped[float | None]
+    appeal_message: Mapped[str | None]
     held_until: Mapped[datetime | None]
     escalated_at: Mapped[datetime | None]
     assigned_to: Mapped[UUID | None] = mapped_column(ForeignKey(User.id))
@@ -428,7 +493,10 @@ class Claim(_Identified, Row):
 
 
 class Review(_Identified, Row):
-    """One moderator's answer. `blind`: they had not seen the verdict. It stands once `settled_at` is set."""
+    """One moderator's answer. `blind`: they had not seen the verdict. It stands once `settled_at` is set.
+
+    `reason` is why the case was in review; `message` is for who appealed; `disturbing` is how the image was to look at.
+    """
 
     __tablename__ = "reviews"
     __table_args__ = (
@@ -443,10 +511,13 @@ class Review(_Identified, Row):
     claim_id: Mapped[UUID] = mapped_column(ForeignKey(Claim.id))
     user_id: Mapped[UUID] = mapped_column(ForeignKey(User.id))
     verdict_id: Mapped[UUID | None] = mapped_column(ForeignKey(Verdict.id))
+    reason: Mapped[ReviewReason]
     answer: Mapped[Answer]
     artifacts: Mapped[list[str]]
     note: Mapped[str | None]
+    message: Mapped[str | None]
     blind: Mapped[bool]
+    disturbing: Mapped[bool] = mapped_column(server_default=text("false"))
     due_at: Mapped[datetime]
     settled_at: Mapped[datetime | None]
     undone_at: Mapped[datetime | None]

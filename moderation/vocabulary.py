@@ -47,6 +47,8 @@ class ReviewReason(StrEnum):
     UNCERTAIN = "uncertain"  # the score lies between the policy's thresholds
     UNPARSABLE = "unparsable"  # the model did not answer in the expected words
     APPEAL = "appeal"
+    SECOND_OPINION = "second_opinion"  # somebody has answered, and somebody else is asked too
+    AUDIT = "audit"  # decided by the policy, and looked at to know how often that is wrong
 
 
 class Answer(StrEnum):

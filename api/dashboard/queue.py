@@ -26,6 +26,8 @@ REASONS = {
     ReviewReason.UNCERTAIN: "uncertain",
     ReviewReason.UNPARSABLE: "no clear answer",
     ReviewReason.APPEAL: "appeal",
+    ReviewReason.SECOND_OPINION: "second opinion",
+    ReviewReason.AUDIT: "audit",
 }
 PRIORITIES = list(Priority)
 
