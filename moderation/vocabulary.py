@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+# Who acted where nobody was signed in: whoever runs the service, by command.
+OPERATOR = "operator"
+
 
 class Label(StrEnum):
     REAL = "real"
@@ -51,6 +54,17 @@ class ReviewReason(StrEnum):
     AUDIT = "audit"  # decided by the policy, and looked at to know how often that is wrong
 
 
+# A decided case is looked at again, and nobody outside is told unless that overturns the decision.
+QUIET = frozenset({ReviewReason.SECOND_OPINION, ReviewReason.AUDIT})
+
+
+class Hidden(StrEnum):
+    """What somebody who is to answer a case must not see before."""
+
+    VERDICT = "verdict"  # what the model said: score, label, explanation, and on which side of the policy it lies
+    DECISION = "decision"  # how the case was decided, by whom, and who answered what
+
+
 class Answer(StrEnum):
     """What a moderator says of an image."""
 
@@ -96,6 +110,7 @@ class ClaimEnd(StrEnum):
     ESCALATED = "escalated"
     REASSIGNED = "reassigned"
     RELEASED = "released"  # they left, or opened it anew
+    WITHDRAWN = "withdrawn"  # the case was reported as illegal or appealed meanwhile
     EXPIRED = "expired"  # they were gone, and somebody else took it
 
 
@@ -134,8 +149,16 @@ class EventType(StrEnum):
     CASE_HELD = "case.held"
     CASE_ESCALATED = "case.escalated"
     CASE_REASSIGNED = "case.reassigned"
+    CASE_SAMPLED = "case.sampled"
+    CASE_RESTRICTED = "case.restricted"
+    CASE_UNRESTRICTED = "case.unrestricted"
     REVIEW_ANSWERED = "review.answered"
     REVIEW_UNDONE = "review.undone"
+    REVIEW_UPHELD = "review.upheld"
+    EXPLANATION_REQUESTED = "explanation.requested"
+    EXPLANATION_COMPLETED = "explanation.completed"
+    EXPLANATION_FAILED = "explanation.failed"
+    POLICY_CHANGED = "policy.changed"
     IMAGE_ERASED = "image.erased"
     ENDPOINT_DISABLED = "endpoint.disabled"
     ENDPOINT_PING = "endpoint.ping"
@@ -143,6 +166,23 @@ class EventType(StrEnum):
     USER_SIGNED_IN = "user.signed_in"
     USER_SIGNED_OUT = "user.signed_out"
     USER_PASSWORD_CHANGED = "user.password_changed"
+    TENANT_CREATED = "tenant.created"
+    TENANT_CHANGED = "tenant.changed"
+    KEY_CREATED = "key.created"
+    KEY_REVOKED = "key.revoked"
+    SOURCE_CREATED = "source.created"
+    SOURCE_CHANGED = "source.changed"
+    SOURCE_SECRET_ROTATED = "source.secret_rotated"
+    SOURCE_DISABLED = "source.disabled"
+    SOURCE_ENABLED = "source.enabled"
+    ENDPOINT_CREATED = "endpoint.created"
+    ENDPOINT_CHANGED = "endpoint.changed"
+    ENDPOINT_SECRET_ROTATED = "endpoint.secret_rotated"
+    ENDPOINT_ENABLED = "endpoint.enabled"
+    DELIVERY_REPLAYED = "delivery.replayed"
+    MEMBER_ADDED = "member.added"
+    MEMBER_CHANGED = "member.changed"
+    MEMBER_REMOVED = "member.removed"
 
 
 OUTBOUND = frozenset(
