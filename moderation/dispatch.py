@@ -1,4 +1,4 @@
-"""Finds work in state and offers it: which cases and deliveries the broker should be told of now.
+"""Finds work in state and offers it: which cases, deliveries and explanations the broker should be told of now.
 
 This is the only way anything is enqueued. An offer is a short lease of the relay's (`offered_until`): if nobody takes
 the work in that time, because the broker was emptied or a worker died, it is offered again. The module knows neither
@@ -115,6 +115,27 @@ _OFFER_ANSWERS = text(
     """
 )
 
+# Verdicts whose explanation somebody asked for (moderation/explanations.py).
+_OFFER_EXPLANATIONS = text(
+    """
+    WITH due AS (
+        SELECT verdict_id FROM explanation_requests
+        WHERE failed_at IS NULL AND next_attempt_at <= now()
+          AND (offered_until IS NULL OR offered_until <= now())
+          AND (lease_until IS NULL OR lease_until <= now())
+        ORDER BY next_attempt_at
+        LIMIT :window
+        FOR UPDATE SKIP LOCKED
+    )
+    UPDATE explanation_requests SET offered_until = now() + :lease FROM due
+    WHERE explanation_requests.verdict_id = due.verdict_id
+    RETURNING explanation_requests.verdict_id
+    """
+)
+
+# Where offers are made: the tables, and what their rows are known by.
+_OFFERED_BY = {"cases": "id", "deliveries": "id", "explanation_requests": "verdict_id"}
+
 
 def offer_cases(session: Session, statuses: Sequence[CaseStatus], *, window: int, lease: timedelta) -> list[UUID]:
     """Offer as many due cases as the window has room for; ids in the order they should run.
@@ -146,6 +167,13 @@ def offer_answers(session: Session, *, window: int, lease: timedelta) -> list[UU
     return list(session.execute(_OFFER_ANSWERS, {"window": window, "lease": lease}).scalars())
 
 
+def offer_explanations(session: Session, *, window: int, lease: timedelta) -> list[UUID]:
+    """Offer the verdicts that are to be explained, the longest due first; none while another relay does."""
+    if not _alone(session, "explanations"):
+        return []
+    return list(session.execute(_OFFER_EXPLANATIONS, {"window": window, "lease": lease}).scalars())
+
+
 def _alone(session: Session, work: str) -> bool:
     """Whether no other relay is making offers of this work, from now until the commit.
 
@@ -157,6 +185,7 @@ def _alone(session: Session, work: str) -> bool:
 
 def withdraw(session: Session, table: str, ids: Sequence[UUID]) -> None:
     """Take back offers the broker did not accept, so that they are made again at the next turn."""
-    if table not in ("cases", "deliveries"):
+    if table not in _OFFERED_BY:
         raise ValueError(f"no offers are made on {table}")
-    session.execute(text(f"UPDATE {table} SET offered_until = NULL WHERE id = ANY(:ids)"), {"ids": list(ids)})
+    withdrawn = text(f"UPDATE {table} SET offered_until = NULL WHERE {_OFFERED_BY[table]} = ANY(:ids)")
+    session.execute(withdrawn, {"ids": list(ids)})

@@ -354,6 +354,7 @@ class Verdict(_Identified, Row):
 
     model_version: Mapped[ModelVersion] = relationship()
     explanation: Mapped[Explanation | None] = relationship(back_populates="verdict")
+    explanation_request: Mapped[ExplanationRequest | None] = relationship()
 
 
 class Explanation(_Identified, Row):

@@ -19,12 +19,14 @@ log = logging.getLogger(__name__)
 
 # Task name → queue. The relay and beat know tasks by these names alone.
 SCREEN = "screening.screen"
+EXPLAIN = "screening.explain"
 FETCH = "fetching.fetch"
 DELIVER = "delivery.deliver"
 SETTLE = "reviews.settle"
 CLEAN_UP = "housekeeping.clean_up"
 ROUTES = {
     SCREEN: "screening",
+    EXPLAIN: "screening",
     FETCH: "fetching",
     DELIVER: "delivery",
     SETTLE: "reviews",

@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from moderation import dispatch
 from moderation.db import listener, transaction
 from moderation.settings import Settings, settings
-from workers.celery_app import DELIVER, FETCH, ROUTES, SCREEN, SETTLE, app
+from workers.celery_app import DELIVER, EXPLAIN, FETCH, ROUTES, SCREEN, SETTLE, app
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +87,13 @@ class Relay:
         def answers(session: Session) -> list[UUID]:
             return dispatch.offer_answers(session, window=window, lease=lease)
 
+        def explanations(session: Session) -> list[UUID]:
+            return dispatch.offer_explanations(session, window=window, lease=lease)
+
         return (
-            self._send(SCREEN, "cases", screening)
+            # Before the cases of the same queue: a person is looking at the page.
+            self._send(EXPLAIN, "explanation_requests", explanations)
+            + self._send(SCREEN, "cases", screening)
             + self._send(FETCH, "cases", fetching)
             + self._send(SETTLE, "cases", answers)
             + self._send(DELIVER, "deliveries", deliveries)

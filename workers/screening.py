@@ -31,7 +31,8 @@ from moderation.settings import Settings, settings
 from moderation.storage import Storage
 from moderation.tables import ModelVersion
 from moderation.vocabulary import FailureReason, Label
-from workers.celery_app import SCREEN, app
+from workers.celery_app import EXPLAIN, SCREEN, app
+from workers.explaining import Explainer
 from workers.gate import Gate
 from workers.heartbeat import BEATS_PER_LEASE, Heartbeat
 
@@ -57,11 +58,13 @@ class Screener:
         )
         self._sandbox = Sandbox(settings.decode_processes, settings.decode_memory_bytes, settings.decode_timeout_s)
         self._heart = Heartbeat(partial(screening.renew, settings=settings), settings.case_lease_s / BEATS_PER_LEASE)
+        self.explainer = Explainer(model_version_id, self._batcher, self._sandbox, store, self._gate, settings)
 
     def close(self) -> None:
         """Finish what is in flight and let go of everything."""
         self._batcher.close()
         self._heart.stop()
+        self.explainer.close()
         self._sandbox.close()
 
     def screen(self, case_id: UUID) -> None:
@@ -194,3 +197,11 @@ def screen(case_id: str) -> None:
     if _screener is None:
         raise ConfigurationError("The screening task runs in a Celery worker of the screening role only.")
     _screener.screen(UUID(case_id))
+
+
+@app.task(name=EXPLAIN)
+def explain(verdict_id: str) -> None:
+    """Explain one verdict, because somebody asked."""
+    if _screener is None:
+        raise ConfigurationError("The explaining task runs in a Celery worker of the screening role only.")
+    _screener.explainer.explain(UUID(verdict_id))

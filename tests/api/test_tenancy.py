@@ -35,6 +35,8 @@ SCOPES = {
     ("GET", "/v1/cases"): Scope.CASES_READ,
     ("POST", "/v1/cases/<uuid:case_id>/appeal"): Scope.CASES_APPEAL,
     ("POST", "/v1/cases/<uuid:case_id>/retry"): Scope.SUBMISSIONS_WRITE,
+    ("POST", "/v1/cases/<uuid:case_id>/explanation"): Scope.SUBMISSIONS_WRITE,
+    ("GET", "/v1/cases/<uuid:case_id>/explanation"): Scope.CASES_READ,
     ("GET", "/v1/images/<uuid:image_id>/original"): Scope.CASES_READ,
     ("DELETE", "/v1/images/<uuid:image_id>"): Scope.IMAGES_DELETE,
     ("POST", "/v1/endpoints"): Scope.WEBHOOKS_MANAGE,

@@ -1,0 +1,223 @@
+"""Explanations on demand: why a model said what it said, where the policy had skipped the words.
+
+Somebody asks (`ask`), the relay finds the request in state, a screening worker takes it (`begin`) and writes the words
+(`finish`), says why there are none (`give_up`) or tries again later (`postpone`). A request goes when its words are
+there, so the first explanation of a verdict stands; one that failed stays, and says why, until somebody asks again.
+This module does not know how words are made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from uuid import UUID
+
+from sqlalchemy import func, or_, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from moderation import cases
+from moderation.cases import FRESH, MAX_FAILURE_DETAIL, WORKER, Lease
+from moderation.db import storable, transaction
+from moderation.errors import Conflict, LostLease
+from moderation.settings import Settings
+from moderation.tables import Case, Explanation, ExplanationRequest, Verdict
+from moderation.vocabulary import EventType, Label
+
+
+class State(StrEnum):
+    """How far the words of a verdict are."""
+
+    NONE = "none"  # nobody has asked
+    WAITING = "waiting"
+    READY = "ready"
+    FAILED = "failed"  # asking again starts anew
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far they are; `text` once they are ready, `detail` where they failed."""
+
+    state: State
+    text: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A leased request and what its worker needs. `lease.case_id` is the verdict's id: leases are only compared."""
+
+    lease: Lease
+    case_id: UUID
+    label: Label
+    s3_key: str
+    image_bytes: int
+
+    @property
+    def verdict_id(self) -> UUID:
+        return self.lease.case_id
+
+
+@dataclass(frozen=True)
+class Words:
+    """An explanation, and which model version made it."""
+
+    text: str
+    model_version_id: UUID
+
+
+def progress(verdict: Verdict | None) -> Progress:
+    """How far the words of a verdict are; of no verdict there are none."""
+    if verdict is None:
+        return Progress(State.NONE)
+    if verdict.explanation is not None:
+        return Progress(State.READY, text=verdict.explanation.text)
+    asked = verdict.explanation_request
+    if asked is None:
+        return Progress(State.NONE)
+    return Progress(State.FAILED, detail=asked.failure_detail) if asked.failed_at else Progress(State.WAITING)
+
+
+def ask(session: Session, tenant_id: UUID, case_id: UUID, *, actor: str) -> Progress:
+    """Have a case's verdict explained; asking while it is under way, or has been, changes nothing.
+
+    Raises NotFound; Conflict where there is nothing to explain, or no image to explain it by.
+    """
+    case = cases.case_of(session, tenant_id, case_id, lock=True)
+    verdict = case.verdict
+    if verdict is None:
+        raise Conflict("There is no verdict to explain: the case has not been judged.")
+    if progress(verdict).state in (State.READY, State.WAITING):
+        return progress(verdict)
+    if case.image is None or case.image.erased_at is not None:
+        raise Conflict("The image was erased: there is nothing left to explain the verdict by.")
+    anew = {"case_id": case.id, "asked_by": actor, "attempts": 0, "failed_at": None, "failure_detail": None}
+    asked = insert(ExplanationRequest).values(verdict_id=verdict.id, **anew)
+    # A case with the same image may have been first: then theirs is the request.
+    mine = asked.on_conflict_do_update(
+        index_elements=["verdict_id"],
+        set_={**anew, "next_attempt_at": func.now()},
+        where=ExplanationRequest.failed_at.is_not(None),
+    ).returning(ExplanationRequest.verdict_id)
+    if session.scalar(mine) is not None:
+        now = {"verdict": str(verdict.id)}
+        cases.note(session, case, EventType.EXPLANATION_REQUESTED, actor=actor, was={}, now=now)
+    return Progress(State.WAITING)
+
+
+def must_run_alone(verdict_id: UUID) -> bool:
+    """Whether an earlier attempt was lost, so that this image may be what kills workers."""
+    query = select(ExplanationRequest.attempts > 0).where(ExplanationRequest.verdict_id == verdict_id)
+    with transaction() as session:
+        return bool(session.scalar(query))
+
+
+def begin(verdict_id: UUID, settings: Settings) -> Job | None:
+    """Lease a request for this worker; None where there is nothing left to do.
+
+    A request whose words came by another way, whose image was erased, or that lost its worker on every attempt, ends
+    here.
+    """
+    with transaction() as session:
+        lease = _take(session, verdict_id, timedelta(seconds=settings.case_lease_s))
+        if lease is None:
+            return None
+        verdict = session.get_one(Verdict, verdict_id)
+        assert verdict.explanation_request is not None
+        case = session.get_one(Case, verdict.explanation_request.case_id)
+        explained, image = verdict.explanation is not None, case.image
+    assert image is not None, "what was judged had an image"
+    job = Job(lease, case.id, verdict.label, image.s3_key, image.bytes)
+    # In transactions of their own: these lock the case first.
+    if explained:
+        finish(job, None)
+    elif image.erased_at is not None:
+        give_up(job, "The image was erased before its verdict was explained.")
+    elif lease.attempt > settings.case_attempts:
+        give_up(job, f"The worker was lost on each of {settings.case_attempts} attempts.")
+    else:
+        return job
+    return None
+
+
+def _take(session: Session, verdict_id: UUID, lease: timedelta) -> Lease | None:
+    now = func.now()
+    asked = ExplanationRequest
+    taken = session.execute(
+        update(asked)
+        .where(
+            asked.verdict_id == verdict_id,
+            asked.failed_at.is_(None),
+            asked.next_attempt_at <= now,
+            or_(asked.lease_until.is_(None), asked.lease_until <= now),
+        )
+        .values(lease_until=now + lease, offered_until=None, fence=asked.fence + 1, attempts=asked.attempts + 1)
+        .returning(asked.fence, asked.attempts)
+    ).one_or_none()
+    return Lease(verdict_id, taken.fence, taken.attempts) if taken else None
+
+
+def finish(job: Job, words: Words | None) -> None:
+    """End the request with these words; they are not written where there are some by now, or None are needed.
+
+    Raises LostLease; then nothing is written.
+    """
+    with transaction() as session:
+        case, request = _held(session, job)
+        if words is not None:
+            session.execute(
+                insert(Explanation)
+                .values(verdict_id=job.verdict_id, model_version_id=words.model_version_id, text=storable(words.text))
+                .on_conflict_do_nothing()
+            )
+        session.delete(request)
+        now = {"verdict": str(job.verdict_id)}
+        cases.note(session, case, EventType.EXPLANATION_COMPLETED, actor=WORKER, was={}, now=now)
+
+
+def give_up(job: Job, detail: str) -> None:
+    """There will be no words; says why. Raises LostLease."""
+    with transaction() as session:
+        case, request = _held(session, job)
+        request.failed_at = func.now()
+        request.failure_detail = storable(detail[:MAX_FAILURE_DETAIL])
+        request.lease_until = request.offered_until = None
+        now = {"verdict": str(job.verdict_id), "detail": request.failure_detail}
+        cases.note(session, case, EventType.EXPLANATION_FAILED, actor=WORKER, was={}, now=now)
+
+
+def postpone(job: Job, delay: timedelta, *, counts: bool) -> None:
+    """Try again later; `counts` says whether the attempt does. Raises LostLease."""
+    with transaction() as session:
+        _, request = _held(session, job)
+        request.next_attempt_at = func.now() + delay
+        request.lease_until = request.offered_until = None
+        if not counts:
+            request.attempts -= 1
+
+
+def _held(session: Session, job: Job) -> tuple[Case, ExplanationRequest]:
+    """The case and the request under a lease, locked in the order in which `ask` locks them. Raises LostLease."""
+    case = session.scalars(select(Case).where(Case.id == job.case_id).with_for_update(of=Case)).one()
+    query = select(ExplanationRequest).where(ExplanationRequest.verdict_id == job.verdict_id).with_for_update()
+    request = session.scalar(query, execution_options=FRESH)
+    if request is None or request.fence != job.lease.fence or request.lease_until is None:
+        raise LostLease(f"The explanation of verdict {job.verdict_id} has been taken over.")
+    return case, request
+
+
+def renew(leases: list[Lease], settings: Settings) -> None:
+    """A living worker keeps its requests."""
+    with transaction() as session:
+        session.execute(
+            text(
+                "UPDATE explanation_requests SET lease_until = now() + :lease FROM unnest(:ids, :fences) AS held(id, f)"
+                " WHERE verdict_id = held.id AND fence = held.f AND lease_until IS NOT NULL"
+            ),
+            {
+                "lease": timedelta(seconds=settings.case_lease_s),
+                "ids": [lease.case_id for lease in leases],
+                "fences": [lease.fence for lease in leases],
+            },
+        )
