@@ -100,11 +100,20 @@ def verify_github(secrets: Sequence[str], header: str | None, body: bytes) -> No
     if not header.startswith("sha256="):
         raise SignatureInvalid("'X-Hub-Signature-256' must start with 'sha256='; other digests are not accepted.")
     given = header.removeprefix("sha256=").strip().lower()
-    digests = [hmac.new(_raw_secret(secret), body, hashlib.sha256).hexdigest() for secret in secrets]
+    digests = [_github_digest(secret, body) for secret in secrets]
     if not any([_same(digest, given) for digest in digests]):  # noqa: C419
         raise SignatureInvalid(
             "The signature does not match: sign the body exactly as sent, with this source's secret."
         )
+
+
+def sign_github(secret: str, body: bytes) -> str:
+    """The value of GitHub's `X-Hub-Signature-256` for a body."""
+    return f"sha256={_github_digest(secret, body)}"
+
+
+def _github_digest(secret: str, body: bytes) -> str:
+    return hmac.new(_raw_secret(secret), body, hashlib.sha256).hexdigest()
 
 
 def verify_bearer(secrets: Sequence[str], header: str | None) -> None:

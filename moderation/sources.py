@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,12 +20,13 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from moderation import signing
-from moderation.db import transaction
-from moderation.errors import ConfigurationError, InvalidRequest, NotFound
+from moderation import signing, submissions, tenants, webhooks
+from moderation.db import new_id, transaction
+from moderation.errors import ConfigurationError, Conflict, InvalidRequest, NotFound, SignatureInvalid, TelltaleError
+from moderation.settings import Settings
 from moderation.submissions import Link
 from moderation.tables import ReceivedWebhook, Source
-from moderation.vocabulary import SourceKind, SourceScheme
+from moderation.vocabulary import OPERATOR, EventType, SourceKind, SourceScheme
 
 # Signatures are good for minutes; ids are remembered for as long as any platform retries.
 REMEMBERED_FOR = timedelta(days=30)
@@ -36,6 +37,22 @@ GITHUB_SIGNATURE = "x-hub-signature-256"
 ID_HEADERS = {SourceScheme.STANDARD: "webhook-id", SourceScheme.GITHUB: "x-github-delivery", SourceScheme.BEARER: None}
 
 MAX_WEBHOOK_ID = 255
+POINTERS = ("image_url_pointer", "external_id_pointer", "metadata_pointer")
+# What a source can be changed in; those in SECRET are never shown again.
+EDITABLE = (
+    "name",
+    "scheme",
+    "kind",
+    *POINTERS,
+    "id_header",
+    "s3_endpoint_url",
+    "s3_region",
+    "s3_access_key",
+    "s3_secret_key",
+)
+SECRET = ("s3_secret_key",)
+# Keys of an object that are named where something is missing from it.
+NAMED_KEYS = 12
 
 
 @dataclass(frozen=True)
@@ -47,26 +64,151 @@ class Reference:
     metadata: dict[str, Any]
 
 
-def create_source(session: Session, source: Source) -> Source:
-    """Check and store a source; a secret is made where none was given. Raises ConfigurationError."""
-    if source.kind is SourceKind.JSON and not source.image_url_pointer:
-        raise ConfigurationError("A JSON source needs image_url_pointer: where in the body the image's link is.")
-    if source.kind is SourceKind.S3_EVENT and not (source.s3_access_key and source.s3_secret_key):
-        raise ConfigurationError("An S3 event source needs its own s3_access_key and s3_secret_key to read the bucket.")
-    for pointer in (source.image_url_pointer, source.external_id_pointer, source.metadata_pointer):
-        if pointer:
-            _check_pointer(pointer)
+@dataclass(frozen=True)
+class Found:
+    """One image that a tried webhook speaks of, and why it would be refused, if it would."""
+
+    reference: Reference
+    problem: TelltaleError | None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What would become of a webhook: its id, or what is wrong with its signature; its images, or what is wrong there.
+
+    `nearest` is how far the way to the image's link goes in the body, and what is there.
+    """
+
+    webhook_id: str | None
+    refusal: TelltaleError | None
+    images: tuple[Found, ...]
+    problem: InvalidRequest | None
+    nearest: str | None
+
+
+def create_source(session: Session, source: Source, *, actor: str = OPERATOR) -> Source:
+    """Check and store a source; a secret is made where none was given.
+
+    Raises InvalidRequest for one that could not work, Conflict where the tenant has one of this name.
+    """
     source.secrets = source.secrets or [signing.new_secret()]
+    _check(session, source)
+    _check_secret(source.scheme, source.secrets[0])
     session.add(source)
     session.flush()
+    _note(session, EventType.SOURCE_CREATED, source, actor=actor, after=_shown(source))
     return source
 
 
-def _check_pointer(pointer: str) -> None:
+def change_source(session: Session, source: Source, wanted: Mapping[str, Any], *, actor: str) -> None:
+    """Set columns of a source (EDITABLE); what is not named stays. Raises InvalidRequest, Conflict."""
+    before = _shown(source)
+    hidden = [name for name in SECRET if name in wanted and wanted[name] != getattr(source, name)]
+    for name, value in wanted.items():
+        setattr(source, name, value)
+    with session.no_autoflush:
+        _check(session, source)
+    after = _shown(source)
+    changed = [name for name in after if before[name] != after[name]]
+    if changed or hidden:
+        was = {name: before[name] for name in changed}
+        now = {name: after[name] for name in changed} | dict.fromkeys(hidden, "another one")
+        _note(session, EventType.SOURCE_CHANGED, source, actor=actor, before=was, after=now)
+
+
+def rotate_source_secret(session: Session, source: Source, own: str | None, *, actor: str) -> str:
+    """Add a secret in front, the platform's `own` or a new one; what is signed with the one before is still taken.
+
+    Raises InvalidRequest for a secret that cannot sign.
+    """
+    fresh = own or signing.new_secret()
+    _check_secret(source.scheme, fresh)
+    source.secrets = [fresh, *source.secrets[:1]]
+    _note(session, EventType.SOURCE_SECRET_ROTATED, source, actor=actor)
+    return fresh
+
+
+def disable_source(session: Session, source: Source, *, actor: str) -> None:
+    """Take no more of its webhooks; harmless where that is so."""
+    if source.disabled_at is None:
+        source.disabled_at = datetime.now(UTC)
+        _note(session, EventType.SOURCE_DISABLED, source, actor=actor)
+
+
+def enable_source(session: Session, source: Source, *, actor: str) -> None:
+    """Take its webhooks again."""
+    if source.disabled_at is not None:
+        source.disabled_at = None
+        _note(session, EventType.SOURCE_ENABLED, source, actor=actor)
+
+
+def sources_of(session: Session, tenant_id: UUID) -> Sequence[Source]:
+    """All of the tenant's sources, by name."""
+    return session.scalars(select(Source).where(Source.tenant_id == tenant_id).order_by(Source.name)).all()
+
+
+def source_of(session: Session, tenant_id: UUID, source_id: UUID) -> Source:
+    """One of the tenant's sources, disabled or not. Raises NotFound."""
+    source = session.scalar(select(Source).where(Source.id == source_id, Source.tenant_id == tenant_id))
+    if source is None:
+        raise NotFound("There is no such source.")
+    return source
+
+
+def _note(
+    session: Session,
+    type_: EventType,
+    source: Source,
+    *,
+    actor: str,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> None:
+    after = {"source": str(source.id), "name": source.name, **(after or {})}
+    webhooks.record(session, type_, tenant_id=source.tenant_id, actor=actor, before=before, after=after)
+
+
+def _shown(source: Source) -> dict[str, Any]:
+    """What the audit trail says of a source: all but its secrets."""
+    return {name: getattr(source, name) for name in EDITABLE if name not in SECRET}
+
+
+def _check(session: Session, source: Source) -> None:
+    source.name = tenants.checked_name(source.name)
+    same = select(Source.id).where(Source.tenant_id == source.tenant_id, Source.name == source.name)
+    if session.scalar(same if source.id is None else same.where(Source.id != source.id)):
+        raise Conflict(f"There is a source {source.name!r} already; give this one another name.", pointer="/name")
+    if source.kind is SourceKind.JSON and not source.image_url_pointer:
+        raise InvalidRequest(
+            "A JSON source needs image_url_pointer: where in the body the image's link is.",
+            pointer="/image_url_pointer",
+        )
+    for name in ("s3_access_key", "s3_secret_key") if source.kind is SourceKind.S3_EVENT else ():
+        if not getattr(source, name):
+            raise InvalidRequest(f"An S3 event source needs its own {name} to read the bucket.", pointer=f"/{name}")
+    for name in POINTERS:
+        if getattr(source, name):
+            _check_pointer(getattr(source, name), f"/{name}")
+
+
+def _check_pointer(pointer: str, field: str) -> None:
     try:
         jsonpointer.JsonPointer(pointer)
     except jsonpointer.JsonPointerException as error:
-        raise ConfigurationError(f"{pointer!r} is not a JSON Pointer (RFC 6901), such as /data/image/url.") from error
+        raise InvalidRequest(
+            f"{pointer!r} is not a JSON Pointer (RFC 6901), such as /data/image/url.", pointer=field
+        ) from error
+
+
+def _check_secret(scheme: SourceScheme, secret: str) -> None:
+    if scheme is not SourceScheme.STANDARD:
+        return
+    try:
+        signing.sign([secret], "try", datetime.now(UTC), b"")
+    except ConfigurationError as error:
+        raise InvalidRequest(
+            "A Standard Webhooks secret is 'whsec_' and base64; leave it out to have one made.", pointer="/secret"
+        ) from error
 
 
 def source_with(source_id: UUID) -> Source:
@@ -160,6 +302,67 @@ def _s3_record(record: Any, index: int) -> Reference:
     # Keys are URL-encoded in event notifications, with + for a space.
     name = unquote_plus(key)
     return Reference(Link(s3_bucket=bucket, s3_object=name), name[:255], {"bucket": bucket, "key": name})
+
+
+def signed(source: Source, body: bytes) -> dict[str, str]:
+    """The headers that the platform would send with this body now. Those of a bearer source hold its secret."""
+    if source.scheme is SourceScheme.STANDARD:
+        return signing.sign(source.secrets[:1], f"try_{new_id().hex}", datetime.now(UTC), body)
+    if source.scheme is SourceScheme.GITHUB:
+        return {GITHUB_SIGNATURE: signing.sign_github(source.secrets[0], body)}
+    return {"authorization": f"Bearer {source.secrets[0]}"}
+
+
+def try_out(source: Source, headers: Mapping[str, str], body: bytes, settings: Settings) -> Trial:
+    """What would become of this webhook; nothing is submitted or remembered."""
+    webhook_id, refusal, problem, read = None, None, None, []
+    try:
+        webhook_id = verify(source, headers, body)
+    except (SignatureInvalid, InvalidRequest) as error:
+        refusal = error
+    try:
+        read = references(source, body)
+    except InvalidRequest as error:
+        problem = error
+    images = tuple(Found(reference, _refused(source, reference, settings)) for reference in read)
+    return Trial(webhook_id, refusal, images, problem, _nearest(body, problem.pointer if problem else None))
+
+
+def _refused(source: Source, reference: Reference, settings: Settings) -> TelltaleError | None:
+    """Why a submission would not take this image, pointing into the webhook's body."""
+    request = submissions.Request(
+        source.tenant_id, actor="", request_id="", external_id=reference.external_id, metadata=reference.metadata
+    )
+    try:
+        submissions.check_link(request, reference.link, settings)
+    except TelltaleError as error:
+        places = zip(("/image_url", "/external_id", "/metadata"), POINTERS, strict=True)
+        error.pointer = next((getattr(source, name) for part, name in places if error.pointer == part), error.pointer)
+        return error
+    return None
+
+
+def _nearest(body: bytes, pointer: str | None) -> str | None:
+    """The last part of a pointer that the body has, in words; None without a pointer, or where the body is not JSON."""
+    if pointer is None:
+        return None
+    here, way = json.loads(body), ""
+    for part in jsonpointer.JsonPointer(pointer).parts:
+        try:
+            here = jsonpointer.JsonPointer.from_parts([part]).resolve(here)
+        except jsonpointer.JsonPointerException:
+            break
+        way += jsonpointer.JsonPointer.from_parts([part]).path
+    return f"At {way or 'the top'} there is {_in_words(here)}."
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        names = ", ".join(list(value)[:NAMED_KEYS]) + (", …" if len(value) > NAMED_KEYS else "")
+        return f"an object with {names}" if value else "an object with nothing in it"
+    if isinstance(value, list):
+        return f"a list of {len(value)}; name one by its number, such as /0"
+    return {str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
 
 
 def answer_of(source_id: UUID, webhook_id: str) -> dict[str, Any] | None:

@@ -140,7 +140,7 @@ def submit_links(
         raise InvalidRequest(f"A batch has 1 to {MAX_BATCH} links; this one has {len(requests)}.")
     for index, (request, link) in enumerate(requests):
         try:
-            _check_link(request, link, settings)
+            check_link(request, link, settings)
         except TelltaleError as error:
             error.pointer = f"/{index}{error.pointer or ''}"
             raise
@@ -155,7 +155,8 @@ def submit_links(
     return opened
 
 
-def _check_link(request: Request, link: Link, settings: Settings) -> None:
+def check_link(request: Request, link: Link, settings: Settings) -> None:
+    """Refuse a link, or what is said with it, that cannot be accepted. Raises InvalidRequest, AddressRefused."""
     check(request, settings)
     for value, pointer in ((link.url, "/image_url"), (link.s3_bucket, "/s3/bucket"), (link.s3_object, "/s3/object")):
         _refuse_unstorable(value, pointer)

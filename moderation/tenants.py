@@ -5,23 +5,27 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from argon2 import PasswordHasher
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
-from moderation.db import transaction
+from moderation import webhooks
+from moderation.db import storable, transaction
 from moderation.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
 from moderation.policy import Thresholds
 from moderation.tables import ApiKey, Membership, Policy, Tenant, User
-from moderation.vocabulary import Role, Scope
+from moderation.vocabulary import OPERATOR, EventType, Role, Scope
 
 KEY_SCHEME = "tt"
 MIN_PASSWORD_LENGTH = 12
+MAX_NAME = 100  # characters of a tenant's, key's or source's name
+SHARES = ("blind_share", "second_opinion_share", "audit_share")
 LAST_USED_GRAIN = timedelta(minutes=1)
 
 
@@ -43,15 +47,55 @@ class Caller:
             raise Forbidden(f"This key lacks the scope {scope.value}; use a key that has it.")
 
 
-def create_tenant(session: Session, name: str, *, allow_training: bool = False) -> Tenant:
-    """A new platform with the default policy as its version 1. Raises Conflict where the name is taken."""
+def create_tenant(session: Session, name: str, *, allow_training: bool = False, actor: str = OPERATOR) -> Tenant:
+    """A new platform with the default policy as its version 1.
+
+    Raises InvalidRequest for a name that is none, Conflict where it is taken.
+    """
+    name = checked_name(name)
     if session.scalar(select(Tenant.id).where(Tenant.name == name)):
-        raise Conflict(f"There is a tenant {name!r} already.")
+        raise Conflict(f"There is a tenant {name!r} already.", pointer="/name")
     tenant = Tenant(name=name, allow_training=allow_training)
     session.add(tenant)
     session.flush()
     set_policy(session, tenant.id, Thresholds())
+    after = {"name": name, "allow_training": allow_training}
+    webhooks.record(session, EventType.TENANT_CREATED, tenant_id=tenant.id, actor=actor, after=after)
     return tenant
+
+
+def checked_name(name: str) -> str:
+    """A name as it is kept: without space around it. Raises InvalidRequest for none, or one that is too long."""
+    name = storable(name.strip())
+    if not 0 < len(name) <= MAX_NAME:
+        raise InvalidRequest(f"A name has 1 to {MAX_NAME} characters.", pointer="/name")
+    return name
+
+
+def tenants_with(session: Session, ids: Collection[UUID]) -> Sequence[Tenant]:
+    """These tenants, by name."""
+    return session.scalars(select(Tenant).where(Tenant.id.in_(ids)).order_by(Tenant.name)).all()
+
+
+def change_tenant(
+    session: Session, tenant_id: UUID, wanted: Mapping[str, bool | float], *, actor: str = OPERATOR
+) -> dict[str, Any]:
+    """Set `allow_training` and shares (SHARES, 0 to 1) of the tenant's coming cases; returns what differs now.
+
+    Raises InvalidRequest for a share that is none.
+    """
+    for share in SHARES:
+        if not 0 <= wanted.get(share, 0) <= 1:
+            raise InvalidRequest("A share lies between 0 and 1, which is 0 % and 100 %.", pointer=f"/{share}")
+    tenant = session.get_one(Tenant, tenant_id, with_for_update=True)
+    before = {name: getattr(tenant, name) for name, value in wanted.items() if getattr(tenant, name) != value}
+    after = {name: wanted[name] for name in before}
+    for name, value in after.items():
+        setattr(tenant, name, value)
+    if after:
+        changed = EventType.TENANT_CHANGED
+        webhooks.record(session, changed, tenant_id=tenant_id, actor=actor, before=before, after=after)
+    return after
 
 
 def tenant_named(session: Session, name: str) -> Tenant:
@@ -94,8 +138,16 @@ def policy_of(session: Session, tenant_id: UUID) -> Policy:
     ).one()
 
 
-def create_key(session: Session, tenant_id: UUID, name: str, scopes: Sequence[Scope]) -> tuple[ApiKey, str]:
-    """A new key and its token `tt_<prefix>_<secret>`, which is shown once and stored only as a hash."""
+def create_key(
+    session: Session, tenant_id: UUID, name: str, scopes: Sequence[Scope], *, actor: str = OPERATOR
+) -> tuple[ApiKey, str]:
+    """A new key and its token `tt_<prefix>_<secret>`, which is shown once and stored only as a hash.
+
+    Raises InvalidRequest for a name that is none, or no scope.
+    """
+    name = checked_name(name)
+    if not scopes:
+        raise InvalidRequest("A key without a scope can do nothing: choose at least one.", pointer="/scopes")
     prefix, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     key = ApiKey(
         tenant_id=tenant_id,
@@ -106,15 +158,39 @@ def create_key(session: Session, tenant_id: UUID, name: str, scopes: Sequence[Sc
     )
     session.add(key)
     session.flush()
+    after = {"key": prefix, "name": name, "scopes": key.scopes}
+    webhooks.record(session, EventType.KEY_CREATED, tenant_id=tenant_id, actor=actor, after=after)
     return key, f"{KEY_SCHEME}_{prefix}_{secret}"
+
+
+def keys_of(session: Session, tenant_id: UUID) -> Sequence[ApiKey]:
+    """The tenant's keys, those that can be used first, and of each kind the newest."""
+    order = (ApiKey.revoked_at.is_not(None), ApiKey.id.desc())
+    return session.scalars(select(ApiKey).where(ApiKey.tenant_id == tenant_id).order_by(*order)).all()
+
+
+def key_of(session: Session, tenant_id: UUID, key_id: UUID) -> ApiKey:
+    """One of the tenant's keys. Raises NotFound."""
+    key = session.scalar(select(ApiKey).where(ApiKey.id == key_id, ApiKey.tenant_id == tenant_id).with_for_update())
+    if key is None:
+        raise NotFound("There is no such key.")
+    return key
 
 
 def revoke_key(session: Session, prefix: str) -> ApiKey:
     """End a key at once. Raises NotFound."""
-    key = session.scalar(select(ApiKey).where(ApiKey.prefix == prefix))
+    key = session.scalar(select(ApiKey).where(ApiKey.prefix == prefix).with_for_update())
     if key is None:
         raise NotFound(f"There is no key {prefix!r}; `telltale keys list` shows the prefixes.")
-    key.revoked_at = key.revoked_at or datetime.now(UTC)
+    return revoke(session, key, actor=OPERATOR)
+
+
+def revoke(session: Session, key: ApiKey, *, actor: str) -> ApiKey:
+    """End this key at once; harmless where it has ended."""
+    if key.revoked_at is None:
+        key.revoked_at = datetime.now(UTC)
+        before = {"key": key.prefix, "name": key.name, "scopes": key.scopes}
+        webhooks.record(session, EventType.KEY_REVOKED, tenant_id=key.tenant_id, actor=actor, before=before)
     return key
 
 
@@ -164,6 +240,15 @@ def create_user(session: Session, email: str, password: str) -> User:
     return user
 
 
-def add_member(session: Session, user: User, tenant: Tenant, role: Role) -> None:
+def add_member(session: Session, user: User, tenant: Tenant, role: Role, *, actor: str = OPERATOR) -> None:
     """Let a user work for a tenant, or change what they may do there."""
-    session.merge(Membership(user_id=user.id, tenant_id=tenant.id, role=role))
+    known = session.get(Membership, (user.id, tenant.id))
+    if known is None:
+        session.add(Membership(user_id=user.id, tenant_id=tenant.id, role=role))
+        type_, before = EventType.MEMBER_ADDED, None
+    else:
+        type_, before = EventType.MEMBER_CHANGED, {"user": user.email, "role": known.role.value}
+        known.role = role
+    after = {"user": user.email, "role": role.value}
+    if before != after:
+        webhooks.record(session, type_, tenant_id=tenant.id, actor=actor, before=before, after=after)

@@ -16,14 +16,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from moderation import outbound, signing
 from moderation.errors import InvalidRequest, NotFound, TelltaleError
 from moderation.settings import Settings
 from moderation.tables import Delivery, DeliveryAttempt, Endpoint, Event
-from moderation.vocabulary import OUTBOUND, DeliveryStatus, EventType
+from moderation.vocabulary import OPERATOR, OUTBOUND, DeliveryStatus, EventType
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def _subscribers(session: Session, tenant_id: UUID | None, type_: EventType) -> 
 
 
 def create_endpoint(
-    session: Session, tenant_id: UUID, url: str, event_types: list[str], settings: Settings
+    session: Session, tenant_id: UUID, url: str, event_types: list[str], settings: Settings, *, actor: str = OPERATOR
 ) -> Endpoint:
     """Register where a tenant wants its events; the secret is made here.
 
@@ -92,7 +92,33 @@ def create_endpoint(
     endpoint = Endpoint(tenant_id=tenant_id, url=url, secrets=[signing.new_secret()], event_types=event_types)
     session.add(endpoint)
     session.flush()
+    _note(session, EventType.ENDPOINT_CREATED, endpoint, actor=actor, after={"event_types": event_types})
     return endpoint
+
+
+def change_endpoint(session: Session, endpoint: Endpoint, event_types: list[str], *, actor: str) -> None:
+    """Send other types of events there from now on; none stands for all. Raises InvalidRequest for an unknown type."""
+    _check_types(event_types)
+    if event_types == endpoint.event_types:
+        return
+    before, endpoint.event_types = {"event_types": endpoint.event_types}, event_types
+    after = {"event_types": event_types}
+    _note(session, EventType.ENDPOINT_CHANGED, endpoint, actor=actor, before=before, after=after)
+
+
+def _note(
+    session: Session,
+    type_: EventType,
+    endpoint: Endpoint,
+    *,
+    actor: str,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> None:
+    """Write down what somebody did with an endpoint; which one is said after it, with its address."""
+    named = {"endpoint": str(endpoint.id), "url": endpoint.url}
+    after = {**named, **(after or {})}
+    record(session, type_, tenant_id=endpoint.tenant_id, actor=actor, before=before, after=after)
 
 
 def _check_types(event_types: list[str]) -> None:
@@ -118,16 +144,19 @@ def endpoints_of(session: Session, tenant_id: UUID) -> list[Endpoint]:
     return list(session.scalars(select(Endpoint).where(Endpoint.tenant_id == tenant_id).order_by(Endpoint.id)))
 
 
-def rotate_secret(endpoint: Endpoint) -> str:
+def rotate_secret(session: Session, endpoint: Endpoint, *, actor: str = OPERATOR) -> str:
     """Add a new secret in front; deliveries are signed with the newest two, so receivers can change over in peace."""
     fresh = signing.new_secret()
     endpoint.secrets = [fresh, *endpoint.secrets[:1]]
+    _note(session, EventType.ENDPOINT_SECRET_ROTATED, endpoint, actor=actor)
     return fresh
 
 
-def enable(endpoint: Endpoint) -> None:
+def enable(session: Session, endpoint: Endpoint, *, actor: str = OPERATOR) -> None:
     """Start sending again; what is pending goes out at the next turn."""
+    before = {"disabled_reason": endpoint.disabled_reason}
     endpoint.disabled_at = endpoint.disabled_reason = endpoint.failing_since = endpoint.paused_until = None
+    _note(session, EventType.ENDPOINT_ENABLED, endpoint, actor=actor, before=before)
 
 
 def disable(session: Session, endpoint: Endpoint, reason: str, *, actor: str = "delivery") -> None:
@@ -144,12 +173,12 @@ def disable(session: Session, endpoint: Endpoint, reason: str, *, actor: str = "
     )
 
 
-def ping(session: Session, endpoint: Endpoint) -> Delivery:
+def ping(session: Session, endpoint: Endpoint, *, actor: str = OPERATOR) -> Delivery:
     """Queue a test event for this endpoint alone."""
     event = Event(
         tenant_id=endpoint.tenant_id,
         type=EventType.ENDPOINT_PING,
-        actor="tenant",
+        actor=actor,
         data={"endpoint_id": str(endpoint.id)},
     )
     delivery = Delivery(event=event, endpoint_id=endpoint.id)
@@ -179,10 +208,23 @@ def deliveries_of(
     limit: int = 50,
     endpoint_id: UUID | None = None,
     status: DeliveryStatus | None = None,
+    type_: EventType | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
 ) -> list[Delivery]:
-    """The tenant's deliveries with their events, newest first, from just before the delivery `before` on."""
-    query = select(Delivery).join(Endpoint).where(Endpoint.tenant_id == tenant_id)
-    query = query.options(joinedload(Delivery.event)).order_by(Delivery.id.desc()).limit(limit)
+    """The tenant's deliveries with event and endpoint, newest first, from just before the delivery `before` on.
+
+    `since` and `until` are when their events were.
+    """
+    query = select(Delivery).join(Endpoint).join(Event).where(Endpoint.tenant_id == tenant_id)
+    query = query.options(joinedload(Delivery.event), joinedload(Delivery.endpoint))
+    query = query.order_by(Delivery.id.desc()).limit(limit)
+    if type_ is not None:
+        query = query.where(Event.type == type_)
+    if since is not None:
+        query = query.where(Event.created_at >= since)
+    if until is not None:
+        query = query.where(Event.created_at < until)
     if before is not None:
         query = query.where(Delivery.id < before)
     if endpoint_id is not None:
@@ -201,26 +243,54 @@ def attempts_of(session: Session, deliveries: Sequence[Delivery]) -> dict[UUID, 
     return logged
 
 
-def replay(session: Session, delivery: Delivery) -> None:
+def replay(session: Session, delivery: Delivery, *, actor: str = OPERATOR) -> None:
     """Send one delivery again from the start of the schedule, whatever became of it; the receiver sees the same id."""
+    before = {"status": delivery.status.value, "attempts": delivery.attempts}
     delivery.status = DeliveryStatus.PENDING
     delivery.attempts = 0
     delivery.next_attempt_at = datetime.now(UTC)
     delivery.delivered_at = delivery.offered_until = delivery.lease_until = None
     delivery.fence += 1
+    after = {"delivery": str(delivery.id)}
+    _note(session, EventType.DELIVERY_REPLAYED, delivery.endpoint, actor=actor, before=before, after=after)
 
 
-def replay_range(session: Session, endpoint: Endpoint, since: datetime, until: datetime) -> int:
-    """Send again everything this endpoint was due between two times; returns how many."""
-    rows = session.scalars(
-        select(Delivery)
-        .join(Event)
-        .where(Delivery.endpoint_id == endpoint.id, Event.created_at >= since, Event.created_at < until)
-        .with_for_update(of=Delivery)
-    ).all()
-    for delivery in rows:
-        replay(session, delivery)
-    return len(rows)
+def replay_range(
+    session: Session, endpoint: Endpoint, since: datetime, until: datetime, *, actor: str = OPERATOR
+) -> int:
+    """Send again everything this endpoint was due between two times, as `replay` does; returns how many."""
+    again = (
+        update(Delivery)
+        .where(*_due_between(endpoint, since, until))
+        .values(
+            status=DeliveryStatus.PENDING,
+            attempts=0,
+            next_attempt_at=func.now(),
+            delivered_at=None,
+            offered_until=None,
+            lease_until=None,
+            fence=Delivery.fence + 1,
+        )
+        .execution_options(synchronize_session=False)
+    )
+    count = session.connection().execute(again).rowcount
+    said = {"since": since.isoformat(), "until": until.isoformat(), "deliveries": count}
+    if count:
+        _note(session, EventType.DELIVERY_REPLAYED, endpoint, actor=actor, after=said)
+    return count
+
+
+def count_range(session: Session, endpoint: Endpoint, since: datetime, until: datetime) -> int:
+    """How many `replay_range` would send again."""
+    query = select(func.count()).select_from(Delivery).where(*_due_between(endpoint, since, until))
+    return session.scalar(query) or 0
+
+
+def _due_between(endpoint: Endpoint, since: datetime, until: datetime) -> tuple[ColumnElement[bool], ...]:
+    # Events that are everybody's have no tenant.
+    whose = or_(Event.tenant_id == endpoint.tenant_id, Event.tenant_id.is_(None))
+    events = select(Event.id).where(whose, Event.created_at >= since, Event.created_at < until)
+    return Delivery.endpoint_id == endpoint.id, Delivery.event_id.in_(events)
 
 
 @dataclass(frozen=True)
@@ -282,13 +352,8 @@ def attempt(parcel: Parcel, settings: Settings) -> Outcome:
     started = time.monotonic()
     try:
         _refuse_too_large(parcel)
-        headers = signing.sign(parcel.secrets, str(parcel.event_id), datetime.now(UTC), parcel.body)
-        response = outbound.post(
-            parcel.url,
-            {"content-type": "application/json", "user-agent": "Telltale-Webhooks/1", **headers},
-            parcel.body,
-            settings,
-        )
+        headers = _headers(parcel.secrets, parcel.event_id, datetime.now(UTC), parcel.body)
+        response = outbound.post(parcel.url, headers, parcel.body, settings)
     except TelltaleError as error:
         return Outcome(None, None, error.message, _ms_since(started))
     except Exception as error:
@@ -296,6 +361,20 @@ def attempt(parcel: Parcel, settings: Settings) -> Outcome:
         log.exception("delivery %s could not be attempted", parcel.delivery_id)
         return Outcome(None, None, type(error).__name__, _ms_since(started))
     return Outcome(response.status, response.body_excerpt, None, response.elapsed_ms, response.retry_after)
+
+
+def _headers(secrets: Sequence[str], event_id: UUID, at: datetime, body: bytes) -> dict[str, str]:
+    signed = signing.sign(secrets, str(event_id), at, body)
+    return {"content-type": "application/json", "user-agent": "Telltale-Webhooks/1", **signed}
+
+
+def request_of(delivery: Delivery, at: datetime) -> tuple[dict[str, str], bytes]:
+    """The headers and the body of a delivery as sent at this time, signed with the endpoint's present secrets.
+
+    Raises ConfigurationError for what cannot be signed, and so is not sent.
+    """
+    body = payload(delivery.event)
+    return _headers(delivery.endpoint.secrets, delivery.event_id, at, body), body
 
 
 def _ms_since(started: float) -> int:

@@ -96,8 +96,9 @@ def list_deliveries(query: DeliveryFilter) -> Answer:
 def replay_delivery(path: DeliveryPath) -> Answer:
     """Whatever became of it, from the start of the schedule, under the same `webhook-id`."""
     with transaction(wake=True) as session:
-        delivery = webhooks.delivery_of(session, caller().tenant_id, path.delivery_id)
-        webhooks.replay(session, delivery)
+        who = caller()
+        delivery = webhooks.delivery_of(session, who.tenant_id, path.delivery_id)
+        webhooks.replay(session, delivery, actor=who.actor)
         return _shown(delivery, webhooks.attempts_of(session, [delivery])[delivery.id]), HTTPStatus.ACCEPTED
 
 

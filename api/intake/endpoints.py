@@ -88,9 +88,12 @@ class ReplayBody(Sent):
 def create_endpoint(body: EndpointBody) -> Answer:
     """The answer holds the secret, once."""
     types = [type_.value for type_ in body.event_types]
+    who = caller()
     with transaction() as session:
         try:
-            endpoint = webhooks.create_endpoint(session, caller().tenant_id, body.url, types, current().settings)
+            endpoint = webhooks.create_endpoint(
+                session, who.tenant_id, body.url, types, current().settings, actor=who.actor
+            )
         except AddressRefused as error:
             error.pointer = "/url"
             raise
@@ -142,8 +145,9 @@ def disable_endpoint(path: EndpointPath) -> Answer:
 def enable_endpoint(path: EndpointPath) -> Answer:
     """What is pending goes out at once; events from while it was disabled were not kept for it."""
     with transaction(wake=True) as session:
-        endpoint = webhooks.endpoint_of(session, caller().tenant_id, path.endpoint_id)
-        webhooks.enable(endpoint)
+        who = caller()
+        endpoint = webhooks.endpoint_of(session, who.tenant_id, path.endpoint_id)
+        webhooks.enable(session, endpoint, actor=who.actor)
         return _shown(endpoint)
 
 
@@ -156,8 +160,9 @@ def enable_endpoint(path: EndpointPath) -> Answer:
 def rotate_secret(path: EndpointPath) -> Answer:
     """Deliveries are signed with the new secret and with the one before, so receivers change over in peace."""
     with transaction() as session:
-        endpoint = webhooks.endpoint_of(session, caller().tenant_id, path.endpoint_id)
-        return _with_secret(endpoint, webhooks.rotate_secret(endpoint))
+        who = caller()
+        endpoint = webhooks.endpoint_of(session, who.tenant_id, path.endpoint_id)
+        return _with_secret(endpoint, webhooks.rotate_secret(session, endpoint, actor=who.actor))
 
 
 @api.post(
@@ -169,7 +174,8 @@ def rotate_secret(path: EndpointPath) -> Answer:
 def ping(path: EndpointPath) -> Answer:
     """An `endpoint.ping` to this endpoint alone; its fate is in GET /v1/deliveries."""
     with transaction(wake=True) as session:
-        webhooks.ping(session, webhooks.endpoint_of(session, caller().tenant_id, path.endpoint_id))
+        who = caller()
+        webhooks.ping(session, webhooks.endpoint_of(session, who.tenant_id, path.endpoint_id), actor=who.actor)
     return {"queued": 1}, HTTPStatus.ACCEPTED
 
 
@@ -185,8 +191,9 @@ def replay(path: EndpointPath, body: ReplayBody) -> Answer:
     if until <= body.since:
         raise InvalidRequest("until must be later than since.", pointer="/until")
     with transaction(wake=True) as session:
-        endpoint = webhooks.endpoint_of(session, caller().tenant_id, path.endpoint_id)
-        queued = webhooks.replay_range(session, endpoint, body.since, until)
+        who = caller()
+        endpoint = webhooks.endpoint_of(session, who.tenant_id, path.endpoint_id)
+        queued = webhooks.replay_range(session, endpoint, body.since, until, actor=who.actor)
     return {"queued": queued}, HTTPStatus.ACCEPTED
 
 

@@ -66,7 +66,7 @@ def enable(endpoint_id: UUID, as_json: bool) -> None:
     """Start sending again; what is pending goes out now."""
     with transaction(wake=True) as session:
         endpoint = listings.endpoint_with(session, endpoint_id)
-        webhooks.enable(endpoint)
+        webhooks.enable(session, endpoint)
     print_record({"id": endpoint.id, "url": endpoint.url, "state": "enabled"}, as_json=as_json)
 
 
@@ -77,5 +77,5 @@ def rotate_secret(endpoint_id: UUID, as_json: bool) -> None:
     """Make a new secret, shown once. Until the next rotation deliveries are signed with the old one too."""
     with transaction() as session:
         endpoint = listings.endpoint_with(session, endpoint_id)
-        secret = webhooks.rotate_secret(endpoint)
+        secret = webhooks.rotate_secret(session, endpoint)
     print_once("secret", secret, {"id": endpoint.id, "url": endpoint.url}, as_json=as_json)

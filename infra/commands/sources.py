@@ -5,15 +5,13 @@ from __future__ import annotations
 import sys
 
 import click
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
 
 from infra import listings
 from infra.printing import as_json_option, print_list, print_once
 from moderation import sources as inbound
 from moderation import tenants
 from moderation.db import transaction
-from moderation.errors import Conflict, InvalidRequest
+from moderation.errors import InvalidRequest
 from moderation.settings import settings
 from moderation.tables import Source
 from moderation.vocabulary import SourceKind, SourceScheme
@@ -77,15 +75,8 @@ def create(
             s3_secret_key=s3_secret,
             **given,
         )
-        _store(session, source)
-    print_once("secret", source.secrets[0], listings.source_row(source, tenant, settings()), as_json=as_json)
-
-
-def _store(session: Session, source: Source) -> None:
-    try:
         inbound.create_source(session, source)
-    except IntegrityError as error:
-        raise Conflict(f"The tenant has a source {source.name!r} already; give this one another name.") from error
+    print_once("secret", source.secrets[0], listings.source_row(source, tenant, settings()), as_json=as_json)
 
 
 def _line(what: str) -> str:

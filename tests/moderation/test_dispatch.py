@@ -266,7 +266,7 @@ def test_disabled_and_paused_endpoints_get_nothing_until_they_are_back(tenant: T
         )
     assert offer_deliveries() == []
     with transaction() as session:
-        webhooks.enable(session.get_one(Endpoint, disabled.id))
+        webhooks.enable(session, session.get_one(Endpoint, disabled.id))
         session.execute(update(Endpoint).where(Endpoint.id == paused.id).values(paused_until=text("now()")))
     assert len(offer_deliveries()) == 2
 

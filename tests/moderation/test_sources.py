@@ -20,7 +20,7 @@ from sqlalchemy import Engine, select
 
 from moderation import signing, sources
 from moderation.db import new_id, transaction
-from moderation.errors import ConfigurationError, InvalidRequest, NotFound, SignatureInvalid
+from moderation.errors import InvalidRequest, NotFound, SignatureInvalid
 from moderation.sources import Reference
 from moderation.submissions import Link
 from moderation.tables import ReceivedWebhook, Source, Tenant
@@ -49,7 +49,7 @@ def tenant(db: Engine) -> Tenant:
 
 def stored(tenant: Tenant, **fields: Any) -> Source:
     with transaction() as session:
-        made = source(**fields)
+        made = source(**{"secrets": [], **fields})
         made.tenant_id = tenant.id
         return sources.create_source(session, made)
 
@@ -76,7 +76,7 @@ def test_a_source_gets_a_secret_where_none_is_given(tenant: Tenant) -> None:
     ],
 )
 def test_a_source_that_could_not_work_is_refused(tenant: Tenant, fields: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(InvalidRequest):
         stored(tenant, **fields)
 
 

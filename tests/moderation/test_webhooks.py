@@ -262,7 +262,7 @@ def test_an_endpoint_that_is_enabled_again_gets_what_was_pending(endpoint: Endpo
         webhooks.disable(session, session.get_one(Endpoint, endpoint.id), "for the test")
     with transaction() as session:
         assert dispatch.offer_deliveries(session, per_endpoint=4, lease=LEASE) == []
-        webhooks.enable(session.get_one(Endpoint, endpoint.id))
+        webhooks.enable(session, session.get_one(Endpoint, endpoint.id))
     with transaction() as session:
         assert dispatch.offer_deliveries(session, per_endpoint=4, lease=LEASE) == [waiting]
 
@@ -350,7 +350,7 @@ def test_the_official_package_verifies_what_is_sent_also_while_a_secret_rotates(
             factories.make_version(session)
             endpoint = make_endpoint(session, tenant, server.url("/hook"))
             old = endpoint.secrets[0]
-            fresh = webhooks.rotate_secret(endpoint)
+            fresh = webhooks.rotate_secret(session, endpoint)
             case = make_case(session, tenant, CaseStatus.DECIDED, external_id="post-9", details={"ü": "\U0001f9ff"})
         with transaction() as session:
             due = dispatch.offer_deliveries(session, per_endpoint=10, lease=LEASE)
@@ -463,7 +463,7 @@ def test_an_endpoint_is_made_with_a_secret_and_known_event_types_only(tenant: Te
 def test_at_most_two_secrets_sign(endpoint: Endpoint) -> None:
     with transaction() as session:
         row = session.get_one(Endpoint, endpoint.id)
-        first, second = webhooks.rotate_secret(row), webhooks.rotate_secret(row)
+        first, second = webhooks.rotate_secret(session, row), webhooks.rotate_secret(session, row)
     assert reread(endpoint).secrets == [second, first]
 
 
