@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 from alembic import context
-from sqlalchemy import create_engine, pool, text
+from sqlalchemy import Connection, create_engine, pool, text
 
 from moderation.tables import Row
 
 # Any constant: whoever migrates holds this advisory lock, so two migrations never run side by side.
 MIGRATION_LOCK = 4_207_311
+TURN_S = 0.1
 
 
 def run_offline() -> None:
@@ -19,16 +22,28 @@ def run_offline() -> None:
 
 
 def run_online() -> None:
-    """Run the revisions in one transaction."""
+    """Run the revisions in one transaction, but for those that build indexes while the service runs."""
     engine = create_engine(context.config.get_main_option("sqlalchemy.url") or "", poolclass=pool.NullPool)
     with engine.connect() as connection:
+        _wait_for_turn(connection)
+        connection.execute(text("SET lock_timeout = '5s'"))
+        connection.execute(text("SET statement_timeout = '5min'"))
+        connection.commit()
         context.configure(connection=connection, target_metadata=Row.metadata, compare_server_default=False)
         with context.begin_transaction():
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
-            connection.execute(text("SET LOCAL lock_timeout = '5s'"))
-            connection.execute(text("SET LOCAL statement_timeout = '5min'"))
             context.run_migrations()
     engine.dispose()
+
+
+def _wait_for_turn(connection: Connection) -> None:
+    """Take the lock, for as long as the connection lasts.
+
+    Asked for again and again: an index that is built concurrently would wait for a statement that waits for the lock.
+    """
+    while not connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": MIGRATION_LOCK}):
+        connection.rollback()
+        time.sleep(TURN_S)
+    connection.commit()
 
 
 if context.is_offline_mode():

@@ -28,6 +28,7 @@ from moderation.errors import IllegalTransition, LostLease, NotFound
 from moderation.tables import Case, Image, Policy, Submission, Tenant, Verdict
 from moderation.vocabulary import (
     OUTBOUND,
+    QUIET,
     CaseStatus,
     DecidedBy,
     EventType,
@@ -52,6 +53,7 @@ MAX_EXPLANATION_IN_EVENT = 8000
 MAX_FAILURE_DETAIL = 500  # characters
 MAX_CATEGORY = 100  # characters
 WORKER = "worker"
+SAMPLING = "sampling"
 # A row that waited for its lock is read anew, also where the session had read it before.
 FRESH = {"populate_existing": True}
 
@@ -166,6 +168,7 @@ def record_verdict(session: Session, case: Case, verdict: Verdict, policy: Polic
     case.verdict = verdict
     case.policy = policy
     case.score = None if math.isnan(verdict.p_fake) else verdict.p_fake
+    case.model_version_id = verdict.model_version_id
     session.flush()
     _record(session, case, EventType.VERDICT_COMPLETED, actor=WORKER, before=case.status)
 
@@ -179,24 +182,58 @@ def decide(session: Session, case: Case, label: Label, by: DecidedBy) -> None:
     _record(session, case, EventType.DECISION_CREATED, actor=by.value, before=before)
 
 
-def rule(session: Session, case: Case, label: Label, *, actor: str, review_id: UUID) -> None:
-    """End the case as a person answered; tell of a decision, of one that is overturned, and of an appeal's outcome."""
-    earlier, appealed = case.label, case.review_reason is ReviewReason.APPEAL
+def audit(session: Session, case: Case) -> None:
+    """Draw whether a person looks at what the policy has just decided; the tenant's share is kept as probability."""
+    share = session.get_one(Tenant, case.tenant_id).audit_share
+    if random.random() < share:
+        case.audit_probability = share
+        reopen(session, case, ReviewReason.AUDIT)
+
+
+def reopen(session: Session, case: Case, reason: ReviewReason) -> None:
+    """Take a decided case back to the moderators without a word to the platform: its decision stands meanwhile.
+
+    `settled_at` stays the decision's. `reason` is one of QUIET.
+    """
+    before = _move(case, CaseStatus.IN_REVIEW)
+    _open_review(session, case, reason)
+    sampled = _Change(now={"reason": reason.value})
+    _record(session, case, EventType.CASE_SAMPLED, actor=SAMPLING, before=before, change=sampled)
+
+
+def rule(
+    session: Session, case: Case, label: Label, *, actor: str, review_id: UUID, message: str | None = None
+) -> None:
+    """End the case as a person answered; tell of a decision, of one that is overturned, and of an appeal's outcome.
+
+    Of a case that was quietly looked at again and found right, nobody is told. `message` is for who appealed.
+    """
+    earlier, reason = case.label, case.review_reason
+    overturned = earlier not in (None, label)
+    if reason in QUIET and not overturned:
+        uphold(session, case, actor=actor, review_id=review_id)
+        return
     before = _move(case, CaseStatus.DECIDED)
     case.label = label
     case.decided_by = DecidedBy.MODERATOR
     case.settled_at = datetime.now(UTC)
-    overturned = earlier not in (None, label)
     told = _Change(
         was={"label": earlier.value if earlier else None}, now={"label": label.value, "review": str(review_id)}
     )
-    if overturned or not (appealed and earlier):
+    if overturned or not (reason is ReviewReason.APPEAL and earlier):
         type_ = EventType.DECISION_REVERSED if overturned else EventType.DECISION_CREATED
         _record(session, case, type_, actor=actor, before=before, change=told)
         before = case.status
-    if appealed:
-        outcome = {"appeal": {"outcome": "overturned" if overturned else "upheld"}}
+    if reason is ReviewReason.APPEAL:
+        outcome = {"appeal": {"outcome": "overturned" if overturned else "upheld", "message": message}}
         _record(session, case, EventType.APPEAL_DECIDED, actor=actor, before=before, change=told, data=outcome)
+
+
+def uphold(session: Session, case: Case, *, actor: str, review_id: UUID) -> None:
+    """A decision that was quietly looked at again stands, and so does who made it and when."""
+    before = _move(case, CaseStatus.DECIDED)
+    said = _Change(now={"review": str(review_id)})
+    _record(session, case, EventType.REVIEW_UPHELD, actor=actor, before=before, change=said)
 
 
 def note(
@@ -208,7 +245,9 @@ def note(
 
 def send_to_review(session: Session, case: Case, reason: ReviewReason) -> None:
     """Hand the case to the moderators."""
-    before = _open_review(session, case, reason)
+    before = _move(case, CaseStatus.IN_REVIEW)
+    case.settled_at = datetime.now(UTC)
+    _open_review(session, case, reason)
     _record(session, case, EventType.CASE_IN_REVIEW, actor=DecidedBy.POLICY.value, before=before)
 
 
@@ -233,27 +272,36 @@ def retry(session: Session, tenant_id: UUID, case_id: UUID, *, actor: str) -> Ca
 
 
 def appeal(session: Session, tenant_id: UUID, case_id: UUID, *, actor: str, message: str | None) -> Case:
-    """Reopen a decided case for a person. Raises NotFound, IllegalTransition."""
+    """Reopen a decided case for a person, also where it is quietly looked at again already.
+
+    Raises NotFound, IllegalTransition. Whoever is at work on it must be seen to: use moderation/appeals.py.
+    """
     case = case_of(session, tenant_id, case_id, lock=True)
-    before = _open_review(session, case, ReviewReason.APPEAL)
+    before = case.status if is_sampled(case) else _move(case, CaseStatus.IN_REVIEW)
+    case.settled_at = datetime.now(UTC)
+    case.appeal_message = storable(message) if message is not None else None
+    _open_review(session, case, ReviewReason.APPEAL)
     said = _Change(now={"message": message} if message is not None else {})
     _record(session, case, EventType.CASE_APPEALED, actor=actor, before=before, change=said)
     _record(session, case, EventType.CASE_IN_REVIEW, actor=actor, before=case.status)
     return case
 
 
-def _open_review(session: Session, case: Case, reason: ReviewReason) -> CaseStatus:
-    """To the moderators, as if nobody had had it before; whether it is answered blind is drawn once for each case."""
-    before = _move(case, CaseStatus.IN_REVIEW)
+def is_sampled(case: Case) -> bool:
+    """Whether it is decided, as the platform knows, and looked at again nevertheless."""
+    return case.status is CaseStatus.IN_REVIEW and case.review_reason in QUIET
+
+
+def _open_review(session: Session, case: Case, reason: ReviewReason) -> None:
+    """As if nobody had had it before. Whether it is answered blind is drawn once for each case; an audit always is."""
     case.review_reason = reason
-    case.settled_at = datetime.now(UTC)
     case.held_until = case.escalated_at = case.assigned_to = None
     if case.score is None and case.verdict is not None and not math.isnan(case.verdict.p_fake):
         case.score = case.verdict.p_fake  # decided before scores were kept with the case
     if case.blind is None:
-        case.blind_probability = session.get_one(Tenant, case.tenant_id).blind_share
-        case.blind = random.random() < case.blind_probability
-    return before
+        share = 1.0 if reason is ReviewReason.AUDIT else session.get_one(Tenant, case.tenant_id).blind_share
+        case.blind_probability = share
+        case.blind = random.random() < share
 
 
 def case_of(session: Session, tenant_id: UUID, case_id: UUID, *, lock: bool = False) -> Case:
@@ -415,24 +463,28 @@ def _record(
         sequence=case.sequence,
         before={"status": before.value, **change.was} if before else None,
         after={"status": case.status.value, "attempt": case.attempts, **change.now},
-        data={**_event_data(case), **(data or {})} if type_ in OUTBOUND else None,
+        data=_event_data(case, data or {}) if type_ in OUTBOUND else None,
         request_id=case.submission.request_id,
     )
 
 
-def _event_data(case: Case) -> dict[str, Any]:
-    """The case with its explanation cut to what an event may hold."""
+def _event_data(case: Case, more: Mapping[str, Any]) -> dict[str, Any]:
+    """The case and `more`, with the explanation cut to what an event has room for beside them."""
     data = describe(case)
     verdict = data["verdict"]
     if verdict and verdict["explanation"]:
-        verdict["explanation"] = _cut(verdict["explanation"])
-    return data
+        verdict["explanation"] = _cut(
+            verdict["explanation"], MAX_EXPLANATION_IN_EVENT - _size(json.dumps(more, ensure_ascii=False))
+        )
+    return {**data, **more}
 
 
-def _cut(explanation: str) -> str:
-    """As much of it as an event has room for: JSON takes one to six bytes for a character."""
-    sizes = itertools.accumulate(
-        len(json.dumps(character, ensure_ascii=False).encode()) - 2 for character in explanation
-    )
-    kept = sum(1 for _ in itertools.takewhile(lambda size: size <= MAX_EXPLANATION_IN_EVENT, sizes))
+def _cut(explanation: str, room: int) -> str:
+    """As much of it as fits into so many bytes of JSON: it takes one to six bytes for a character."""
+    sizes = itertools.accumulate(_size(json.dumps(character, ensure_ascii=False)) - 2 for character in explanation)
+    kept = sum(1 for _ in itertools.takewhile(lambda size: size <= room, sizes))
     return explanation if kept == len(explanation) else explanation[:kept] + "…"
+
+
+def _size(text: str) -> int:
+    return len(text.encode())

@@ -12,10 +12,13 @@ from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     DateTime,
     Enum,
+    Float,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     MetaData,
@@ -389,6 +392,30 @@ class ExplanationRequest(Row):
 
 WAITING = "status IN ('fetching', 'queued', 'screening')"
 ANSWERABLE = "status = 'in_review' AND answer_due IS NULL"
+# How far a score is from a half. Of a blind case it is drawn by lot: its place in the queue would tell its score.
+# To the letter as Postgres prints it, or Alembic takes it for another one.
+CERTAINTY = """
+CASE
+    WHEN blind THEN (uuid_hash(id) & 1023)::double precision / 4096::double precision
+    ELSE abs(COALESCE(score, 0.5::double precision) - 0.5::double precision)
+END"""
+_PLACE: tuple[Any, ...] = (text("(-priority)"), text(f"({CERTAINTY})"), "settled_at", "id")
+_SEEN_IN_QUEUE = [
+    *("priority", "score", "blind", "review_reason", "restricted", "escalated_at", "held_until", "assigned_to"),
+    *("category", "model_version_id"),
+]
+
+
+def _queue(name: str, *first: str) -> Index:
+    """An index in the order of the review queue, after `first`."""
+    return Index(
+        name,
+        "tenant_id",
+        *first,
+        *_PLACE,
+        postgresql_where=ANSWERABLE,
+        postgresql_include=[column for column in _SEEN_IN_QUEUE if column not in first],
+    )
 
 
 class Case(_Identified, Row):
@@ -396,7 +423,8 @@ class Case(_Identified, Row):
 
     `offered_until` is the relay's: the broker has been told, ask again after this. `lease_until` is the worker's: it is
     at work until then. `fence` grows with every take, by a worker or a person; whoever writes must still hold the
-    newest one. `score` is the verdict's p_fake, here too so that the review queue is read from one index. `blind`,
+    newest one. `score` is the verdict's p_fake and `model_version_id` whose it is, here too so that the review queue is
+    read from one index. `blind`,
     with its probability, is drawn when the case first goes to review, `second` (a second opinion is wanted) when it is
     first answered, and whether it is audited when the policy decides it: `audit_probability` is set where it is.
     `policy_label` is what the policy decided, whatever came after. `category` is what the platform says the image
@@ -409,25 +437,11 @@ class Case(_Identified, Row):
         Index("ix_cases_offered", "offered_until", postgresql_where=WAITING),
         Index("ix_cases_leased", "lease_until", postgresql_where=WAITING),
         Index("ix_cases_listed", "tenant_id", "id"),
-        Index(
-            "ix_cases_review_queue",
-            "tenant_id",
-            text("(-priority)"),
-            text("abs(coalesce(score, 0.5) - 0.5)"),
-            "settled_at",
-            "id",
-            postgresql_where=ANSWERABLE,
-            postgresql_include=[
-                "priority",
-                "score",
-                "blind",
-                "review_reason",
-                "restricted",
-                "escalated_at",
-                "held_until",
-                "assigned_to",
-            ],
-        ),
+        _queue("ix_cases_review_queue"),
+        _queue("ix_cases_queue_by_reason", "review_reason"),
+        _queue("ix_cases_queue_by_category", "category"),
+        _queue("ix_cases_queue_by_version", "model_version_id"),
+        Index("ix_cases_held", "held_until", postgresql_where=f"{ANSWERABLE} AND held_until IS NOT NULL"),
         Index("ix_cases_assigned", "assigned_to", postgresql_where=f"{ANSWERABLE} AND assigned_to IS NOT NULL"),
         Index("ix_cases_answered", "answer_due", postgresql_where="answer_due IS NOT NULL"),
     )
@@ -436,6 +450,7 @@ class Case(_Identified, Row):
     submission_id: Mapped[UUID] = mapped_column(ForeignKey(Submission.id), unique=True)
     image_id: Mapped[UUID | None] = mapped_column(ForeignKey(Image.id), index=True)
     verdict_id: Mapped[UUID | None] = mapped_column(ForeignKey(Verdict.id))
+    model_version_id: Mapped[UUID | None] = mapped_column(ForeignKey(ModelVersion.id))
     policy_id: Mapped[UUID | None] = mapped_column(ForeignKey(Policy.id))
     status: Mapped[CaseStatus]
     priority: Mapped[int]
@@ -471,6 +486,48 @@ class Case(_Identified, Row):
     image: Mapped[Image | None] = relationship()
     verdict: Mapped[Verdict | None] = relationship()
     policy: Mapped[Policy | None] = relationship()
+
+
+class QueueChange(Row):
+    """A case came into the review queue (`amount` 1) or left it (-1) as it is here. Written by triggers on `cases`.
+
+    Only ever added to, so that no commit waits for another; moderation/backlog.py sums it up. `score` is None of a
+    blind case; `for_leads`: restricted or escalated.
+    """
+
+    __tablename__ = "queue_changes"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    tenant_id: Mapped[UUID]
+    for_leads: Mapped[bool]
+    priority: Mapped[int]
+    review_reason: Mapped[ReviewReason | None]
+    category: Mapped[str | None]
+    model_version_id: Mapped[UUID | None]
+    score: Mapped[float | None]
+    settled_at: Mapped[datetime]
+    amount: Mapped[int]
+
+
+class QueueSummary(Row):
+    """The cases of one kind that were in the review queue when this was written: since when, oldest first, and scores.
+
+    `scores` are theirs in the same order; `ranked` are those that are not None, in their own.
+    """
+
+    __tablename__ = "queue_summaries"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    tenant_id: Mapped[UUID] = mapped_column(index=True)
+    for_leads: Mapped[bool]
+    priority: Mapped[int]
+    review_reason: Mapped[ReviewReason | None]
+    category: Mapped[str | None]
+    model_version_id: Mapped[UUID | None]
+    count: Mapped[int]
+    since: Mapped[list[datetime]] = mapped_column(ARRAY(DateTime(timezone=True)))
+    scores: Mapped[list[float | None]] = mapped_column(ARRAY(Float))
+    ranked: Mapped[list[float]] = mapped_column(ARRAY(Float))
 
 
 class Claim(_Identified, Row):

@@ -1,4 +1,4 @@
-"""Reviews: claims, answers, renditions, and what the review queue is ordered by."""
+"""Reviews: claims, answers, renditions, and what the review queue is ordered by (0005 has its indexes)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-ANSWERABLE = "status = 'in_review' AND answer_due IS NULL"
 TIME = sa.DateTime(timezone=True)
 
 
@@ -113,35 +112,12 @@ def _widen_cases() -> None:
         "UPDATE cases SET score = verdicts.p_fake FROM verdicts "
         "WHERE verdicts.id = cases.verdict_id AND cases.status = 'in_review' AND verdicts.p_fake <> 'NaN'"
     )
-    op.create_index(
-        "ix_cases_review_queue",
-        "cases",
-        ["tenant_id", sa.text("(-priority)"), sa.text("abs(coalesce(score, 0.5) - 0.5)"), "settled_at", "id"],
-        postgresql_where=ANSWERABLE,
-        postgresql_include=[
-            "priority",
-            "score",
-            "blind",
-            "review_reason",
-            "restricted",
-            "escalated_at",
-            "held_until",
-            "assigned_to",
-        ],
-    )
-    op.create_index(
-        "ix_cases_assigned", "cases", ["assigned_to"], postgresql_where=f"{ANSWERABLE} AND assigned_to IS NOT NULL"
-    )
-    op.create_index("ix_cases_answered", "cases", ["answer_due"], postgresql_where="answer_due IS NOT NULL")
 
 
 def downgrade() -> None:
     op.drop_table("reviewed_sentences")
     op.drop_table("reviews")
     op.drop_table("claims")
-    op.drop_index("ix_cases_answered", table_name="cases")
-    op.drop_index("ix_cases_assigned", table_name="cases")
-    op.drop_index("ix_cases_review_queue", table_name="cases")
     for column in ("answer_due", "assigned_to", "escalated_at", "held_until", "blind_probability", "blind", "score"):
         op.drop_column("cases", column)
     op.drop_column("images", "rendition_key")
