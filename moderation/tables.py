@@ -392,12 +392,15 @@ class ExplanationRequest(Row):
 
 WAITING = "status IN ('fetching', 'queued', 'screening')"
 ANSWERABLE = "status = 'in_review' AND answer_due IS NULL"
-# How far a score is from a half. Of a blind case it is drawn by lot: its place in the queue would tell its score.
-# To the letter as Postgres prints it, or Alembic takes it for another one.
-CERTAINTY = """
+# A moderator is not to know the score of these before they have answered: of what is blind, appealed or audited.
+HIDDEN_SCORES = frozenset({ReviewReason.APPEAL, ReviewReason.AUDIT})
+SCORE_HIDDEN = "blind OR review_reason = 'appeal' OR review_reason = 'audit'"
+# How far a score is from a half; of a hidden one by lot, for a place in the queue would tell it. To the letter as
+# Postgres prints it, or Alembic takes it for another expression.
+CERTAINTY = f"""
 CASE
-    WHEN blind THEN (uuid_hash(id) & 1023)::double precision / 4096::double precision
-    ELSE abs(COALESCE(score, 0.5::double precision) - 0.5::double precision)
+    WHEN {SCORE_HIDDEN} THEN (uuid_hash(id) & 1023)::float8 / 4096::float8
+    ELSE abs(COALESCE(score, 0.5::float8) - 0.5::float8)
 END"""
 _PLACE: tuple[Any, ...] = (text("(-priority)"), text(f"({CERTAINTY})"), "settled_at", "id")
 _SEEN_IN_QUEUE = [
@@ -444,6 +447,19 @@ class Case(_Identified, Row):
         Index("ix_cases_held", "held_until", postgresql_where=f"{ANSWERABLE} AND held_until IS NOT NULL"),
         Index("ix_cases_assigned", "assigned_to", postgresql_where=f"{ANSWERABLE} AND assigned_to IS NOT NULL"),
         Index("ix_cases_answered", "answer_due", postgresql_where="answer_due IS NOT NULL"),
+        # What insight counts, so that no case is read for it. A case comes in when it is settled, and not before.
+        Index(
+            "ix_cases_outcomes",
+            "tenant_id",
+            "created_at",
+            postgresql_where="settled_at IS NOT NULL",
+            postgresql_include=[
+                *("status", "decided_by", "label", "policy_label", "settled_at", "score", "category"),
+                *("model_version_id", "audit_probability", "verdict_id"),
+            ],
+        ),
+        Index("ix_cases_under_way", "tenant_id", "created_at", postgresql_where="settled_at IS NULL"),
+        Index("ix_cases_audited", "tenant_id", "created_at", postgresql_where="audit_probability IS NOT NULL"),
     )
 
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey(Tenant.id))
@@ -491,8 +507,8 @@ class Case(_Identified, Row):
 class QueueChange(Row):
     """A case came into the review queue (`amount` 1) or left it (-1) as it is here. Written by triggers on `cases`.
 
-    Only ever added to, so that no commit waits for another; moderation/backlog.py sums it up. `score` is None of a
-    blind case; `for_leads`: restricted or escalated.
+    Only ever added to, so that no commit waits for another; moderation/backlog.py sums it up. `score` is None
+    where it is hidden; `for_leads`: restricted or escalated.
     """
 
     __tablename__ = "queue_changes"
@@ -562,6 +578,7 @@ class Review(_Identified, Row):
             "uq_reviews_pending", "case_id", unique=True, postgresql_where="settled_at IS NULL AND undone_at IS NULL"
         ),
         Index("ix_reviews_of_user", "user_id", "created_at"),
+        Index("ix_reviews_settled", "tenant_id", "settled_at", postgresql_where="settled_at IS NOT NULL"),
     )
 
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey(Tenant.id), index=True)
@@ -601,11 +618,27 @@ class ReviewedSentence(Row):
     written: Mapped[str | None]
 
 
+# A case went to review, or left it.
+ENTERED_REVIEW = "after ->> 'status' = 'in_review' AND before ->> 'status' <> 'in_review'"
+LEFT_REVIEW = "before ->> 'status' = 'in_review' AND after ->> 'status' <> 'in_review'"
+
+
+def _events(name: str, which: str, *also: str) -> Index:
+    """An index of some of a tenant's events by their time."""
+    return Index(name, "tenant_id", "created_at", postgresql_where=which, postgresql_include=also or None)
+
+
 class Event(_Identified, Row):
     """The audit trail: who did what, and how it was before and after. Append only; a trigger refuses changes."""
 
     __tablename__ = "events"
-    __table_args__ = (Index(None, "case_id", "sequence", unique=True), Index(None, "tenant_id", "created_at"))
+    __table_args__ = (
+        Index(None, "case_id", "sequence", unique=True),
+        Index(None, "tenant_id", "created_at"),
+        _events("ix_events_review_entered", ENTERED_REVIEW, "case_id"),
+        _events("ix_events_review_left", LEFT_REVIEW, "case_id"),
+        _events("ix_events_policy_changed", "type = 'policy.changed'"),
+    )
 
     tenant_id: Mapped[UUID | None] = mapped_column(ForeignKey(Tenant.id))
     case_id: Mapped[UUID | None] = mapped_column(ForeignKey(Case.id))
