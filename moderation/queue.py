@@ -31,9 +31,24 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, selectinload
 
+from moderation import backlog, opinions
 from moderation.accounts import Person
+from moderation.backlog import Slice, Totals
 from moderation.errors import NotFound
-from moderation.tables import ANSWERABLE, Case, Claim, Image, Submission
+from moderation.tables import (
+    ANSWERABLE,
+    CERTAINTY,
+    HIDDEN_SCORES,
+    SCORE_HIDDEN,
+    Case,
+    Claim,
+    Image,
+    Membership,
+    ModelVersion,
+    Submission,
+    Tenant,
+    User,
+)
 from moderation.vocabulary import CaseStatus, ClaimEnd, ReviewReason, Role
 
 PAGE = 50
@@ -44,34 +59,39 @@ SKIPPED_FOR = timedelta(hours=1)
 # Literally as in the index, or Postgres does not see that it may use it.
 _ANSWERABLE: ColumnElement[bool] = literal_column(f"({ANSWERABLE})")
 _URGENCY: ColumnElement[int] = literal_column("(-cases.priority)", Integer)
-_CERTAINTY: ColumnElement[float] = literal_column("abs(coalesce(cases.score, 0.5) - 0.5)", Float)
+_CERTAINTY: ColumnElement[float] = literal_column(f"({CERTAINTY})", Float)
+_SCORE_SEEN: ColumnElement[bool] = literal_column(f"({SCORE_HIDDEN}) IS NOT TRUE")
 _LIVE = (Claim.ended_at.is_(None), Claim.lease_until > func.clock_timestamp())
 _ORDER: tuple[Any, ...] = (_URGENCY, _CERTAINTY, Case.settled_at, Case.id)
+_LEADS = [role for role in Role if role.covers(Role.LEAD)]
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which cases of the queue; scores are p_fake, 0 to 1.
+    """Which cases of the queue; scores are p_fake, 0 to 1. `older_than` is how long they have been in review.
 
-    A range of scores leaves out the cases that are answered blind: to find them by their score would be to see it.
+    A range of scores leaves out the cases whose score is hidden: to find them by it would be to see it.
     """
 
     tenant_id: UUID | None = None
     reason: ReviewReason | None = None
+    category: str | None = None
+    model_version_id: UUID | None = None
+    priority: int | None = None
     score_from: float | None = None
     score_to: float | None = None
+    older_than: timedelta | None = None
     mine: bool = False
     held: bool = False
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where in the order a case is."""
+    """Where a page of the queue ended: at this case, as it was then. Nothing in it tells the case's score."""
 
-    urgency: int
-    certainty: float
-    since: datetime
     case_id: UUID
+    priority: int
+    since: datetime
 
 
 @dataclass(frozen=True)
@@ -85,34 +105,43 @@ class Entry:
     @property
     def place(self) -> Place:
         """Where it is in the order, so that the next page begins after it."""
-        case = self.case
-        assert case.settled_at is not None
-        certainty = abs((0.5 if case.score is None else case.score) - 0.5)
-        return Place(-case.priority, certainty, case.settled_at, case.id)
+        assert self.case.settled_at is not None
+        return Place(self.case.id, self.case.priority, self.case.settled_at)
 
 
 @dataclass(frozen=True)
-class Totals:
-    """How many cases there are, and since when the oldest has been in review."""
+class Choices:
+    """What there is to filter by: categories by name, and names of model versions."""
 
-    count: int
-    oldest: datetime | None
+    categories: Sequence[str]
+    versions: dict[UUID, str]
 
 
 def page(
     session: Session, person: Person, filter_: Filter, *, after: Place | None = None, limit: int = PAGE
 ) -> list[Entry]:
-    """The person's queue from just after a place on (keyset paging)."""
+    """The person's queue from just after a place on (keyset paging). Raises NotFound for what is no place of theirs."""
     conditions = _conditions(session, person, filter_)
     if after is not None:
-        place = tuple_(after.urgency, after.certainty, after.since, after.case_id)
+        place = tuple_(-after.priority, _certainty_of(session, person, after.case_id), after.since, after.case_id)
         conditions.append(tuple_(*_ORDER) > place)
     return _entries(session, _first(session, _tenants(person, filter_), conditions, limit))
+
+
+def _certainty_of(session: Session, person: Person, case_id: UUID) -> float:
+    query = select(_CERTAINTY).where(Case.id == case_id, Case.tenant_id.in_(person.tenant_ids))
+    certainty = session.scalar(query.where(_open_to(person, escalated=False)))
+    if certainty is None:
+        raise NotFound("The case that the last page ended with is not here any more: begin with the first page.")
+    return certainty
 
 
 def totals(session: Session, person: Person, filter_: Filter) -> Totals:
     """Of all that the pages show."""
     tenants = _tenants(person, filter_)
+    if not filter_.mine and not filter_.held:
+        return backlog.totals(session, _slice(person, filter_, tenants))
+    # Few, and each with an index of its own.
     query = select(func.count(), func.min(Case.settled_at)).select_from(Case)
     count, oldest = session.execute(
         query.where(Case.tenant_id.in_(tenants), *_conditions(session, person, filter_))
@@ -120,16 +149,64 @@ def totals(session: Session, person: Person, filter_: Filter) -> Totals:
     return Totals(count, oldest)
 
 
+def _slice(person: Person, filter_: Filter, tenants: Sequence[UUID]) -> Slice:
+    return Slice(
+        tenants=tenants,
+        led_tenants=person.tenant_ids_as(Role.LEAD),
+        reason=filter_.reason,
+        category=filter_.category,
+        model_version_id=filter_.model_version_id,
+        priority=filter_.priority,
+        score_from=filter_.score_from,
+        score_to=filter_.score_to,
+        older_than=filter_.older_than,
+    )
+
+
+def stranded(session: Session, person: Person) -> int:
+    """How many cases wait for a lead of tenants that have none, where this person can do nothing about it."""
+    led = select(Membership.tenant_id).join(User, User.id == Membership.user_id).where(User.disabled_at.is_(None))
+    led = led.where(Membership.role.in_(_LEADS))
+    others = person.tenant_ids - person.tenant_ids_as(Role.LEAD)
+    leaderless = (
+        session.scalars(select(Tenant.id).where(Tenant.id.in_(others), Tenant.id.not_in(led))).all() if others else []
+    )
+    return backlog.waiting_for_leads(session, leaderless) if leaderless else 0
+
+
+def choices(session: Session, person: Person) -> Choices:
+    """What the cases of this person's queue can be filtered by."""
+    versions = session.execute(select(ModelVersion.id, ModelVersion.name).order_by(ModelVersion.id.desc()))
+    return Choices(backlog.categories(session, person.tenant_ids), {row.id: row.name for row in versions})
+
+
 def candidates(session: Session, person: Person, filter_: Filter, *, limit: int) -> list[UUID]:
     """The cases this person should look at next, in order: first those assigned to them, then whatever is free.
 
-    Neither what somebody else is at work on, nor what they answered or skipped a short while ago.
+    Neither what somebody else is at work on, nor what they answered or skipped a short while ago. What is assigned to
+    somebody who cannot work on it any more is free.
     """
     tenants = _tenants(person, filter_)
     free = [*_conditions(session, person, filter_), ~_claimed(), ~_had_enough(person)]
+    free.append(~opinions.anothers(person.user_id))
     assigned = select(Case.id).where(Case.tenant_id.in_(tenants), Case.assigned_to == person.user_id, *free)
     first = list(session.scalars(assigned.order_by(*_ORDER).limit(limit)))
-    return first or _first(session, tenants, [*free, Case.assigned_to.is_(None)], limit)
+    return first or _first(session, tenants, [*free, or_(Case.assigned_to.is_(None), ~_assignee_works())], limit)
+
+
+def is_anothers(session: Session, person: Person, case: Case) -> bool:
+    """Whether the case is assigned to somebody else, who can work on it."""
+    if case.assigned_to in (None, person.user_id):
+        return False
+    return bool(session.scalar(select(_assignee_works()).where(Case.id == case.id)))
+
+
+def _assignee_works() -> ColumnElement[bool]:
+    """Whoever the case is assigned to has an account that is not disabled, and the role that the case needs."""
+    for_all = and_(Case.restricted.is_(False), Case.escalated_at.is_(None))
+    able = select(Membership.user_id).join(User, User.id == Membership.user_id).where(User.disabled_at.is_(None))
+    able = able.where(Membership.user_id == Case.assigned_to, Membership.tenant_id == Case.tenant_id)
+    return able.where(or_(for_all, Membership.role.in_(_LEADS))).correlate(Case).exists()
 
 
 def found(session: Session, person: Person, term: str) -> list[Entry]:
@@ -165,14 +242,19 @@ def _conditions(session: Session, person: Person, filter_: Filter) -> list[Colum
     is_held = Case.held_until > func.now()
     wanted: list[ColumnElement[bool]] = [_ANSWERABLE, _open_to(person, escalated=True)]
     wanted.append(is_held if filter_.held else or_(Case.held_until.is_(None), Case.held_until <= func.now()))
-    if filter_.reason is not None:
-        wanted.append(Case.review_reason == filter_.reason)
-    if filter_.score_from is not None:
-        wanted.append(Case.score >= filter_.score_from)
-    if filter_.score_to is not None:
-        wanted.append(Case.score <= filter_.score_to)
+    for column, value in (
+        (Case.review_reason, filter_.reason),
+        (Case.category, filter_.category),
+        (Case.model_version_id, filter_.model_version_id),
+        (Case.priority, filter_.priority),
+    ):
+        if value is not None:
+            wanted.append(column == value)
+    if filter_.older_than is not None:
+        wanted.append(Case.settled_at < func.now() - filter_.older_than)
     if filter_.score_from is not None or filter_.score_to is not None:
-        wanted.append(Case.blind.is_not(True))
+        low, high = filter_.score_from, filter_.score_to
+        wanted += [Case.score.between(0.0 if low is None else low, 1.0 if high is None else high), _SCORE_SEEN]
     if filter_.mine:
         wanted.append(Case.id.in_(_ids_of(session, person)))
     return wanted
@@ -228,7 +310,8 @@ def _entries(session: Session, ids: Sequence[UUID]) -> list[Entry]:
 
 
 def _shown_score(case: Case) -> float | None:
-    return None if case.blind and case.status is CaseStatus.IN_REVIEW else case.score
+    hidden = case.blind or case.review_reason in HIDDEN_SCORES
+    return None if hidden and case.status is CaseStatus.IN_REVIEW else case.score
 
 
 def _workers(session: Session, ids: Sequence[UUID]) -> dict[UUID, str]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from flask import Blueprint, redirect, render_template, request, url_for
@@ -30,6 +27,8 @@ REASONS = {
     ReviewReason.AUDIT: "audit",
 }
 PRIORITIES = list(Priority)
+# Hours, in words.
+AGES = {1: "1 hour", 4: "4 hours", 24: "1 day", 72: "3 days", 168: "1 week"}
 
 
 @pages.get("/dashboard/queue")
@@ -55,6 +54,8 @@ def page() -> str:
             totals=totals,
             filter=filter_,
             query=as_query(filter_),
+            choices=queue.choices(session, person()),
+            stranded=queue.stranded(session, person()),
             term=term,
             following=following,
             first=request.args.get("after") is None,
@@ -62,6 +63,7 @@ def page() -> str:
             undoable=reviews.undoable(session, person(), answered) if answered else None,
             reasons=REASONS,
             priorities=PRIORITIES,
+            ages=AGES,
         )
 
 
@@ -88,8 +90,12 @@ def filter_of(sent: Mapping[str, str]) -> Filter:
         return Filter(
             tenant_id=id_in(sent, "tenant"),
             reason=ReviewReason(sent["reason"]) if sent.get("reason") else None,
+            category=sent["category"].replace("\x00", "") if sent.get("category") else None,
+            model_version_id=id_in(sent, "version"),
+            priority=Priority(sent["priority"]).rank if sent.get("priority") else None,
             score_from=_score(sent.get("from")),
             score_to=_score(sent.get("to")),
+            older_than=_age(sent.get("age")),
             mine=sent.get("mine") == "1",
             held=sent.get("held") == "1",
         )
@@ -102,8 +108,12 @@ def as_query(filter_: Filter) -> dict[str, str]:
     said = {
         "tenant": filter_.tenant_id,
         "reason": filter_.reason,
+        "category": filter_.category,
+        "version": filter_.model_version_id,
+        "priority": None if filter_.priority is None else PRIORITIES[filter_.priority],
         "from": filter_.score_from,
         "to": filter_.score_to,
+        "age": filter_.older_than // timedelta(hours=1) if filter_.older_than else None,
         "mine": "1" if filter_.mine else None,
         "held": "1" if filter_.held else None,
     }
@@ -128,9 +138,16 @@ def _score(text: str | None) -> float | None:
     return score
 
 
+def _age(text: str | None) -> timedelta | None:
+    if not text:
+        return None
+    if int(text) not in AGES:
+        raise ValueError("an age is one of those that the form offers")
+    return timedelta(hours=int(text))
+
+
 def _cursor(place: Place) -> str:
-    said = [place.urgency, place.certainty, place.since.isoformat(), str(place.case_id)]
-    return base64.urlsafe_b64encode(json.dumps(said).encode()).decode()
+    return f"{place.case_id}~{PRIORITIES[place.priority].value}~{place.since.isoformat()}"
 
 
 def _place(cursor: str | None) -> Place | None:
@@ -138,7 +155,7 @@ def _place(cursor: str | None) -> Place | None:
     if cursor is None:
         return None
     try:
-        urgency, certainty, since, case_id = json.loads(base64.urlsafe_b64decode(cursor))
-        return Place(int(urgency), float(certainty), datetime.fromisoformat(since), UUID(case_id))
-    except (binascii.Error, ValueError, TypeError, AttributeError) as error:
+        case_id, priority, since = cursor.split("~")
+        return Place(UUID(case_id), Priority(priority).rank, datetime.fromisoformat(since))
+    except ValueError as error:
         raise InvalidRequest("This page of the queue is not known: begin with the first.") from error

@@ -17,10 +17,11 @@ depends_on = None
 
 TIME = sa.DateTime(timezone=True)
 ANSWERABLE = "status = 'in_review' AND answer_due IS NULL"
-CERTAINTY = """
+SCORE_HIDDEN = "blind OR review_reason = 'appeal' OR review_reason = 'audit'"
+CERTAINTY = f"""
 CASE
-    WHEN blind THEN (uuid_hash(id) & 1023)::double precision / 4096::double precision
-    ELSE abs(COALESCE(score, 0.5::double precision) - 0.5::double precision)
+    WHEN {SCORE_HIDDEN} THEN (uuid_hash(id) & 1023)::float8 / 4096::float8
+    ELSE abs(COALESCE(score, 0.5::float8) - 0.5::float8)
 END"""
 PLACE = (sa.text("(-priority)"), sa.text(f"({CERTAINTY})"), "settled_at", "id")
 SEEN = (
@@ -41,7 +42,7 @@ SMALL = {
 
 # What a case counts as; a change of any of it is a change of the queue.
 KIND = "tenant_id, for_leads, priority, review_reason, category, model_version_id"
-SCORE = "CASE WHEN {0}blind THEN NULL ELSE {0}score END"
+SCORE = "CASE WHEN {0}blind OR {0}review_reason = 'appeal' OR {0}review_reason = 'audit' THEN NULL ELSE {0}score END"
 KIND_OF = (
     "{0}tenant_id, {0}restricted OR {0}escalated_at IS NOT NULL, {0}priority, {0}review_reason, {0}category, "
     "{0}model_version_id"

@@ -1,0 +1,188 @@
+"""How many cases wait in the review queue, and since when the oldest: exact, and without counting them one by one.
+
+Triggers (migration 0005) note each case that comes or goes in `queue_changes`, which is only ever added to, so that no
+commit waits for another. `summarise` writes down, once a minute, what there is of each kind in `queue_summaries`, and
+drops the changes it has seen. A count is then a sum over the kinds, the changes since, and the few cases that are on
+hold now; all of it is read in one statement, and so from one moment. Late summaries make counts slower, never wrong.
+
+It knows nothing of people: whoever asks says which tenants' cases, and where those that are for leads count too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from moderation.tables import ANSWERABLE, SCORE_HIDDEN
+from moderation.vocabulary import ReviewReason
+
+# Any constant: whoever summarises holds this advisory lock.
+SUMMARY_LOCK = 4_207_313
+
+_KIND = "tenant_id, for_leads, priority, review_reason, category, model_version_id"
+# What a case in the queue counts as; the triggers say the same.
+_COUNTED = f"""
+    SELECT id, tenant_id, restricted OR escalated_at IS NOT NULL AS for_leads, priority, review_reason, category,
+           model_version_id, CASE WHEN {SCORE_HIDDEN} THEN NULL ELSE score END AS score, settled_at, held_until
+    FROM cases
+"""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """How many cases there are, and since when the oldest has been in review."""
+
+    count: int
+    oldest: datetime | None
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Which cases of the queue are counted: those of `tenants`, and of `led_tenants` those for leads too.
+
+    Scores are p_fake, 0 to 1, both ends included; a range leaves out cases whose score is hidden. Nor is counted what
+    is on hold.
+    """
+
+    tenants: Collection[UUID]
+    led_tenants: Collection[UUID]
+    reason: ReviewReason | None = None
+    category: str | None = None
+    model_version_id: UUID | None = None
+    priority: int | None = None
+    score_from: float | None = None
+    score_to: float | None = None
+    older_than: timedelta | None = None
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether only some scores are asked for."""
+        return self.score_from is not None or self.score_to is not None
+
+
+def totals(session: Session, slice_: Slice) -> Totals:
+    """Exactly what there is at this moment."""
+    conditions, values = _kinds(slice_)
+    scores = "score BETWEEN :low AND :high" if slice_.has_scores else "true"
+    query = _TOTALS.format(
+        kinds=" AND ".join(conditions),
+        scores=scores,
+        aged="settled_at < now() - :age" if slice_.older_than else "true",
+        counted=_counted(slice_),
+        first=_FIRST_SCORED if slice_.has_scores else _FIRST,
+    )
+    low = 0.0 if slice_.score_from is None else slice_.score_from
+    high = 1.0 if slice_.score_to is None else slice_.score_to
+    values |= {"low": low, "under": math.nextafter(low, -1), "high": high, "age": slice_.older_than}
+    count, oldest = session.execute(text(query), values).one()
+    return Totals(int(count), oldest if count else None)
+
+
+def summarise(session: Session) -> int:
+    """Write the summaries of the tenants whose queue has changed. Returns how many changes were taken up.
+
+    Harmless to repeat, and at once: the second finds the first at work and leaves it to it.
+    """
+    if not session.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": SUMMARY_LOCK}):
+        return 0
+    # One statement: what is dropped of the changes, and what is read of the cases, is of one moment.
+    return int(session.scalar(text(_SUMMARISE)) or 0)
+
+
+def waiting_for_leads(session: Session, tenants: Collection[UUID]) -> int:
+    """How many cases of these tenants are for leads only."""
+    return totals(session, Slice(tenants, tenants)).count - totals(session, Slice(tenants, ())).count
+
+
+def categories(session: Session, tenants: Collection[UUID]) -> list[str]:
+    """Those there are in the queue, or were a minute ago, by name."""
+    query = text(
+        "SELECT DISTINCT category FROM queue_summaries WHERE tenant_id = ANY(:tenants) AND category IS NOT NULL"
+    )
+    return sorted(session.scalars(query, {"tenants": list(tenants)}))
+
+
+def _kinds(slice_: Slice) -> tuple[list[str], dict[str, Any]]:
+    """The conditions on a kind, and what is bound in them."""
+    conditions = ["tenant_id = ANY(:tenants)", "(NOT for_leads OR tenant_id = ANY(:led))"]
+    values: dict[str, Any] = {"tenants": list(slice_.tenants), "led": list(slice_.led_tenants)}
+    asked = {
+        "review_reason": slice_.reason.value if slice_.reason else None,
+        "category": slice_.category,
+        "model_version_id": slice_.model_version_id,
+        "priority": slice_.priority,
+    }
+    for column, value in asked.items():
+        if value is not None:
+            conditions.append(f"{column} = :{column}")
+            values[column] = value
+    return conditions, values
+
+
+def _counted(slice_: Slice) -> str:
+    """How many of one kind fit. `width_bucket` is how many of a sorted array are not above a value."""
+    older = "width_bucket(now() - :age - interval '1 microsecond', since)"
+    if slice_.older_than and slice_.has_scores:
+        return f"(SELECT count(*) FROM unnest(scores[1:{older}]) AS score WHERE score BETWEEN :low AND :high)"
+    if slice_.older_than:
+        return older
+    if slice_.has_scores:
+        return "width_bucket(:high, ranked) - width_bucket(:under, ranked)"
+    return "count"
+
+
+# Of one kind: its oldest, of which `gone` are not there any more.
+_FIRST = "SELECT settled_at FROM unnest(since[1:1 + gone]) AS settled_at"
+_FIRST_SCORED = """
+    SELECT settled_at FROM unnest(since, scores) AS one(settled_at, score) WHERE score BETWEEN :low AND :high
+    LIMIT 1 + gone
+"""
+_SAME_KIND = """
+    kept.tenant_id = left_.tenant_id AND kept.for_leads = left_.for_leads AND kept.priority = left_.priority
+    AND coalesce(kept.review_reason, '') = coalesce(left_.review_reason, '')
+    AND coalesce(kept.category, '') = coalesce(left_.category, '')
+    AND coalesce(kept.model_version_id, uuid_nil) = coalesce(left_.model_version_id, uuid_nil)
+""".replace("uuid_nil", "'00000000-0000-0000-0000-000000000000'::uuid")
+_TOTALS = f"""
+WITH changed AS MATERIALIZED (
+    SELECT {_KIND}, settled_at, amount FROM queue_changes WHERE {{kinds}} AND {{scores}}
+    UNION ALL
+    SELECT {_KIND}, settled_at, -1 FROM ({_COUNTED} WHERE {ANSWERABLE} AND held_until > now()) AS held
+    WHERE {{kinds}} AND {{scores}}
+), kept AS MATERIALIZED (
+    SELECT {_KIND}, since, scores, {{counted}} AS counted FROM queue_summaries WHERE {{kinds}}
+), left_ AS (
+    SELECT {_KIND}, count(*) AS gone FROM changed WHERE amount < 0 GROUP BY {_KIND}
+), oldest AS (
+    SELECT settled_at, 1 AS amount
+    FROM (SELECT since, scores, coalesce(gone, 0) AS gone FROM kept LEFT JOIN left_ ON {_SAME_KIND}) AS kept,
+         LATERAL ({{first}}) AS first
+    UNION ALL
+    SELECT settled_at, amount FROM changed
+)
+SELECT (SELECT coalesce(sum(counted), 0) FROM kept) + (SELECT coalesce(sum(amount), 0) FROM changed WHERE {{aged}}),
+       (SELECT min(settled_at) FROM (SELECT settled_at FROM oldest GROUP BY settled_at HAVING sum(amount) > 0) AS there)
+"""
+_SUMMARISE = f"""
+WITH seen AS (
+    DELETE FROM queue_changes RETURNING tenant_id
+), touched AS (
+    SELECT DISTINCT tenant_id FROM seen
+), former AS (
+    DELETE FROM queue_summaries WHERE tenant_id IN (SELECT tenant_id FROM touched)
+), written AS (
+    INSERT INTO queue_summaries ({_KIND}, count, since, scores, ranked)
+    SELECT {_KIND}, count(*), array_agg(settled_at ORDER BY settled_at, id), array_agg(score ORDER BY settled_at, id),
+           coalesce(array_agg(score ORDER BY score) FILTER (WHERE score IS NOT NULL), '{{}}')
+    FROM ({_COUNTED} WHERE {ANSWERABLE} AND tenant_id IN (SELECT tenant_id FROM touched)) AS queue
+    GROUP BY {_KIND}
+)
+SELECT count(*) FROM seen
+"""
