@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, selectinload
 
-from moderation import cases, queue
+from moderation import cases, opinions, queue
 from moderation.accounts import Person
 from moderation.errors import Conflict, Forbidden, LostLease, NotFound
 from moderation.queue import Filter
@@ -43,11 +43,13 @@ def case_for(session: Session, person: Person, case_id: UUID, *, lock: bool = Fa
 def claim(session: Session, person: Person, case_id: UUID) -> Claim:
     """Take a case. Who has it already takes it anew, and their older page loses it.
 
-    Raises NotFound; Forbidden where it is for a lead, or assigned to somebody else; Conflict where somebody else is at
+    Raises NotFound; Forbidden where it is for a lead, or for somebody else; Conflict where somebody else is at
     work on it, or nothing is left to answer.
     """
     case = case_for(session, person, case_id, lock=True)
-    _require_allowed(person, case)
+    refused = refusal(session, person, case)
+    if refused is not None:
+        raise Forbidden(refused)
     if case.status is not CaseStatus.IN_REVIEW or case.answer_due is not None:
         raise Conflict("This case is not waiting for an answer any more.")
     _end_former(session, person, case)
@@ -59,20 +61,17 @@ def claim(session: Session, person: Person, case_id: UUID) -> Claim:
     return taken
 
 
-def may_claim(person: Person, case: Case) -> bool:
-    """Whether the case is this person's to work on, whoever is at it just now."""
+def refusal(session: Session, person: Person, case: Case) -> str | None:
+    """In plain words, why the case is not this person's to answer, whoever is at it just now; None where it is."""
     role = person.role_in(case.tenant_id)
-    if role is None:
-        return False
-    if role.covers(Role.LEAD):
-        return True
-    return not case.restricted and case.escalated_at is None and case.assigned_to in (None, person.user_id)
-
-
-def _require_allowed(person: Person, case: Case) -> None:
-    if not may_claim(person, case):
-        whose = "a lead" if case.escalated_at is not None else "somebody else"
-        raise Forbidden(f"This case is for {whose} to answer.")
+    if role is None or not role.covers(Role.LEAD):
+        if case.restricted or case.escalated_at is not None:
+            return "This case is for a lead to answer."
+        if queue.is_anothers(session, person, case):
+            return "This case is for somebody else to answer: it was handed to them."
+    if opinions.is_anothers(session, person.user_id, case):
+        return "You have answered this case before: now it is somebody else's turn."
+    return None
 
 
 def _end_former(session: Session, person: Person, case: Case) -> None:
@@ -118,7 +117,8 @@ def held(session: Session, person: Person, case_id: UUID, fence: int) -> tuple[C
 
 
 def renew(session: Session, person: Person, case_id: UUID, fence: int) -> None:
-    """The page is still open. Raises LostLease where the claim has ended."""
+    """The page is still open. Raises NotFound, and LostLease where the claim has ended."""
+    case_for(session, person, case_id)
     renewed = session.scalar(
         update(Claim)
         .where(
@@ -149,3 +149,11 @@ def end(current: Claim, how: ClaimEnd) -> None:
     """The claim is over; its row stays."""
     current.ended_at = func.clock_timestamp()
     current.end = how
+
+
+def withdraw(session: Session, case: Case) -> None:
+    """Nobody is at work on this case any more: it has become something else. Whoever was, is told by their page."""
+    current = live(session, case.id)
+    if current is not None:
+        end(current, ClaimEnd.WITHDRAWN)
+        session.flush()

@@ -10,9 +10,8 @@ Everything but `settle` is done under a claim (moderation/claims.py), and every 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -20,29 +19,30 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload
 
-from moderation import cases, claims
+from moderation import cases, claims, opinions, sights
 from moderation.accounts import Person
 from moderation.db import storable, transaction
 from moderation.errors import Conflict, InvalidRequest
-from moderation.tables import Case, Claim, Event, Membership, Policy, Review, ReviewedSentence, User, Verdict
+from moderation.sights import pending
+from moderation.tables import Case, Claim, Membership, Review, ReviewedSentence, User
 from moderation.vocabulary import (
+    QUIET,
     Answer,
     Artifact,
-    CaseStatus,
     ClaimEnd,
     EventType,
     Grade,
+    Hidden,
     Label,
+    ReviewReason,
     Role,
 )
 
 UNDO = timedelta(seconds=10)
 LONGEST_HOLD = timedelta(days=30)
 MAX_TEXT = 4000  # characters of a note or of one sentence
+MAX_MESSAGE = 1000  # characters of a message to the platform, which has to fit into an event
 MAX_ADDITIONS = 20
-
-# An end mark, perhaps in quotes or brackets, then space and what can begin a sentence. "e.g. a hand" is not cut.
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[A-Z0-9])|\n+")
 
 
 @dataclass(frozen=True)
@@ -56,29 +56,14 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Reply:
-    """All that a moderator says of an image."""
+    """All that a moderator says of an image; `message` is for who appealed, `disturbing` for nobody but themselves."""
 
     answer: Answer
     artifacts: frozenset[Artifact] = frozenset()
     sentences: tuple[Sentence, ...] = ()
     note: str | None = None
-
-
-@dataclass(frozen=True)
-class Sight:
-    """A case as one person may see it. Of a blind case that they have not answered: no verdict and no explanation."""
-
-    case: Case
-    tenant: str
-    blind: bool
-    verdict: Verdict | None
-    sentences: tuple[str, ...]
-    policy: Policy | None
-    claim: Claim | None
-    claim_expired: bool
-    pending: Review | None
-    history: Sequence[Event]
-    names: dict[str, str] = field(default_factory=dict)
+    message: str | None = None
+    disturbing: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,18 +75,13 @@ class Undoable:
     seconds: float
 
 
-def sentences_of(explanation: str) -> tuple[str, ...]:
-    """The sentences to be graded, in their order."""
-    return tuple(part.strip() for part in _SENTENCE_END.split(explanation) if part.strip())
-
-
 def answer(session: Session, person: Person, case_id: UUID, fence: int, reply: Reply) -> Review:
     """Answer a case under this person's claim; it takes effect after UNDO.
 
     Raises NotFound, LostLease (late: nothing is written), InvalidRequest.
     """
     case, claim = claims.held(session, person, case_id, fence)
-    blind = _blind_to(session, person, case)
+    blind = Hidden.VERDICT in sights.hidden_from(session, person, case)
     _check(case, reply, blind=blind)
     due = _now(session) + UNDO
     review = Review(
@@ -114,7 +94,9 @@ def answer(session: Session, person: Person, case_id: UUID, fence: int, reply: R
         answer=reply.answer,
         artifacts=sorted(reply.artifacts),
         note=_kept(reply.note),
+        message=_kept(reply.message),
         blind=blind,
+        disturbing=reply.disturbing,
         due_at=due,
         sentences=[
             ReviewedSentence(position=position, said=said.said, grade=said.grade, written=_kept(said.written))
@@ -130,8 +112,13 @@ def answer(session: Session, person: Person, case_id: UUID, fence: int, reply: R
     return review
 
 
+def reveals(review: Review) -> bool:
+    """Whether its author now sees what was hidden; where that was the decision too, not before it takes effect."""
+    return review.blind and review.reason in opinions.FIRST
+
+
 def _check(case: Case, reply: Reply, *, blind: bool) -> None:
-    shown = () if blind else _shown_sentences(case.verdict)
+    shown = () if blind else sights.sentences_shown(case.verdict)
     for sentence in reply.sentences:
         if sentence.said is not None and sentence.said not in shown:
             raise InvalidRequest("A sentence that was graded is not one of the explanation's: load the case again.")
@@ -142,6 +129,10 @@ def _check(case: Case, reply: Reply, *, blind: bool) -> None:
     written = [reply.note, *(sentence.written for sentence in reply.sentences)]
     if any(len(text) > MAX_TEXT for text in written if text):
         raise InvalidRequest(f"A note or a sentence has at most {MAX_TEXT} characters.")
+    if _kept(reply.message) and case.review_reason is not ReviewReason.APPEAL:
+        raise InvalidRequest("Only the answer to an appeal comes with a message to the platform.")
+    if len(reply.message or "") > MAX_MESSAGE:
+        raise InvalidRequest(f"The message to the platform has at most {MAX_MESSAGE} characters.")
 
 
 def _kept(text: str | None) -> str | None:
@@ -174,22 +165,35 @@ def settle(case_id: UUID) -> None:
         query = select(Case).where(Case.id == case_id).with_for_update(of=Case)
         case = session.scalar(query, execution_options=cases.FRESH)
         review = pending(session, case_id)
-        if case is None or review is None or review.due_at > _now(session):
-            return
-        review.settled_at = _now(session)
-        actor = f"user:{review.user_id}"
-        case.offered_until = None
-        if review.answer is Answer.CANNOT_TELL:
-            case.answer_due = None
-            _to_lead(session, case, actor=actor, now={"answer": review.answer.value, "review": str(review.id)})
-        else:
-            cases.rule(session, case, Label(review.answer.value), actor=actor, review_id=review.id)
+        if case is not None and review is not None and review.due_at <= _now(session):
+            take_effect(session, case, review)
 
 
-def pending(session: Session, case_id: UUID) -> Review | None:
-    """The answer that has not taken effect yet."""
-    query = select(Review).where(Review.case_id == case_id, Review.settled_at.is_(None), Review.undone_at.is_(None))
-    return session.scalar(query, execution_options=cases.FRESH)
+def take_effect(session: Session, case: Case, review: Review) -> None:
+    """Decide the case as it was answered, or hand it to the leads where that settles nothing. The case is locked."""
+    review.settled_at = _now(session)
+    case.offered_until = None
+    actor = f"user:{review.user_id}"
+    if _is_for_a_lead(case, review):
+        case.answer_due = None
+        _to_lead(session, case, actor=actor, now={"answer": review.answer.value, "review": str(review.id)})
+    elif review.answer is Answer.CANNOT_TELL:
+        cases.uphold(session, case, actor=actor, review_id=review.id)
+    else:
+        label = Label(review.answer.value)
+        cases.rule(session, case, label, actor=actor, review_id=review.id, message=review.message)
+        opinions.ask_another(session, case, review)
+
+
+def _is_for_a_lead(case: Case, review: Review) -> bool:
+    """Who cannot tell asks a lead, and so does a second opinion that differs from the first.
+
+    A lead's answer is the last one. Where a decision stands, one who cannot tell either leaves it as it is.
+    """
+    if case.review_reason in QUIET and case.escalated_at is not None:
+        return False
+    differs = case.review_reason is ReviewReason.SECOND_OPINION and review.answer.value != case.label
+    return differs or review.answer is Answer.CANNOT_TELL
 
 
 def skip(session: Session, person: Person, case_id: UUID, fence: int) -> None:
@@ -245,54 +249,17 @@ def _named(user_id: UUID | None) -> str | None:
 
 
 def colleagues(session: Session, case: Case) -> Sequence[User]:
-    """Everybody who may work on this case, by address."""
+    """Everybody whom this case may be handed to, by address.
+
+    Nobody where it is answered again: who is missing from the list would be who answered it before.
+    """
+    if case.review_reason in opinions.AGAIN:
+        return ()
     leads_only = case.restricted or case.escalated_at is not None
     roles = [role for role in Role if not leads_only or role.covers(Role.LEAD)]
     query = select(User).join(Membership, Membership.user_id == User.id).where(User.disabled_at.is_(None))
     query = query.where(Membership.tenant_id == case.tenant_id, Membership.role.in_(roles))
     return session.scalars(query.order_by(User.email)).all()
-
-
-def sight(session: Session, person: Person, case_id: UUID) -> Sight:
-    """A case with all that its page shows. Raises NotFound."""
-    case = claims.case_for(session, person, case_id)
-    blind = _blind_to(session, person, case)
-    verdict = None if blind else case.verdict
-    claim = claims.live(session, case_id)
-    history = session.scalars(select(Event).where(Event.case_id == case_id).order_by(Event.sequence)).all()
-    tenant = next(member.tenant for member in person.memberships if member.tenant_id == case.tenant_id)
-    return Sight(
-        case=case,
-        tenant=tenant,
-        blind=blind,
-        verdict=verdict,
-        sentences=_shown_sentences(verdict),
-        policy=None if blind else case.policy,
-        claim=claim,
-        claim_expired=claim is not None and claim.lease_until <= _now(session),
-        pending=pending(session, case_id),
-        history=history,
-        names=_names(session, history),
-    )
-
-
-def _shown_sentences(verdict: Verdict | None) -> tuple[str, ...]:
-    return sentences_of(verdict.explanation.text) if verdict and verdict.explanation else ()
-
-
-def _names(session: Session, history: Sequence[Event]) -> dict[str, str]:
-    """Who `user:<id>` is, for those who acted."""
-    ids = {UUID(event.actor.removeprefix("user:")) for event in history if event.actor.startswith("user:")}
-    users = session.scalars(select(User).where(User.id.in_(ids)))
-    return {f"user:{user.id}": user.email for user in users}
-
-
-def _blind_to(session: Session, person: Person, case: Case) -> bool:
-    """Whether the verdict is hidden from this person: on a blind case until they have answered it, undone or not."""
-    if not case.blind or case.status is not CaseStatus.IN_REVIEW:
-        return False
-    own = select(Review.id).where(Review.case_id == case.id, Review.user_id == person.user_id)
-    return session.scalar(own.limit(1)) is None
 
 
 def undoable(session: Session, person: Person, case_id: UUID) -> Undoable | None:

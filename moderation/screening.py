@@ -142,6 +142,7 @@ def _settle(session: Session, case: Case, verdict: Verdict, rules: Policy) -> No
     outcome = policy.judge(verdict.p_fake, verdict.pair_mass, _thresholds(rules))
     if outcome.label is not None:
         cases.decide(session, case, outcome.label, DecidedBy.POLICY)
+        cases.audit(session, case)
     elif outcome.review is not None:
         cases.send_to_review(session, case, outcome.review)
 

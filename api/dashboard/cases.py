@@ -18,13 +18,14 @@ from api import problems
 from api.auth import requires_role
 from api.dashboard.access import person
 from api.dashboard.queue import PRIORITIES, REASONS, as_query, filter_of, id_in, to_next
-from api.process import current
-from moderation import claims, renditions, reviews
+from moderation import claims, restrictions, reviews, sights, wellness
 from moderation.accounts import Person
 from moderation.db import transaction
-from moderation.errors import Conflict, InvalidRequest, LostLease
-from moderation.reviews import Reply, Sentence, Sight
-from moderation.vocabulary import Answer, Artifact, CaseStatus, EventType, Grade, Role
+from moderation.errors import Conflict, Forbidden, InvalidRequest, LostLease
+from moderation.reviews import Reply, Sentence
+from moderation.sights import Sight
+from moderation.tables import Review
+from moderation.vocabulary import Answer, Artifact, CaseStatus, EventType, Grade, ReviewReason, Role
 
 pages = Blueprint("review", __name__)
 
@@ -59,6 +60,23 @@ HISTORY = {
     EventType.DECISION_REVERSED: "reversed the decision",
     EventType.APPEAL_DECIDED: "decided the appeal",
 }
+# Of a decided case: why it is here again, and what its moderator does not see before they have answered.
+WHYS = {
+    ReviewReason.AUDIT: (
+        "Audit.",
+        "The policy has decided this case, and nobody has looked at it: you see its verdict and decision when your "
+        "answer has taken effect, so that audits tell how often the policy is wrong.",
+    ),
+    ReviewReason.SECOND_OPINION: (
+        "Second opinion.",
+        "Somebody has answered this case: you see what, and who it was, when your answer has taken effect.",
+    ),
+    ReviewReason.APPEAL: (
+        "Appeal.",
+        "The platform says that the decision is wrong: you see it, who made it and the verdict when your answer has "
+        "taken effect.",
+    ),
+}
 Action = Callable[[Session, Person, UUID, int], object]
 
 
@@ -69,33 +87,20 @@ def page(case_id: UUID) -> str:
     return _page(case_id)
 
 
-@pages.get("/dashboard/cases/<uuid:case_id>/rendition")
-@requires_role(Role.MODERATOR)
-def rendition(case_id: UUID) -> Response:
-    """The picture, for this person alone: no browser or proxy keeps it."""
-    with transaction() as session:
-        image = claims.case_for(session, person(), case_id).image
-    if image is None:
-        raise InvalidRequest("This case has no image: its link has not been fetched.")
-    return Response(renditions.read(current().storage, image), mimetype=renditions.MEDIA_TYPE)
-
-
 @pages.post("/dashboard/cases/<uuid:case_id>/claim")
 @requires_role(Role.MODERATOR)
 def claim(case_id: UUID) -> AnyResponse:
     """Take the case. A page that lost it asks for JSON, and goes on with what is typed in it."""
-    filter_ = filter_of(request.args)
-    wants_json = request.accept_mimetypes.best == "application/json"
+    refused: Conflict | Forbidden | None = None
     try:
         with transaction() as session:
             fence = claims.claim(session, person(), case_id).fence
-    except Conflict as error:
-        if wants_json:
-            return _as_json(error)
-        return redirect(url_for("review.page", case_id=case_id, **as_query(filter_)), 303)
-    if wants_json:
-        return jsonify(fence=fence)
-    return redirect(url_for("review.page", case_id=case_id, **as_query(filter_)), 303)
+    except (Conflict, Forbidden) as error:
+        refused = error
+    if request.accept_mimetypes.best == "application/json":
+        return _as_json(refused) if refused else jsonify(fence=fence)
+    # The page says who has it, or whose it is.
+    return redirect(url_for("review.page", case_id=case_id, **as_query(filter_of(request.args))), 303)
 
 
 @pages.post("/dashboard/cases/<uuid:case_id>/heartbeat")
@@ -122,18 +127,18 @@ def release(case_id: UUID) -> AnyResponse:
 @pages.post("/dashboard/cases/<uuid:case_id>/answer")
 @requires_role(Role.MODERATOR)
 def answer(case_id: UUID) -> AnyResponse:
-    """Answer, and on to the next case; after a blind answer, first to what the model said.
+    """Answer, and on to the next case; where only the verdict was hidden, first to what the model said.
 
     A late answer is a 409 and everything that was filled in.
     """
     filter_ = filter_of(request.args)
     try:
         with transaction() as session:
-            shown = reviews.sight(session, person(), case_id).sentences
+            shown = sights.sight(session, person(), case_id).sentences
             review = reviews.answer(session, person(), case_id, _fence(), _reply(shown))
     except (LostLease, InvalidRequest) as error:
         return problems.beside(error, _page(case_id, error=error, typed=request.form))
-    if review.blind:
+    if reviews.reveals(review):
         return redirect(url_for("review.page", case_id=case_id, undo=case_id, **as_query(filter_)), 303)
     return to_next(filter_, undo=case_id)
 
@@ -183,11 +188,33 @@ def reassign(case_id: UUID) -> AnyResponse:
     return _do(case_id, lambda *who: reviews.reassign(*who, to), said="case_reassigned")
 
 
-def _do(case_id: UUID, action: Action, *, said: str) -> AnyResponse:
-    filter_ = filter_of(request.args)
+@pages.post("/dashboard/cases/<uuid:case_id>/report")
+@requires_role(Role.MODERATOR)
+def report(case_id: UUID) -> AnyResponse:
+    """It is illegal: from now on only leads see it."""
     with transaction() as session:
-        action(session, person(), case_id, _fence())
-    return to_next(filter_, said=said)
+        restrictions.report(session, person(), case_id, request.form.get("what"))
+    return to_next(filter_of(request.args), said="case_reported")
+
+
+@pages.post("/dashboard/cases/<uuid:case_id>/lift")
+@requires_role(Role.MODERATOR)
+def lift(case_id: UUID) -> AnyResponse:
+    """It is not illegal after all, says a lead."""
+    with transaction() as session:
+        restrictions.lift(session, person(), case_id)
+    query = as_query(filter_of(request.args))
+    return redirect(url_for("review.page", case_id=case_id, said="case_lifted", **query), 303)
+
+
+def _do(case_id: UUID, action: Action, *, said: str) -> AnyResponse:
+    """What was filled in stays where it is too late."""
+    try:
+        with transaction() as session:
+            action(session, person(), case_id, _fence())
+    except (LostLease, InvalidRequest) as error:
+        return problems.beside(error, _page(case_id, error=error, typed=request.form))
+    return to_next(filter_of(request.args), said=said)
 
 
 def _fence() -> int:
@@ -209,12 +236,19 @@ def _reply(shown: tuple[str, ...]) -> Reply:
         ]
         added = [Sentence(written=line) for line in sent.get("additions", "").splitlines() if line.strip()]
         artifacts = frozenset(Artifact(word) for word in sent.getlist("artifact"))
-        return Reply(Answer(sent.get("answer", "")), artifacts, (*graded, *added), sent.get("note"))
+        return Reply(
+            Answer(sent.get("answer", "")),
+            artifacts,
+            (*graded, *added),
+            sent.get("note"),
+            sent.get("message"),
+            disturbing=sent.get("disturbing") == "1",
+        )
     except ValueError as error:
         raise InvalidRequest("Answer real, fake or cannot tell.") from error
 
 
-def _as_json(error: Conflict) -> AnyResponse:
+def _as_json(error: Conflict | Forbidden) -> AnyResponse:
     response = problems.beside(error, json.dumps({"detail": error.message}))
     response.mimetype = "application/json"
     return response
@@ -225,7 +259,7 @@ def _page(
 ) -> str:
     undo_id = id_in(request.args, "undo")
     with transaction() as session:
-        seen = reviews.sight(session, person(), case_id)
+        seen = sights.sight(session, person(), case_id)
         mine = seen.claim is not None and seen.claim.user_id == person().user_id
         colleagues = reviews.colleagues(session, seen.case) if mine else ()
         undoable = reviews.undoable(session, person(), undo_id) if undo_id else None
@@ -236,17 +270,20 @@ def _page(
             case=seen.case,
             mine=mine,
             fence=_fence_shown(seen, mine=mine),
-            may_claim=claims.may_claim(person(), seen.case),
             waits=seen.case.status is CaseStatus.IN_REVIEW and seen.pending is None,
             colleagues=[user for user in colleagues if user.id != person().user_id],
             undoable=undoable,
             error=error,
             typed=typed if typed is not None else _typed_before(before, seen),
             query=as_query(filter_of(request.args)),
+            stretch=wellness.stretch(session, person()) if mine else None,
+            long_stretch=wellness.LONG_STRETCH,
+            may_lift=person().tenant_ids_as(Role.LEAD) >= {seen.case.tenant_id},
             heartbeat_s=int(claims.HEARTBEAT.total_seconds()),
             history=HISTORY,
             holds=HOLDS,
             reasons=REASONS,
+            whys={reason.value: words for reason, words in WHYS.items()},
             priorities=PRIORITIES,
             artifacts=list(Artifact),
             grades=list(Grade),
@@ -260,13 +297,15 @@ def _fence_shown(seen: Sight, *, mine: bool) -> int | None:
     return seen.claim.fence if mine and seen.claim else None
 
 
-def _typed_before(review: reviews.Review | None, seen: Sight) -> MultiDict[str, Any]:
+def _typed_before(review: Review | None, seen: Sight) -> MultiDict[str, Any]:
     """What this person said of the case before they took it back, as the form has it."""
     typed: MultiDict[str, Any] = MultiDict()
     if review is None or review.undone_at is None:
         return typed
     typed.setlist("artifact", list(review.artifacts))
     typed["note"] = review.note or ""
+    typed["message"] = review.message or ""
+    typed["disturbing"] = "1" if review.disturbing else ""
     typed["additions"] = "\n".join(s.written or "" for s in review.sentences if s.said is None)
     graded = {s.said: s for s in review.sentences if s.said is not None}
     for number, said in enumerate(seen.sentences):

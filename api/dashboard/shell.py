@@ -14,13 +14,13 @@ from flask import Flask, Response, render_template, request, url_for
 
 from api import problems
 from api.auth import DASHBOARD
-from api.dashboard import access, account, assets, cases, cookies, csrf, home, queue, security, sign_in, times
+from api.dashboard import access, account, assets, cases, cookies, csrf, home, pictures, platforms, queue, security, sign_in, times
 from api.dashboard.access import person_or_none
 from moderation import model_versions
 from moderation.db import transaction
 from moderation.vocabulary import Role
 
-PAGES = (home.pages, queue.pages, cases.pages, sign_in.pages, account.pages, assets.pages)
+PAGES = (home.pages, queue.pages, cases.pages, pictures.pages, sign_in.pages, account.pages, assets.pages, platforms.pages)
 # What a page says after something was done on the one before (`?said=…`).
 SAYINGS = {
     "queue_done": "Nothing more waits for you here.",
@@ -28,7 +28,31 @@ SAYINGS = {
     "case_held": "Put aside: it comes back when its time has come.",
     "case_escalated": "Handed to the leads.",
     "case_reassigned": "Handed on.",
+    "case_reported": "Reported: only leads see it now.",
+    "case_lifted": "The case is everybody's again.",
     "answer_undone": "Undone: nobody was told.",
+    "platform_created": "The platform is made, and you are its administrator.",
+    "platform_changed": "Saved: it holds for cases to come.",
+    "platform_unchanged": "Nothing was different, so nothing was changed.",
+    "key_revoked": "Revoked: whoever uses the key is refused from now on.",
+    "source_created": "The source is made: try it.",
+    "source_changed": "Saved: try it.",
+    "source_secret_set": "The secret is set, and the one before is still taken.",
+    "source_disabled": "Disabled: its webhooks are refused.",
+    "source_enabled": "Enabled: its webhooks are taken.",
+    "endpoint_changed": "Saved: it holds for events to come.",
+    "endpoint_enabled": "Enabled: what was pending is sent now.",
+    "endpoint_disabled": "Disabled: nothing more is sent there.",
+    "delivery_replayed": "It is sent again, under the same id.",
+    "deliveries_replayed": "They are sent again, each under its own id.",
+    "case_retried": "The case is tried again.",
+    "cases_retried": "The cases are tried again.",
+    "nothing_retried": "There was nothing left to try again.",
+    "member_added": "Added. They had an account: their password is the one they have.",
+    "member_changed": "The role is changed.",
+    "member_changed_back": "The role is changed, and what is for leads went back to the queue.",
+    "member_removed": "Removed.",
+    "member_removed_back": "Removed, and what they had in hand went back to the queue.",
     "signed_out": "You are signed out.",
     "signed_out_elsewhere": "You are signed out everywhere else.",
     "password_changed": "Your password is changed, and you are signed out everywhere else.",
@@ -48,6 +72,7 @@ class Entry:
 NAVIGATION = (
     Entry("Overview", "home.page", "layout-dashboard"),
     Entry("Queue", "queue.page", "inbox", Role.MODERATOR),
+    Entry("Platforms", "platforms.page", "building-2", Role.LEAD),
 )
 
 

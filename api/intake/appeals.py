@@ -8,7 +8,7 @@ from pydantic import Field
 from api import problems
 from api.auth import SECURITY, caller, requires
 from api.bodies import Answer, CasePath, CaseShown, Sent, Text
-from moderation import cases
+from moderation import appeals, cases
 from moderation.db import transaction
 from moderation.vocabulary import Scope
 
@@ -30,7 +30,10 @@ class AppealBody(Sent):
 )
 @requires(Scope.CASES_APPEAL)
 def appeal(path: CasePath, body: AppealBody) -> Answer:
-    """Only a decided case can be appealed; it is `in_review` until a moderator has answered."""
+    """Only a decided case can be appealed; it is `in_review` until a moderator has answered.
+
+    One that is looked at again of our own accord (`review_reason` `audit` or `second_opinion`) is decided too.
+    """
     with transaction(wake=True) as session:
         who = caller()
-        return cases.describe(cases.appeal(session, who.tenant_id, path.case_id, actor=who.actor, message=body.message))
+        return cases.describe(appeals.file(session, who.tenant_id, path.case_id, actor=who.actor, message=body.message))

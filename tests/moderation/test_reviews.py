@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
-from moderation import cases, claims, dispatch, queue, reviews
+from moderation import cases, claims, dispatch, queue, reviews, sights
 from moderation.accounts import Person
 from moderation.db import transaction
 from moderation.errors import Conflict, InvalidRequest, LostLease, NotFound
@@ -27,6 +27,7 @@ from moderation.vocabulary import (
     DecidedBy,
     EventType,
     Grade,
+    Hidden,
     Label,
     ReviewReason,
     Role,
@@ -226,7 +227,7 @@ def test_what_makes_no_sense_is_refused(tenant: Tenant, anna: Person, sentence: 
     ],
 )
 def test_sentences(text: str, expected: tuple[str, ...]) -> None:
-    assert reviews.sentences_of(text) == expected
+    assert sights.sentences_of(text) == expected
 
 
 def test_a_late_answer_writes_nothing(tenant: Tenant, anna: Person) -> None:
@@ -283,7 +284,7 @@ def test_an_appeal_that_is_upheld_overturns_the_decision(tenant: Tenant, anna: P
     assert told(case_id) == [EventType.DECISION_REVERSED, EventType.APPEAL_DECIDED]
     reversed_, outcome = events(case_id, EventType.DECISION_REVERSED)
     assert reversed_.before == {"status": "in_review", "label": "fake"}
-    assert outcome.data is not None and outcome.data["appeal"] == {"outcome": "overturned"}
+    assert outcome.data is not None and outcome.data["appeal"] == {"outcome": "overturned", "message": None}
     assert outcome.sequence == (reversed_.sequence or 0) + 1
 
 
@@ -292,7 +293,7 @@ def test_an_appeal_that_is_turned_down_says_so_and_decides_nothing_new(tenant: T
     assert settled(anna, case_id, FAKE).label is Label.FAKE
     assert told(case_id) == [EventType.APPEAL_DECIDED]
     [outcome] = events(case_id, EventType.APPEAL_DECIDED)
-    assert outcome.data is not None and outcome.data["appeal"] == {"outcome": "upheld"}
+    assert outcome.data is not None and outcome.data["appeal"] == {"outcome": "upheld", "message": None}
 
 
 def test_an_appeal_begins_the_review_anew(tenant: Tenant, anna: Person) -> None:
@@ -364,15 +365,15 @@ def test_an_answered_case_is_in_nobodys_queue_while_it_can_be_undone(tenant: Ten
 def test_the_verdict_of_a_blind_case_is_hidden_until_it_is_answered(tenant: Tenant, anna: Person) -> None:
     case_id = review_case(tenant, blind=True)
     with transaction() as session:
-        seen = reviews.sight(session, anna, case_id)
-        assert (seen.blind, seen.verdict, seen.sentences, seen.policy) == (True, None, (), None)
+        seen = sights.sight(session, anna, case_id)
+        assert (seen.hidden, seen.verdict, seen.sentences, seen.policy) == ({Hidden.VERDICT}, None, (), None)
         assert queue.page(session, anna, Filter())[0].score is None
     assert answer(anna, case_id).blind
     with transaction() as session:
-        seen = reviews.sight(session, anna, case_id)
-        assert (seen.blind, seen.sentences) == (False, SENTENCES)
+        seen = sights.sight(session, anna, case_id)
+        assert (seen.hidden, seen.sentences) == (set(), SENTENCES)
         colleague = make_person(session, tenant, role=Role.ADMIN)
-        assert reviews.sight(session, colleague, case_id).verdict is None
+        assert sights.sight(session, colleague, case_id).verdict is None
 
 
 def test_who_undoes_has_seen_the_verdict_and_answers_no_more_blind(tenant: Tenant, anna: Person) -> None:
@@ -550,7 +551,7 @@ def test_restricted_cases_and_those_of_other_tenants_are_not_there(tenant: Tenan
         restricted.restricted = True
         plain = make_review_case(session, tenant)
     for who, case in ((stranger, plain), (stranger, restricted), (anna, restricted)):
-        for look in (reviews.sight, reviews.last_of):
+        for look in (sights.sight, reviews.last_of):
             with pytest.raises(NotFound), transaction() as session:
                 look(session, who, case.id)
         with pytest.raises(NotFound), transaction() as session:
@@ -563,10 +564,10 @@ def test_a_sight_names_who_acted(tenant: Tenant, anna: Person) -> None:
     case_id = review_case(tenant)
     claim(anna, case_id)
     with transaction() as session:
-        seen = reviews.sight(session, anna, case_id)
+        seen = sights.sight(session, anna, case_id)
         assert seen.names == {f"user:{anna.user_id}": "anna@example.com"}
         assert seen.claim is not None and not seen.claim_expired
         assert seen.case.review_reason is ReviewReason.UNCERTAIN
     expire(case_id)
     with transaction() as session:
-        assert reviews.sight(session, anna, case_id).claim_expired
+        assert sights.sight(session, anna, case_id).claim_expired

@@ -1,4 +1,4 @@
-// The queue and the case page: keys, the picture's veils, sentences, the heartbeat of a claim, and the undo countdown.
+// The queue and the case page: keys, sentences, the heartbeat of a claim, and the undo countdown.
 // Everything that is done is a form's button too; the keys press those buttons.
 "use strict";
 
@@ -24,21 +24,21 @@
   }
   const TYPING = "textarea, select, input:not([type=radio]):not([type=checkbox])";
   const isTyping = (target) => target.matches?.(TYPING);
+  const isFree = (event) =>
+    !(event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target) || document.querySelector("dialog[open]"));
+  // Whether a key that was pressed is one of the page's (viewer.js asks too).
+  telltale.hears = (event) => isFree(event) && localStorage.getItem(KEYS_OFF) === null;
 
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && isTyping(event.target)) event.target.blur();
     // A browser would press the form's first button, and that is an answer.
     if (event.key === "Enter" && event.target.matches?.("[data-answer] input")) return event.preventDefault();
-    if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
-    if (document.querySelector("dialog[open]")) return;
-    const off = localStorage.getItem(KEYS_OFF) !== null;
-    if (off && event.key !== "?") return;
+    if (!telltale.hears(event) && !(event.key === "?" && isFree(event))) return;
     if (event.key === "Enter" && event.target !== document.body && event.target.id !== "main") return;
     if (press(event.key.toLowerCase(), event)) event.preventDefault();
   });
 
   function press(key, event) {
-    if (key === "v") return event.repeat || reveal(true);
     if (event.repeat) return false;
     if (sentences.length && ["1", "2", "3"].includes(key)) return grade(Number(key) - 1);
     if (sentences.length && (key === "arrowdown" || key === "arrowup") && !event.target.matches("input")) {
@@ -47,7 +47,7 @@
     if (sentences.length && key === "e") return focus(sentences[current].querySelector(".rewrite input"));
     const target = [...document.querySelectorAll("[data-key]")].find((one) => one.dataset.key === key);
     if (!target) return false;
-    if (target.matches("textarea, input")) return focus(target);
+    if (target.matches("textarea, input:not([data-toggles])")) return focus(target);
     target.click();
     return true;
   }
@@ -58,40 +58,6 @@
 
   document.querySelectorAll("[data-submits]").forEach((one) => {
     one.addEventListener("change", () => one.form.requestSubmit());
-  });
-
-  // --- The picture is veiled until somebody says otherwise; that holds for this tab. ---
-  const picture = document.querySelector("[data-picture]");
-  function reveal(on) {
-    if (!picture) return false;
-    picture.classList.toggle("revealed", on);
-    return true;
-  }
-  document.addEventListener("keyup", (event) => {
-    if (event.key.toLowerCase() === "v") reveal(false);
-  });
-  window.addEventListener("blur", () => reveal(false));
-  document.querySelectorAll("[data-reveal]").forEach((button) => {
-    button.addEventListener("pointerdown", () => reveal(true));
-    for (const end of ["pointerup", "pointerleave", "pointercancel"]) button.addEventListener(end, () => reveal(false));
-    button.addEventListener("keydown", (event) => {
-      if (event.key === " " || event.key === "Enter") reveal(true);
-    });
-    for (const end of ["keyup", "blur"]) button.addEventListener(end, () => reveal(false));
-  });
-  document.querySelectorAll("[data-look]").forEach((button) => {
-    const veil = button.dataset.look;
-    const kept = `telltale_${veil}`;
-    const apply = (on) => {
-      picture.classList.toggle(veil, on);
-      button.setAttribute("aria-pressed", String(on));
-    };
-    apply(sessionStorage.getItem(kept) !== "off");
-    button.addEventListener("click", () => {
-      const on = !picture.classList.contains(veil);
-      sessionStorage.setItem(kept, on ? "on" : "off");
-      apply(on);
-    });
   });
 
   // --- Sentences. ---
@@ -134,6 +100,7 @@
     } catch {
       return; // The network is away; the lease outlasts a few beats.
     }
+    if (answer.status === 404) return lose("This case is not yours to see any more: it was reported as illegal.");
     if (answer.status !== 409) return;
     holding = false;
     // Of a page that was loaded anew: the older one may have said good-bye after this one was made.

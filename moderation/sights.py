@@ -1,0 +1,137 @@
+"""A case as one person may see it: what is hidden from them until they have answered, and why.
+
+*Blind first*: the verdict, until they have answered. *Audit* and *appeal*: the verdict and the decision, with whoever
+had a part in it. *Second opinion*: the decision and the first answer, and the verdict too where the case is blind.
+These three hide it until the answer has taken effect, so that nobody looks, takes the answer back and gives another
+one. Where a second opinion settled nothing, a lead sees all. What is hidden is nowhere in a `Sight` but in its `case`:
+whoever shows a case asks `hidden` before its label or score.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, selectinload
+
+from moderation import claims, opinions
+from moderation.accounts import Person
+from moderation.tables import Case, Claim, Event, Policy, Review, User, Verdict
+from moderation.vocabulary import Answer, CaseStatus, EventType, Hidden, ReviewReason
+
+# An end mark, perhaps in quotes or brackets, then space and what can begin a sentence. "e.g. a hand" is not cut.
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[A-Z0-9])|\n+")
+# Of what was before a case was reopened, this tells nothing of how it was decided.
+_HARMLESS = frozenset(
+    {
+        EventType.SUBMISSION_ACCEPTED,
+        EventType.CASE_FETCHED,
+        EventType.CASE_TAKEN,
+        EventType.CASE_RELEASED,
+        EventType.CASE_RETRIED,
+        EventType.VERDICT_FAILED,
+        EventType.VERDICT_COMPLETED,
+    }
+)
+_REOPENINGS = frozenset({EventType.CASE_SAMPLED, EventType.CASE_APPEALED})
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What this person sees of a case. `answers` are those that have taken effect, oldest first.
+
+    `refusal` says in plain words why the case is not theirs to answer, where it is not.
+    """
+
+    case: Case
+    tenant: str
+    hidden: frozenset[Hidden]
+    verdict: Verdict | None
+    sentences: tuple[str, ...]
+    policy: Policy | None
+    claim: Claim | None
+    claim_expired: bool
+    refusal: str | None
+    pending: Review | None
+    answers: Sequence[Review]
+    history: Sequence[Event]
+    names: dict[str, str] = field(default_factory=dict)
+
+
+def sight(session: Session, person: Person, case_id: UUID) -> Sight:
+    """A case with all that its page shows. Raises NotFound."""
+    case = claims.case_for(session, person, case_id)
+    hidden = hidden_from(session, person, case)
+    verdict = None if Hidden.VERDICT in hidden else case.verdict
+    claim = claims.live(session, case_id)
+    history = _history(session, case, hidden)
+    return Sight(
+        case=case,
+        tenant=next(member.tenant for member in person.memberships if member.tenant_id == case.tenant_id),
+        hidden=hidden,
+        verdict=verdict,
+        sentences=sentences_shown(verdict),
+        policy=None if Hidden.VERDICT in hidden else case.policy,
+        claim=claim,
+        claim_expired=claim is not None and claim.lease_until <= session.scalars(select(func.clock_timestamp())).one(),
+        refusal=claims.refusal(session, person, case),
+        pending=pending(session, case_id),
+        answers=() if Hidden.DECISION in hidden else _answers(session, case),
+        history=history,
+        names=_names(session, history),
+    )
+
+
+def hidden_from(session: Session, person: Person, case: Case) -> frozenset[Hidden]:
+    """What this person must not see of a case before they have answered it."""
+    if case.status is not CaseStatus.IN_REVIEW:
+        return frozenset()
+    own = select(Review.id).where(Review.case_id == case.id, Review.user_id == person.user_id).limit(1)
+    if case.review_reason in opinions.FIRST:
+        # An answer that was taken back counts: they have seen the verdict.
+        return frozenset({Hidden.VERDICT} if case.blind and session.scalar(own) is None else ())
+    decided = own.where(Review.settled_at.is_not(None), Review.answer != Answer.CANNOT_TELL)
+    if session.scalar(decided) is not None or opinions.are_two(session, case):
+        return frozenset()
+    if case.review_reason is ReviewReason.SECOND_OPINION and not case.blind:
+        return frozenset({Hidden.DECISION})
+    return frozenset(Hidden)
+
+
+def sentences_of(explanation: str) -> tuple[str, ...]:
+    """The sentences to be graded, in their order."""
+    return tuple(part.strip() for part in _SENTENCE_END.split(explanation) if part.strip())
+
+
+def sentences_shown(verdict: Verdict | None) -> tuple[str, ...]:
+    """The sentences of its explanation, which moderators grade."""
+    return sentences_of(verdict.explanation.text) if verdict and verdict.explanation else ()
+
+
+def pending(session: Session, case_id: UUID) -> Review | None:
+    """The answer that has not taken effect yet."""
+    query = select(Review).where(Review.case_id == case_id, Review.settled_at.is_(None), Review.undone_at.is_(None))
+    return session.scalar(query.execution_options(populate_existing=True))
+
+
+def _answers(session: Session, case: Case) -> Sequence[Review]:
+    query = select(Review).where(Review.case_id == case.id, Review.settled_at.is_not(None)).order_by(Review.id)
+    return session.scalars(query.options(selectinload(Review.user))).all()
+
+
+def _history(session: Session, case: Case, hidden: frozenset[Hidden]) -> Sequence[Event]:
+    events = session.scalars(select(Event).where(Event.case_id == case.id).order_by(Event.sequence)).all()
+    if Hidden.DECISION not in hidden:
+        return events
+    reopened = max((place for place, event in enumerate(events) if event.type in _REOPENINGS), default=0)
+    return [event for place, event in enumerate(events) if place >= reopened or event.type in _HARMLESS]
+
+
+def _names(session: Session, history: Sequence[Event]) -> dict[str, str]:
+    """Who `user:<id>` is, for those who acted."""
+    ids = {UUID(event.actor.removeprefix("user:")) for event in history if event.actor.startswith("user:")}
+    users = session.scalars(select(User).where(User.id.in_(ids)))
+    return {f"user:{user.id}": user.email for user in users}
