@@ -187,14 +187,10 @@ def ping(session: Session, endpoint: Endpoint, *, actor: str = OPERATOR) -> Deli
     return delivery
 
 
-def delivery_of(session: Session, tenant_id: UUID, delivery_id: UUID) -> Delivery:
-    """One of the tenant's deliveries, locked. Raises NotFound."""
-    delivery = session.scalar(
-        select(Delivery)
-        .join(Endpoint)
-        .where(Delivery.id == delivery_id, Endpoint.tenant_id == tenant_id)
-        .with_for_update(of=Delivery)
-    )
+def delivery_of(session: Session, tenant_id: UUID, delivery_id: UUID, *, lock: bool = True) -> Delivery:
+    """One of the tenant's deliveries. Raises NotFound."""
+    query = select(Delivery).join(Endpoint).where(Delivery.id == delivery_id, Endpoint.tenant_id == tenant_id)
+    delivery = session.scalar(query.with_for_update(of=Delivery) if lock else query)
     if delivery is None:
         raise NotFound(f"There is no delivery {delivery_id}.")
     return delivery

@@ -14,13 +14,38 @@ from flask import Flask, Response, render_template, request, url_for
 
 from api import problems
 from api.auth import DASHBOARD
-from api.dashboard import access, account, assets, cases, cookies, csrf, home, pictures, platforms, queue, security, sign_in, times
+from api.dashboard import (
+    access,
+    account,
+    appeals,
+    assets,
+    cases,
+    cookies,
+    csrf,
+    home,
+    pictures,
+    platforms,
+    queue,
+    security,
+    sign_in,
+    times,
+)
 from api.dashboard.access import person_or_none
 from moderation import model_versions
 from moderation.db import transaction
 from moderation.vocabulary import Role
 
-PAGES = (home.pages, queue.pages, cases.pages, pictures.pages, sign_in.pages, account.pages, assets.pages, platforms.pages)
+PAGES = (
+    home.pages,
+    queue.pages,
+    appeals.pages,
+    cases.pages,
+    pictures.pages,
+    sign_in.pages,
+    account.pages,
+    assets.pages,
+    platforms.pages,
+)
 # What a page says after something was done on the one before (`?said=…`).
 SAYINGS = {
     "queue_done": "Nothing more waits for you here.",
@@ -72,6 +97,7 @@ class Entry:
 NAVIGATION = (
     Entry("Overview", "home.page", "layout-dashboard"),
     Entry("Queue", "queue.page", "inbox", Role.MODERATOR),
+    Entry("Appeals", "appealed.page", "scale", Role.MODERATOR),
     Entry("Platforms", "platforms.page", "building-2", Role.LEAD),
 )
 

@@ -19,6 +19,7 @@ from moderation.settings import settings
 from moderation.storage import Storage
 from moderation.vocabulary import Role
 from tests.browser.conftest import Dashboard, open_menu, tenant_named, violations
+from tests.platforms import furnish
 from tests.reviewing import make_review_case
 
 
@@ -32,10 +33,43 @@ def case_page() -> str:
     return f"/dashboard/cases/{case_id}"
 
 
+def platform_page(rest: str) -> Callable[[], str]:
+    """A page of Pixelgram's, which has one of everything."""
+
+    def made() -> str:
+        with transaction() as session:
+            return furnish(session, tenant_named(session, "Pixelgram")).path(rest)
+
+    return made
+
+
 # What stands in the place of a path with ids, for an administrator of Pixelgram.
-EXAMPLES: dict[str, Callable[[], str]] = {"/dashboard/cases/<uuid:case_id>": case_page}
+EXAMPLES: dict[str, Callable[[], str]] = {
+    "/dashboard/cases/<uuid:case_id>": case_page,
+    "/dashboard/platforms/<uuid:tenant_id>": platform_page(""),
+    "/dashboard/platforms/<uuid:tenant_id>/keys": platform_page("/keys"),
+    "/dashboard/platforms/<uuid:tenant_id>/sources": platform_page("/sources"),
+    "/dashboard/platforms/<uuid:tenant_id>/sources/new": platform_page("/sources/new"),
+    "/dashboard/platforms/<uuid:tenant_id>/sources/<uuid:source_id>": platform_page("/sources/{source}"),
+    "/dashboard/platforms/<uuid:tenant_id>/endpoints": platform_page("/endpoints"),
+    "/dashboard/platforms/<uuid:tenant_id>/endpoints/new": platform_page("/endpoints/new"),
+    "/dashboard/platforms/<uuid:tenant_id>/endpoints/<uuid:endpoint_id>": platform_page("/endpoints/{endpoint}"),
+    "/dashboard/platforms/<uuid:tenant_id>/endpoints/<uuid:endpoint_id>/replay": platform_page(
+        "/endpoints/{endpoint}/replay?since=2026-01-01"
+    ),
+    "/dashboard/platforms/<uuid:tenant_id>/deliveries": platform_page("/deliveries"),
+    "/dashboard/platforms/<uuid:tenant_id>/deliveries/<uuid:delivery_id>": platform_page("/deliveries/{delivery}"),
+    "/dashboard/platforms/<uuid:tenant_id>/failures": platform_page("/failures"),
+    "/dashboard/platforms/<uuid:tenant_id>/people": platform_page("/people"),
+    "/dashboard/platforms/<uuid:tenant_id>/audit": platform_page("/audit"),
+}
 # Files, images, and the parts of pages that htmx asks for.
-NO_PAGES = {"/dashboard/static/<path:name>", "/dashboard/cases/<uuid:case_id>/rendition"}
+NO_PAGES = {
+    "/dashboard/platforms/<uuid:tenant_id>/audit.csv",
+    "/dashboard/static/<path:name>",
+    "/dashboard/cases/<uuid:case_id>/rendition",
+    "/dashboard/cases/<uuid:case_id>/views/<view>",
+}
 
 
 def pages() -> list[str]:

@@ -280,7 +280,7 @@ def test_the_same_id_gets_the_same_answer_and_stands_or_falls_with_its_commit(te
     with transaction() as session:
         assert not sources.remember(session, made.id, "w1", {"cases": [2]})
     assert sources.answer_of(made.id, "w1") == {"cases": [1]}
-    assert sources.answer_of(stored(tenant, secrets=["x"], name="other").id, "w1") is None
+    assert sources.answer_of(stored(tenant, name="other").id, "w1") is None
 
 
 def test_of_threads_with_the_same_webhook_one_is_remembered(tenant: Tenant) -> None:

@@ -33,6 +33,7 @@ ROLES: dict[Route, Role | None] = {
     ("POST", "/dashboard/account/password"): None,
     ("POST", "/dashboard/account/sign-out-elsewhere"): None,
     ("GET", "/dashboard/queue"): Role.MODERATOR,
+    ("GET", "/dashboard/appeals"): Role.MODERATOR,
     ("POST", "/dashboard/queue/next"): Role.MODERATOR,
     ("GET", "/dashboard/cases/<uuid:case_id>"): Role.MODERATOR,
     ("GET", "/dashboard/cases/<uuid:case_id>/rendition"): Role.MODERATOR,

@@ -1,0 +1,108 @@
+"""`/dashboard/platforms/{id}/deliveries`: what was sent to a platform's endpoints, and what they answered."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from flask import Blueprint, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response
+
+from api.auth import requires_role
+from api.dashboard import filters
+from api.dashboard.access import person
+from api.dashboard.queue import id_in
+from moderation import webhooks
+from moderation.db import transaction
+from moderation.errors import ConfigurationError
+from moderation.tables import Delivery, DeliveryAttempt
+from moderation.vocabulary import OUTBOUND, DeliveryStatus, EventType, Role
+
+pages = Blueprint("deliveries", __name__)
+
+PAGE = 50
+TYPES = [type_ for type_ in EventType if type_ in OUTBOUND]
+
+
+@pages.get("/dashboard/platforms/<uuid:tenant_id>/deliveries")
+@requires_role(Role.ADMIN)
+def page(tenant_id: UUID) -> str:
+    """The log: newest first, by filter."""
+    status = filters.word_in(request.args, "status", DeliveryStatus)
+    type_ = filters.word_in(request.args, "type", EventType)
+    endpoint_id = id_in(request.args, "endpoint")
+    since, until = filters.moment_in(request.args, "since"), filters.moment_in(request.args, "until")
+    before = id_in(request.args, "before")
+    with transaction() as session:
+        endpoints = webhooks.endpoints_of(session, tenant_id)
+        found = webhooks.deliveries_of(
+            session,
+            tenant_id,
+            before=before,
+            limit=PAGE + 1,
+            endpoint_id=endpoint_id,
+            status=status,
+            type_=type_,
+            since=since,
+            until=until,
+        )
+        shown = found[:PAGE]
+        attempts = webhooks.attempts_of(session, shown)
+    return render_template(
+        "deliveries/page.html",
+        deliveries=shown,
+        last={id_: log[-1] for id_, log in attempts.items() if log},
+        endpoints=endpoints,
+        statuses=list(DeliveryStatus),
+        types=TYPES,
+        status=status,
+        type=type_,
+        endpoint_id=endpoint_id,
+        since=filters.field_value(since),
+        until=filters.field_value(until),
+        query=filters.as_query(status=status, type=type_, endpoint=endpoint_id, since=since, until=until),
+        first=before is None,
+        following=shown[-1].id if len(found) > PAGE else None,
+    )
+
+
+@pages.get("/dashboard/platforms/<uuid:tenant_id>/deliveries/<uuid:delivery_id>")
+@requires_role(Role.ADMIN)
+def page_of(tenant_id: UUID, delivery_id: UUID) -> str:
+    """One delivery: the request as it is sent, and what came of every attempt. While it is pending, it is followed."""
+    with transaction() as session:
+        delivery = webhooks.delivery_of(session, tenant_id, delivery_id, lock=False)
+        log = webhooks.attempts_of(session, [delivery])[delivery.id]
+        endpoint, event = delivery.endpoint, delivery.event
+        headers, body, unsent = _request(delivery, log)
+    return render_template(
+        "deliveries/delivery.html",
+        delivery=delivery,
+        endpoint=endpoint,
+        event=event,
+        log=log,
+        headers=headers,
+        body=body,
+        unsent=unsent,
+    )
+
+
+@pages.post("/dashboard/platforms/<uuid:tenant_id>/deliveries/<uuid:delivery_id>/replay")
+@requires_role(Role.ADMIN)
+def replay(tenant_id: UUID, delivery_id: UUID) -> Response:
+    """Send it again, under the same id."""
+    with transaction(wake=True) as session:
+        delivery = webhooks.delivery_of(session, tenant_id, delivery_id)
+        webhooks.replay(session, delivery, actor=person().actor)
+    address = url_for("platforms.deliveries.page_of", tenant_id=tenant_id, delivery_id=delivery_id)
+    return redirect(f"{address}?said=delivery_replayed", 303)
+
+
+def _request(delivery: Delivery, log: list[DeliveryAttempt]) -> tuple[dict[str, str], str, str | None]:
+    """Headers and body as of the last attempt, or as of now before the first; or why it cannot be sent."""
+    at = log[-1].created_at if log else datetime.now(UTC)
+    try:
+        headers, body = webhooks.request_of(delivery, at)
+    except ConfigurationError as error:
+        return {}, webhooks.payload(delivery.event).decode(), error.message
+    return headers, body.decode(), None

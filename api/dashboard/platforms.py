@@ -1,0 +1,104 @@
+"""`/dashboard/platforms`: the platforms one administers, a new one, and how each one's cases are looked at.
+
+The pages below a platform (keys, sources, endpoints, …) are in the modules of those names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from uuid import UUID
+
+from flask import Blueprint, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response
+
+from api import problems
+from api.auth import requires_role
+from api.dashboard import audit, deliveries, endpoints, failures, keys, people, sources
+from api.dashboard.access import person
+from moderation import tenants
+from moderation.db import transaction
+from moderation.errors import Conflict, InvalidRequest
+from moderation.tables import Tenant, User
+from moderation.tenants import SHARES
+from moderation.vocabulary import Role
+
+pages = Blueprint("platforms", __name__)
+for below in (keys, sources, endpoints, deliveries, failures, people, audit):
+    pages.register_blueprint(below.pages)
+
+
+@pages.get("/dashboard/platforms")
+@requires_role(Role.LEAD)
+def page() -> str:
+    """The platforms that one leads or administers."""
+    return _page()
+
+
+@pages.post("/dashboard/platforms")
+@requires_role(Role.ADMIN)
+def create() -> Response:
+    """A new platform, with who makes it as its administrator."""
+    try:
+        with transaction() as session:
+            tenant = tenants.create_tenant(session, request.form.get("name", ""), actor=person().actor)
+            maker = session.get_one(User, person().user_id)
+            tenants.add_member(session, maker, tenant, Role.ADMIN, actor=person().actor)
+    except (Conflict, InvalidRequest) as error:
+        return problems.beside(error, _page(error))
+    return redirect(url_for("platforms.settings", tenant_id=tenant.id, said="platform_created"), 303)
+
+
+@pages.get("/dashboard/platforms/<uuid:tenant_id>")
+@requires_role(Role.ADMIN)
+def settings(tenant_id: UUID) -> str:
+    """How the platform's cases are looked at, and whether they may be trained on."""
+    return _settings(tenant_id)
+
+
+@pages.post("/dashboard/platforms/<uuid:tenant_id>")
+@requires_role(Role.ADMIN)
+def change(tenant_id: UUID) -> Response:
+    """Other settings, for cases to come."""
+    try:
+        wanted = _wanted(request.form)
+        with transaction() as session:
+            changed = tenants.change_tenant(session, tenant_id, wanted, actor=person().actor)
+    except InvalidRequest as error:
+        return problems.beside(error, _settings(tenant_id, error))
+    said = "platform_changed" if changed else "platform_unchanged"
+    return redirect(url_for("platforms.settings", tenant_id=tenant_id, said=said), 303)
+
+
+def _wanted(form: Mapping[str, str]) -> dict[str, bool | float]:
+    """What the form says; its shares are in per cent. Raises InvalidRequest for what is no number."""
+    return {"allow_training": form.get("allow_training") == "1", **{name: _share(form, name) for name in SHARES}}
+
+
+def _share(form: Mapping[str, str], name: str) -> float:
+    try:
+        # Of what people type, six digits: 33.3 / 100 is 0.33299999999999996.
+        return round(float(form.get(name, "")) / 100, 6)
+    except (ValueError, OverflowError) as error:
+        raise InvalidRequest("A share is a number from 0 to 100, in per cent.", pointer=f"/{name}") from error
+
+
+def _page(error: Conflict | InvalidRequest | None = None) -> str:
+    with transaction() as session:
+        found = tenants.tenants_with(session, person().tenant_ids_as(Role.LEAD))
+    return render_template("platforms/page.html", tenants=found, error=error, typed=request.form)
+
+
+def _settings(tenant_id: UUID, error: InvalidRequest | None = None) -> str:
+    with transaction() as session:
+        tenant = session.get_one(Tenant, tenant_id)
+    return render_template(
+        "platforms/settings.html",
+        tenant=tenant,
+        error=error,
+        typed=request.form if error else None,
+        at_fault=_at(error),
+    )
+
+
+def _at(error: InvalidRequest | None) -> str | None:
+    return (error.pointer or "").removeprefix("/") if error else None
