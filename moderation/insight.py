@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, SQLColumnExpression, and_, case, distinct, func, literal_column, select
+from sqlalchemy import ColumnElement, Select, SQLColumnExpression, and_, case, func, literal_column, select
 from sqlalchemy.orm import Session, aliased
 
 from moderation.estimates import Agreement, Observation, Share, agreement, share
@@ -149,16 +149,21 @@ class Reviewers:
 
 
 def _day(moment: Any) -> ColumnElement[datetime]:
-    return func.date_trunc("day", func.timezone("UTC", moment))
+    # Literally, or what is selected would not be what is grouped by.
+    return func.date_trunc(literal_column("'day'"), func.timezone(literal_column("'UTC'"), moment))
 
 
 def categories(session: Session, selection: Selection) -> list[str]:
     """The categories there are among the selected tenants' cases, by name; the first MAX_CATEGORIES."""
-    query = select(distinct(Case.category)).where(
-        Case.tenant_id.in_(selection.tenant_ids),
-        Case.category.is_not(None),
-        selection.within(Case.created_at),
-        literal_column(SETTLED),
+    query = (
+        select(Case.category)
+        .distinct()
+        .where(
+            Case.tenant_id.in_(selection.tenant_ids),
+            Case.category.is_not(None),
+            selection.within(Case.created_at),
+            literal_column(SETTLED),
+        )
     )
     return [name for name in session.scalars(query.order_by(Case.category).limit(MAX_CATEGORIES)) if name]
 

@@ -1,0 +1,247 @@
+"""The figures of the insight pages, counted by hand over a small past."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time, timedelta
+
+import pytest
+from sqlalchemy import Engine, update
+
+from moderation import insight
+from moderation.db import transaction
+from moderation.estimates import wilson
+from moderation.insight import Outcome, Selection
+from moderation.tables import Case, ModelVersion, Tenant, User
+from moderation.vocabulary import Answer, CaseStatus, Label, ReviewReason
+from tests.factories import make_case, make_tenant, make_version
+from tests.history import Past, Said, make_past, make_plausible_past, past_of
+from tests.reviewing import make_person
+
+NOW = datetime(2026, 5, 20, 15, 0, tzinfo=UTC)
+TODAY = NOW.date()
+
+
+class Platform:
+    """A platform with two reviewers and a past to be written."""
+
+    def __init__(self) -> None:
+        with transaction() as session:
+            self.tenant: Tenant = make_tenant(session)
+            self.version: ModelVersion = make_version(session)
+            people = [make_person(session, self.tenant) for _ in range(2)]
+            self.anna, self.bert = (session.get_one(User, person.user_id) for person in people)
+            self.past: Past = past_of(session, self.tenant, self.version)
+
+    def write(self) -> None:
+        with transaction() as session:
+            self.past.write(session)
+
+    def selection(self, days: int = 7, **more: object) -> Selection:
+        return Selection((self.tenant.id,), TODAY - timedelta(days=days - 1), TODAY, **more)  # type: ignore[arg-type]
+
+    def audited(self, count: int, p_fake: float, answer: Answer, probability: float = 0.1) -> None:
+        for _ in range(count):
+            said = [Said(self.anna, answer, ReviewReason.AUDIT)]
+            make_past(self.past, at(1), p_fake, said, audit_probability=probability)
+
+
+@pytest.fixture
+def platform(db: Engine) -> Platform:
+    return Platform()
+
+
+def at(days_ago: float, hour: int = 9) -> datetime:
+    return datetime.combine(TODAY - timedelta(days=days_ago), time(hour), UTC)
+
+
+def test_volume_has_every_day_and_every_outcome(platform: Platform) -> None:
+    past = platform.past
+    make_past(past, at(0), 0.95)
+    make_past(past, at(1), 0.05)
+    make_past(past, at(1), 0.5)
+    make_past(past, at(1), 0.5, [Said(platform.anna, Answer.REAL)])
+    make_past(past, at(2), 0.5, failed=True)
+    make_past(past, at(7), 0.95)
+    platform.write()
+    with transaction() as session:
+        waiting = make_case(session, platform.tenant)
+        waiting.created_at = at(0)
+        other = make_past(past_of(session, make_tenant(session), platform.version), at(0), 0.95)
+    assert other is not None
+    with transaction() as session:
+        found = insight.volume(session, platform.selection())
+    assert list(found) == platform.selection().days
+    assert found[TODAY] == {Outcome.POLICY_FAKE: 1, Outcome.UNDER_WAY: 1}
+    assert found[TODAY - timedelta(days=1)] == {
+        Outcome.POLICY_REAL: 1,
+        Outcome.IN_REVIEW: 1,
+        Outcome.MODERATOR_REAL: 1,
+    }
+    assert found[TODAY - timedelta(days=2)] == {Outcome.FAILED: 1}
+    assert sum(found[TODAY - timedelta(days=6)].values()) == 0, "the eighth day is not of the seven"
+
+
+def test_a_category_and_a_version_narrow_everything(platform: Platform) -> None:
+    make_past(platform.past, at(0), 0.95, category="food")
+    make_past(platform.past, at(0), 0.95, category="portrait")
+    make_past(platform.past, at(0), 0.5, category="food")
+    platform.write()
+    with transaction() as session:
+        assert insight.categories(session, platform.selection()) == ["food", "portrait"]
+        food = platform.selection(category="food")
+        assert insight.volume(session, food)[TODAY] == {Outcome.POLICY_FAKE: 1, Outcome.IN_REVIEW: 1}
+        assert insight.backlog(session, food, NOW).depths[TODAY] == 1
+        other = platform.selection(model_version_id=make_version(session, champion=False).id)
+        assert sum(insight.volume(session, other)[TODAY].values()) == 0
+        assert insight.backlog(session, other, NOW).depths[TODAY] == 0
+
+
+def test_the_backlog_is_counted_back_from_now(platform: Platform) -> None:
+    past = platform.past
+    make_past(past, at(20), 0.5)  # waits since before the span
+    make_past(past, at(4), 0.5, [Said(platform.anna, Answer.FAKE, after=timedelta(days=2))])
+    make_past(past, at(3), 0.5, [Said(platform.anna, Answer.FAKE)])
+    make_past(past, NOW - timedelta(hours=2), 0.5)
+    make_past(past, at(1), 0.95)
+    platform.write()
+    with transaction() as session:
+        found = insight.backlog(session, platform.selection(), NOW)
+    assert list(found.depths.values()) == [1, 1, 2, 2, 1, 1, 2]
+    assert found.waits == {
+        "under 1 hour": 0,
+        "1 to 4 hours": 1,
+        "4 hours to 1 day": 0,
+        "1 to 3 days": 0,
+        "3 to 7 days": 0,
+        "over 7 days": 1,
+    }
+    assert found.oldest is not None and found.oldest.date() == TODAY - timedelta(days=20)
+
+
+def test_an_audit_that_waits_is_in_the_backlog_and_its_case_decided(platform: Platform) -> None:
+    make_past(platform.past, at(1), 0.95, audit_probability=0.1)
+    platform.write()
+    with transaction() as session:
+        assert insight.volume(session, platform.selection())[TODAY - timedelta(days=1)] == {Outcome.POLICY_FAKE: 1}
+        assert insight.backlog(session, platform.selection(), NOW).depths[TODAY] == 1
+
+
+def test_times_are_half_and_nineteen_of_twenty(platform: Platform) -> None:
+    for seconds in range(1, 21):
+        make_past(platform.past, at(1), 0.95, screened_in=timedelta(seconds=seconds))
+    for hours in (1, 2, 3):
+        make_past(platform.past, at(2, 0), 0.5, [Said(platform.anna, Answer.FAKE, after=timedelta(hours=hours))])
+    make_past(platform.past, at(2), 0.5, [Said(platform.anna, Answer.CANNOT_TELL)])
+    make_past(platform.past, at(1), 0.95, [Said(platform.anna, Answer.FAKE, ReviewReason.AUDIT)], audit_probability=0.5)
+    platform.write()
+    with transaction() as session:
+        automatic = insight.automatic_speed(session, platform.selection())
+        review = insight.review_speed(session, platform.selection())
+    assert automatic.whole == insight.Times(20, 10, 19)
+    assert automatic.by_day == {TODAY - timedelta(days=1): automatic.whole}
+    assert review.whole == insight.Times(3, 2 * 3600 + 2, 3 * 3600 + 2)
+
+
+def test_nothing_decided_has_no_time(platform: Platform) -> None:
+    with transaction() as session:
+        assert insight.automatic_speed(session, platform.selection()) == insight.Speed(None, {})
+
+
+def test_audits_tell_errors_precision_and_recall_by_their_weights(platform: Platform) -> None:
+    platform.audited(36, 0.95, Answer.FAKE)  # stand for 360 fakes found
+    platform.audited(4, 0.95, Answer.REAL)  # 40 reals called fake
+    platform.audited(45, 0.05, Answer.REAL, 0.5)  # 90 reals found
+    platform.audited(5, 0.05, Answer.FAKE, 0.5)  # 10 fakes missed
+    platform.audited(3, 0.95, Answer.CANNOT_TELL)
+    make_past(platform.past, at(1), 0.95, audit_probability=0.1)  # not answered yet
+    make_past(platform.past, at(1), 0.95)  # not audited
+    platform.write()
+    with transaction() as session:
+        found = insight.audits(session, platform.selection())
+    assert (found.unclear, found.waiting) == (3, 1)
+    assert found.precision[Label.FAKE].found == wilson(0.9, 40)
+    assert found.precision[Label.REAL].found == wilson(0.9, 50)
+    assert found.errors.found is not None and found.errors.n == 90
+    assert found.errors.found.value == pytest.approx(50 / 500)
+    recall = found.recall[Label.FAKE]
+    assert recall.found is not None and recall.found.value == pytest.approx(360 / 370)
+    assert found.recall[Label.REAL].found is not None
+    assert found.recall[Label.REAL].found.value == pytest.approx(90 / 130)
+
+
+def test_an_overturned_audit_still_counts_as_what_the_policy_had_said(platform: Platform) -> None:
+    platform.audited(20, 0.95, Answer.REAL)
+    platform.write()
+    with transaction() as session:
+        found = insight.audits(session, platform.selection())
+        assert found.errors.found is not None and found.errors.found.value == 1.0
+        assert insight.volume(session, platform.selection())[at(1).date()] == {Outcome.MODERATOR_REAL: 20}
+
+
+def test_no_audits_no_numbers(platform: Platform) -> None:
+    make_past(platform.past, at(1), 0.95)
+    platform.write()
+    with transaction() as session:
+        found = insight.audits(session, platform.selection())
+    assert (found.errors.n, found.errors.found) == (0, None)
+
+
+def test_opinions_are_paired_and_compared_with_the_model(platform: Platform) -> None:
+    anna, bert = platform.anna, platform.bert
+    second = ReviewReason.SECOND_OPINION
+    for first, then, count in (
+        (Answer.FAKE, Answer.FAKE, 12),
+        (Answer.REAL, Answer.REAL, 8),
+        (Answer.FAKE, Answer.REAL, 4),
+        (Answer.REAL, Answer.CANNOT_TELL, 1),
+    ):
+        for _ in range(count):
+            said = [Said(anna, first), Said(bert, then, second, timedelta(hours=3), blind=True)]
+            make_past(platform.past, at(2), 0.6, said, category="food")
+    platform.write()
+    with transaction() as session:
+        found = insight.reviewers(session, platform.selection())
+    assert found.pairs == {("fake", "fake"): 12, ("real", "real"): 8, ("fake", "real"): 4, ("real", "cannot_tell"): 1}
+    assert found.opinions.n == 25 and found.opinions.kappa is not None
+    # Observed 20/25; by chance 16/25·12/25 + 9/25·12/25 = 12/25.
+    assert found.opinions.kappa.value == pytest.approx((0.8 - 0.48) / (1 - 0.48))
+    assert found.with_model.seeing.n == 25 and found.with_model.seeing.found == wilson(16 / 25, 25)
+    assert found.with_model.blind.found == wilson(0.5, 24)
+    assert found.with_model.unclear == 1
+    assert list(found.by_category) == ["food"] and list(found.by_version) == [platform.version.name]
+
+
+def test_anothers_cases_are_not_counted(platform: Platform) -> None:
+    with transaction() as session:
+        stranger = past_of(session, make_tenant(session), platform.version)
+        said = [Said(platform.anna, Answer.FAKE)]
+        make_past(stranger, at(1), 0.5, said, category="secret")
+        make_past(stranger, at(1), 0.95, [Said(platform.anna, Answer.FAKE, ReviewReason.AUDIT)], audit_probability=0.1)
+        make_past(stranger, at(1), 0.5)
+        stranger.write(session)
+    with transaction() as session:
+        selection = platform.selection()
+        assert insight.categories(session, selection) == []
+        assert sum(sum(day.values()) for day in insight.volume(session, selection).values()) == 0
+        assert set(insight.backlog(session, selection, NOW).depths.values()) == {0}
+        assert insight.audits(session, selection).errors.n == 0
+        assert insight.reviewers(session, selection).with_model.seeing.n == 0
+        assert insight.review_speed(session, selection).whole is None
+
+
+def test_a_plausible_past_adds_up(platform: Platform) -> None:
+    users = [platform.anna, platform.bert]
+    with transaction() as session:
+        make_plausible_past(session, platform.tenant, platform.version, users, NOW, days=30)
+        selection = platform.selection(30)
+        volume = insight.volume(session, selection)
+        backlog = insight.backlog(session, selection, NOW)
+    arrived = sum(sum(day.values()) for day in volume.values())
+    assert 1200 < arrived < 2600
+    with transaction() as session:
+        session.execute(update(Case).where(Case.status == CaseStatus.DECIDED).values(settled_at=None))
+        again = insight.volume(session, selection)
+    assert sum(sum(day.values()) for day in again.values()) == arrived, "both parts are counted, and once"
+    assert backlog.depths[TODAY] == sum(backlog.waits.values())
+    assert all(depth >= 0 for depth in backlog.depths.values())
+    assert isinstance(min(backlog.depths), date)
