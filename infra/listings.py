@@ -43,6 +43,8 @@ def all_tenants(session: Session) -> Rows:
             "name": tenant.name,
             "allow_training": tenant.allow_training,
             "blind_share": tenant.blind_share,
+            "second_opinion_share": tenant.second_opinion_share,
+            "audit_share": tenant.audit_share,
             "cases": count,
             "created_at": tenant.created_at,
         }

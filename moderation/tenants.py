@@ -106,13 +106,6 @@ def tenant_named(session: Session, name: str) -> Tenant:
     return tenant
 
 
-def set_blind_share(tenant: Tenant, share: float) -> None:
-    """The share of the tenant's coming reviews that are answered before the verdict is shown. Raises InvalidRequest."""
-    if not 0 <= share <= 1:
-        raise InvalidRequest("The share of blind reviews lies between 0 and 1.")
-    tenant.blind_share = share
-
-
 def set_policy(session: Session, tenant_id: UUID, thresholds: Thresholds) -> Policy:
     """A new version of the tenant's policy; cases in flight keep to the one they are judged under."""
     if not 0 <= thresholds.real_up_to < thresholds.fake_from <= 1:

@@ -1,4 +1,4 @@
-"""`/dashboard/account`: one's own password, where one is signed in, and for which platforms one works."""
+"""`/dashboard/account`: one's own password, where one is signed in, and what one's work asked of oneself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from werkzeug.wrappers import Response
 from api import problems
 from api.auth import signed_in
 from api.dashboard.access import person
-from moderation import accounts
+from moderation import accounts, wellness
 from moderation.db import transaction
 from moderation.errors import InvalidRequest, TooManyAttempts
 from moderation.tenants import MIN_PASSWORD_LENGTH
@@ -52,9 +52,15 @@ def sign_out_elsewhere() -> Response:
 def _page(error: InvalidRequest | TooManyAttempts | None = None) -> str:
     with transaction() as session:
         found = accounts.sign_ins(session, person())
+        spans = {"Last 24 hours": wellness.DAY, "Last 7 days": wellness.WEEK}
+        works = {words: wellness.work(session, person(), span) for words, span in spans.items()}
+        stretch = wellness.stretch(session, person())
     return render_template(
         "account/page.html",
         sign_ins=[(row, _browser(row.browser)) for row in found],
+        works=works,
+        stretch=stretch,
+        long_stretch=wellness.LONG_STRETCH,
         error=error,
         at_fault=(error.pointer or "/old_password").removeprefix("/") if error else None,
         min_password_length=MIN_PASSWORD_LENGTH,

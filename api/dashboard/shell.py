@@ -114,6 +114,7 @@ def install(app: Flask) -> None:
     app.context_processor(_names)
     app.add_template_filter(times.relative, "relative")
     app.add_template_filter(times.exact, "exact")
+    app.add_template_filter(times.hours, "hours")
     problems.shown_below(app, DASHBOARD, _problem)
 
 

@@ -5,7 +5,7 @@ The browser keeps them true while the page is open (static/shell.js has the same
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 STEPS = (("second", 60), ("minute", 60), ("hour", 24), ("day", 30), ("month", 12))
 
@@ -23,6 +23,12 @@ def relative(moment: datetime, now: datetime | None = None) -> str:
 def exact(moment: datetime) -> str:
     """To the second, in UTC; the browser shows it in its user's own time zone."""
     return f"{moment.astimezone(UTC):%-d %B %Y, %H:%M:%S} UTC"
+
+
+def hours(span: timedelta) -> str:
+    """How long something took, to the minute: "2 h 05 min"."""
+    whole, minutes = divmod(int(span.total_seconds()) // 60, 60)
+    return f"{whole} h {minutes:02} min" if whole else f"{minutes} min"
 
 
 def _rounded(amount: float) -> tuple[int, str]:

@@ -66,11 +66,25 @@ class TestTenants:
     def test_a_name_is_taken_once(self, acme: str) -> None:
         assert "There is a tenant 'acme' already." in refused("tenants", "create", acme)
 
-    def test_the_share_of_blind_reviews_is_set(self, acme: str) -> None:
-        assert as_json("tenants", "list")[0]["blind_share"] == 0.1
-        assert "25%" in succeeded("tenants", "set", acme, "--blind-share", "0.25")
-        assert as_json("tenants", "list")[0]["blind_share"] == 0.25
-        assert "between 0 and 1" in refused("tenants", "set", acme, "--blind-share", "2")
+    def test_how_closely_a_tenants_cases_are_looked_at_is_set(self, acme: str) -> None:
+        shares = {"blind_share": 0.1, "second_opinion_share": 0.05, "audit_share": 0.01}
+        assert as_json("tenants", "list")[0].items() >= shares.items()
+        assert "25% are answered blind and 5% by" in succeeded("tenants", "set", acme, "--blind-share", "0.25")
+        said = succeeded("tenants", "set", acme, "--second-opinion-share", "0", "--audit-share", "0.125")
+        assert "0% by somebody else too; of what its policy decides, 12.5% is looked at" in said
+        wanted = {"blind_share": 0.25, "second_opinion_share": 0, "audit_share": 0.125}
+        assert as_json("tenants", "list")[0].items() >= wanted.items()
+        for option in ("--blind-share", "--second-opinion-share", "--audit-share"):
+            assert "between 0 and 1" in refused("tenants", "set", acme, option, "2")
+        assert as_json("tenants", "list")[0].items() >= wanted.items()
+
+    def test_nothing_to_set_says_what_there_is(self, acme: str) -> None:
+        result = run("tenants", "set", acme)
+        assert result.exit_code == 2 and "--audit-share" in result.stderr
+
+    def test_a_new_tenants_shares_can_be_said(self) -> None:
+        as_json("tenants", "create", "acme", "--second-opinion-share", "0", "--audit-share", "1")
+        assert as_json("tenants", "list")[0].items() >= {"second_opinion_share": 0, "audit_share": 1}.items()
 
 
 class TestKeys:
