@@ -1,4 +1,4 @@
-"""What one api process holds for as long as it lives: settings, the object store, the sandbox, seats for long polls.
+"""What one api process holds for as long as it lives: settings, the object store, sandboxes, seats for long polls.
 
 Made by the application factory; views reach it through `current()`. Nothing here is opened before it is needed, so
 that it may be made before a fork.
@@ -23,20 +23,26 @@ EXTENSION = "telltale"
 
 @dataclass(frozen=True)
 class ApiProcess:
-    """One process's parts, shared by its threads."""
+    """One process's parts, shared by its threads.
+
+    What is sent is looked at in `sandbox`; pictures are made in `studio`, so that no submission waits for one.
+    """
 
     settings: Settings
     storage: Storage
     sandbox: Sandbox
+    studio: Sandbox
     seats: threading.BoundedSemaphore
 
     @classmethod
     def of(cls, settings: Settings) -> ApiProcess:
         """The parts as the settings say."""
+        limits = (settings.decode_memory_bytes, settings.decode_timeout_s)
         return cls(
             settings=settings,
             storage=Storage(settings),
-            sandbox=Sandbox(settings.decode_processes, settings.decode_memory_bytes, settings.decode_timeout_s),
+            sandbox=Sandbox(settings.decode_processes, *limits),
+            studio=Sandbox(1, *limits),
             seats=threading.BoundedSemaphore(max(1, settings.api_threads // 4)),
         )
 

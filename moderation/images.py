@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 
 import pillow_heif
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from moderation.errors import BadImage, ImageTooLarge, Undecodable, UnsupportedType
 
@@ -97,17 +98,55 @@ def inspect(data: bytes, max_pixels: int) -> ImageFacts:
     bytes; ImageTooLarge above `max_pixels` (width times height, known before anything is decoded) or where decoding
     takes more memory than the process may have.
     """
+    with _decoded(data, max_pixels) as (kind, image):
+        width, height = _displayed_size(image)
+        return ImageFacts(MEDIA_TYPES[kind], width, height, _frames(image), hashlib.sha256(data).hexdigest())
+
+
+def upright(data: bytes, max_pixels: int) -> Image.Image:
+    """The first frame as people see it: 8-bit RGB, turned as EXIF says, transparency laid over white.
+
+    The same pixels that the model is given (model/decode.py, which this package does not know). Raises as `inspect`,
+    and Undecodable for samples that have no defined white.
+    """
+    with _decoded(data, max_pixels) as (_, image):
+        turned = _eight_bits(_turned(image))
+        if not turned.has_transparency_data:
+            return turned if turned.mode == "RGB" else turned.convert("RGB")
+        layer = turned.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """EXIF that cannot be read turns nothing, as in every viewer."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except (SyntaxError, struct.error):
+        return image
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit greyscale is scaled, not clipped; Pillow itself reduces 16-bit colour when it decodes."""
+    if image.mode == "F":
+        raise Undecodable("Floating-point samples have no defined white: send 8 or 16 bits per channel.")
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return image
+    return image.convert("I").point(lambda value: value / 257 + 0.5).convert("L")
+
+
+@contextmanager
+def _decoded(data: bytes, max_pixels: int) -> Iterator[tuple[str, Image.Image]]:
+    """The kind of file, and its first frame as it is stored. Raises as `inspect`, whatever the block raises too."""
     if not data:
         raise Undecodable("The file is empty: send the image's bytes.")
     kind = _kind(data)
     try:
         opener = "HEIF" if kind == "HEIC" else kind
-        with _our_limit_only(), Image.open(BytesIO(data), formats=[opener]) as image:
+        with our_limit_only(), Image.open(BytesIO(data), formats=[opener]) as image:
             _check_size(image, max_pixels)
             _refuse_raw(image)
             image.load()
-            width, height = _displayed_size(image)
-            return ImageFacts(MEDIA_TYPES[kind], width, height, _frames(image), hashlib.sha256(data).hexdigest())
+            yield kind, image
     except BadImage:
         raise
     except MemoryError as error:
@@ -180,7 +219,7 @@ def _text_kind(data: bytes) -> str | None:
 
 
 @contextmanager
-def _our_limit_only() -> Iterator[None]:
+def our_limit_only() -> Iterator[None]:
     """Pillow's own limit on pixels set aside: it warns or raises at numbers of its own, before ours is asked."""
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:

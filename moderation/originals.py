@@ -19,9 +19,9 @@ from moderation import webhooks
 from moderation.db import new_id, transaction
 from moderation.errors import Conflict, NotFound, StorageUnavailable
 from moderation.images import ImageFacts
-from moderation.storage import Storage, original_key, rendition_key
+from moderation.storage import Storage, original_key, rendition_key, view_key
 from moderation.tables import Case, Image, Submission
-from moderation.vocabulary import EventType
+from moderation.vocabulary import EventType, View
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def _forget_links(session: Session, image_id: UUID) -> None:
 
 
 def purge(storage: Storage, limit: int = 100) -> int:
-    """Delete the bytes and renditions of erased images from the store; returns how many. Safe to run again."""
+    """Delete the bytes of erased images and all that was made of them; returns of how many. Safe to run again."""
     with transaction() as session:
         doomed = session.scalars(
             select(Image).where(Image.erased_at.is_not(None), Image.purged_at.is_(None)).limit(limit)
@@ -146,10 +146,12 @@ def purge(storage: Storage, limit: int = 100) -> int:
 
 
 def purge_one(storage: Storage, image: Image) -> None:
-    """Delete the bytes and the rendition of one erased image, in a transaction of its own. Safe to run again."""
+    """Delete the bytes of one erased image and all pictures made of it, in a transaction of its own. Safe to repeat."""
     storage.delete(image.s3_key)
     # Also where no row speaks of it yet: a worker may just have stored it.
     storage.delete(rendition_key(image.tenant_id, image.id))
+    for view in View:
+        storage.delete(view_key(image.tenant_id, image.id, view))
     with transaction() as session:
         row = session.get_one(Image, image.id)
         row.purged_at = datetime.now(UTC)

@@ -1,29 +1,29 @@
-"""What browsers are shown of an image: upright, 8-bit, of a size that displays; originals are for API clients only.
+"""Where the pictures for browsers are kept: the rendition of every image that was judged, and views made when asked.
 
-The screening worker makes it of the very pixels that were judged. It does not know who may look.
+The screening worker makes the rendition of the very pixels that were judged; all of an original's pixels, and the
+forensic views, are wanted of few images, so they are made when somebody first looks. All go with the image. It does
+not know who may look.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from uuid import UUID
 
 from PIL import Image as Pixels
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
+from moderation import views
 from moderation.db import transaction
-from moderation.errors import NotFound
-from moderation.storage import Storage, rendition_key
+from moderation.errors import ImageTooLarge, NotFound, Undecodable
+from moderation.sandbox import Sandbox, SandboxCrash, SandboxMemory, SandboxTimeout
+from moderation.storage import Storage, rendition_key, view_key
 from moderation.tables import Case, Image
-from moderation.vocabulary import CaseStatus
+from moderation.views import MEDIA_TYPE, encoded
+from moderation.vocabulary import CaseStatus, View
 
-MEDIA_TYPE = "image/jpeg"
-LONGEST_SIDE = 2048  # pixels
-# High, and with colour in full: what a moderator looks for is as small as what JPEG leaves out.
-QUALITY = 92
-MAX_BYTES = 32 * 1024 * 1024
+MAX_BYTES = 128 * 1024 * 1024
 
 
 def keep(storage: Storage, image_id: UUID, pixels: Pixels.Image) -> None:
@@ -48,31 +48,15 @@ def lacking(session: Session, *, after: UUID | None = None, limit: int = 100) ->
     return session.scalars(query.order_by(Image.id).limit(limit)).all()
 
 
-def _attached(image_id: UUID, key: str) -> bool:
-    """Whether the row speaks of the rendition from now on; not where its bytes are to go."""
+def _attached(image_id: UUID, key: str | None = None) -> bool:
+    """Whether the image still is, so that what was stored may stay; its row speaks of `key` from now on."""
     with transaction() as session:
         image = session.scalars(select(Image).where(Image.id == image_id).with_for_update()).one()
         if image.erased_at is not None:
             image.purged_at = None  # should deleting fail now, the next housekeeping does it
             return False
-        image.rendition_key = key
+        image.rendition_key = key or image.rendition_key
         return True
-
-
-def encoded(pixels: Pixels.Image) -> bytes:
-    """As JPEG, at most LONGEST_SIDE pixels wide and high, without any metadata."""
-    data = BytesIO()
-    _shrunk(pixels).save(data, "JPEG", quality=QUALITY, subsampling=0)
-    return data.getvalue()
-
-
-def _shrunk(pixels: Pixels.Image) -> Pixels.Image:
-    longest = max(pixels.size)
-    if longest <= LONGEST_SIDE:
-        return pixels
-    width, height = (max(1, round(side * LONGEST_SIDE / longest)) for side in pixels.size)
-    # When making smaller it is as sharp as bicubic and takes half of Lanczos's time; a worker does this for each image.
-    return pixels.resize((width, height), Pixels.Resampling.HAMMING, reducing_gap=2)
 
 
 def read(storage: Storage, image: Image) -> bytes:
@@ -80,3 +64,32 @@ def read(storage: Storage, image: Image) -> bytes:
     if image.erased_at is not None or image.rendition_key is None:
         raise NotFound(f"There is no rendition of image {image.id}.")
     return storage.get(image.rendition_key, max_bytes=MAX_BYTES)
+
+
+def read_view(storage: Storage, sandbox: Sandbox, image: Image, view: View, *, max_pixels: int) -> bytes:
+    """One view's bytes, which are made and kept when they are first asked for.
+
+    Raises NotFound where the image was erased, BadImage where this view cannot be made of it, StorageUnavailable.
+    """
+    if image.erased_at is not None:
+        raise NotFound(f"Image {image.id} was erased.")
+    key = view_key(image.tenant_id, image.id, view)
+    try:
+        return storage.get(key, max_bytes=MAX_BYTES)
+    except NotFound:
+        pass  # it is asked for the first time
+    made = _made(sandbox, storage.get(image.s3_key, max_bytes=image.bytes), view, max_pixels)
+    storage.put(key, made, MEDIA_TYPE)
+    if not _attached(image.id):
+        storage.delete(key)
+        raise NotFound(f"Image {image.id} was erased.")
+    return made
+
+
+def _made(sandbox: Sandbox, data: bytes, view: View, max_pixels: int) -> bytes:
+    try:
+        return sandbox.call(views.made, data, view, max_pixels)
+    except (SandboxMemory, SandboxTimeout) as error:
+        raise ImageTooLarge(f"The image is too large for this view. {error.message}") from error
+    except SandboxCrash as error:
+        raise Undecodable("This view cannot be made: decoding the image ended its process.") from error

@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from moderation import outbound
 from moderation.errors import ConfigurationError, ImageTooLarge, NotFound, StorageUnavailable
 from moderation.settings import Settings
+from moderation.vocabulary import View
 
 if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client
@@ -48,6 +49,11 @@ def original_key(tenant_id: UUID, image_id: UUID) -> str:
 def rendition_key(tenant_id: UUID, image_id: UUID) -> str:
     """Where the copy of an image that browsers are shown is; making it again gives the same."""
     return f"renditions/{tenant_id}/{image_id}"
+
+
+def view_key(tenant_id: UUID, image_id: UUID, view: View) -> str:
+    """Where one of the views of an image is, once it has been made; making it again gives the same."""
+    return f"views/{tenant_id}/{image_id}/{view}"
 
 
 def upload_key(tenant_id: UUID, upload_id: UUID) -> str:

@@ -149,6 +149,7 @@ class EventType(StrEnum):
     CASE_HELD = "case.held"
     CASE_ESCALATED = "case.escalated"
     CASE_REASSIGNED = "case.reassigned"
+    CASE_PRIORITISED = "case.prioritised"
     CASE_SAMPLED = "case.sampled"
     CASE_RESTRICTED = "case.restricted"
     CASE_UNRESTRICTED = "case.unrestricted"
@@ -199,6 +200,15 @@ OUTBOUND = frozenset(
         EventType.MODEL_PROMOTED,
     }
 )
+
+
+class View(StrEnum):
+    """What a moderator can have made of an image, beside the picture that is there from the start."""
+
+    FULL = "full"  # all of its pixels
+    ERROR_LEVEL = "error-level"
+    NOISE = "noise"
+    SPECTRUM = "spectrum"
 
 
 class DeliveryStatus(StrEnum):

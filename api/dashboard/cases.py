@@ -47,6 +47,7 @@ HISTORY = {
     EventType.CASE_HELD: "put it aside",
     EventType.CASE_ESCALATED: "handed it to the leads",
     EventType.CASE_REASSIGNED: "handed it to a colleague",
+    EventType.CASE_PRIORITISED: "changed its priority",
     EventType.CASE_SAMPLED: "picked it to be looked at again",
     EventType.CASE_RESTRICTED: "reported it as illegal",
     EventType.CASE_UNRESTRICTED: "found it not to be illegal",

@@ -1,22 +1,24 @@
-"""Renditions: what browsers are shown, made of the pixels that were judged, and gone with the image."""
+"""Renditions and views: kept under keys of their own, made once, and gone with the image."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from io import BytesIO
 from uuid import UUID
 
-import numpy as np
 import pytest
 from PIL import Image as Pixels
 from sqlalchemy import Engine
 
-from model.decode import to_rgb
+from infra.demo.samples import samples
 from moderation import originals, renditions
 from moderation.db import transaction
-from moderation.errors import NotFound, StorageUnavailable
+from moderation.errors import ImageTooLarge, NotFound, StorageUnavailable
+from moderation.sandbox import Sandbox
 from moderation.settings import settings
-from moderation.storage import Storage, rendition_key
+from moderation.storage import Storage, rendition_key, view_key
 from moderation.tables import Image
+from moderation.vocabulary import View
 from tests.factories import make_image, make_tenant
 
 
@@ -40,30 +42,6 @@ def opened(data: bytes) -> Pixels.Image:
     return Pixels.open(BytesIO(data))
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [((640, 480), (640, 480)), ((4096, 2048), (2048, 1024)), ((3, 6000), (1, 2048)), ((2048, 2048), (2048, 2048))],
-)
-def test_a_rendition_displays_and_is_no_larger_than_it_need_be(
-    size: tuple[int, int], expected: tuple[int, int]
-) -> None:
-    pixels = Pixels.new("RGB", size, "teal")
-    made = opened(renditions.encoded(pixels))
-    assert (made.format, made.mode, made.size) == ("JPEG", "RGB", expected)
-    assert pixels.size == size, "what is judged stays as it is"
-
-
-def test_sixteen_bits_turned_by_exif_come_out_as_eight_upright_and_without_metadata() -> None:
-    gradient = np.linspace(0, 65535, 60 * 40, dtype=np.uint16).reshape(40, 60)
-    sent = BytesIO()
-    exif = Pixels.Exif()
-    exif[0x0112], exif[0x010E] = 6, "taken at home"
-    Pixels.fromarray(gradient).save(sent, "PNG", exif=exif)
-    made = opened(renditions.encoded(to_rgb(sent.getvalue())))
-    assert made.size == (40, 60) and made.getextrema()[0][1] > 250
-    assert not made.getexif() and "exif" not in made.info
-
-
 def test_it_is_kept_under_its_own_key_and_read_again(store: Storage, image_id: UUID) -> None:
     pixels = Pixels.new("RGB", (20, 10), "teal")
     for _ in range(2):  # a second time changes nothing
@@ -71,7 +49,7 @@ def test_it_is_kept_under_its_own_key_and_read_again(store: Storage, image_id: U
         image = row(image_id)
         assert image.rendition_key == rendition_key(image.tenant_id, image_id) != image.s3_key
     assert opened(renditions.read(store, image)).size == (20, 10)
-    assert store.head(image.rendition_key).media_type == renditions.MEDIA_TYPE
+    assert store.head(image.rendition_key).media_type == "image/jpeg"
 
 
 def test_erasure_takes_the_rendition_too(store: Storage, image_id: UUID) -> None:
@@ -121,3 +99,78 @@ def test_a_rendition_that_came_too_late_and_could_not_be_deleted_goes_with_the_n
 def test_there_is_none_before_it_is_made(store: Storage, image_id: UUID) -> None:
     with pytest.raises(NotFound):
         renditions.read(store, row(image_id))
+
+
+@pytest.fixture
+def studio() -> Iterator[Sandbox]:
+    made = Sandbox(1, settings().decode_memory_bytes, settings().decode_timeout_s)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def photograph(store: Storage, image_id: UUID) -> Image:
+    """The image with the bytes of a photograph."""
+    data = samples()[0].path.read_bytes()
+    with transaction() as session:
+        image = session.get_one(Image, image_id)
+        image.bytes = len(data)
+    store.put(image.s3_key, data, "image/png")
+    return image
+
+
+def keys(image: Image) -> list[str]:
+    return [view_key(image.tenant_id, image.id, view) for view in View]
+
+
+def look(store: Storage, studio: Sandbox, image: Image, view: View, max_pixels: int = 10_000_000) -> bytes:
+    return renditions.read_view(store, studio, image, view, max_pixels=max_pixels)
+
+
+def test_a_view_is_made_once_and_then_read(
+    store: Storage, studio: Sandbox, photograph: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {view: look(store, studio, photograph, view) for view in View}
+    assert len(set(made.values())) == len(View)
+    monkeypatch.setattr(studio, "call", None)
+    assert {view: look(store, studio, photograph, view) for view in View} == made
+
+
+def test_erasure_takes_every_view_too(store: Storage, studio: Sandbox, photograph: Image) -> None:
+    for view in View:
+        look(store, studio, photograph, view)
+    assert all(store.exists(key) for key in keys(photograph))
+    with transaction() as session:
+        originals.erase(session, photograph.tenant_id, photograph.id, actor="test", request_id=None)
+    with pytest.raises(NotFound):
+        look(store, studio, row(photograph.id), View.NOISE)
+    originals.purge(store)
+    assert not any(store.exists(key) for key in keys(photograph))
+
+
+def test_a_view_of_an_image_that_is_erased_meanwhile_is_not_kept(
+    store: Storage, studio: Sandbox, photograph: Image
+) -> None:
+    before = row(photograph.id)
+    with transaction() as session:
+        originals.erase(session, photograph.tenant_id, photograph.id, actor="test", request_id=None)
+    with pytest.raises(NotFound):
+        look(store, studio, before, View.FULL)
+    assert not any(store.exists(key) for key in keys(photograph))
+    assert row(photograph.id).purged_at is None, "housekeeping looks again"
+
+
+def test_what_takes_too_much_for_a_view_is_said_to_be_too_large(store: Storage, photograph: Image) -> None:
+    with pytest.raises(ImageTooLarge, match="at most 100 are accepted"):
+        with_room = Sandbox(1, settings().decode_memory_bytes, 20)
+        try:
+            look(store, with_room, photograph, View.FULL, max_pixels=100)
+        finally:
+            with_room.close()
+    hasty = Sandbox(1, settings().decode_memory_bytes, 0.001)
+    try:
+        with pytest.raises(ImageTooLarge, match="too large for this view"):
+            look(store, hasty, photograph, View.FULL)
+    finally:
+        hasty.close()
+    assert not any(store.exists(key) for key in keys(photograph))
