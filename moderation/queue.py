@@ -96,11 +96,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Entry:
-    """One case in the queue and who is at work on it; `score` is None where it is not to be seen."""
+    """One case in the queue and who is at work on it; `score` is None where there is none, or where it is `hidden`."""
 
     case: Case
     score: float | None
     claimed_by: str | None
+    hidden: bool
 
     @property
     def place(self) -> Place:
@@ -178,6 +179,13 @@ def choices(session: Session, person: Person) -> Choices:
     """What the cases of this person's queue can be filtered by."""
     versions = session.execute(select(ModelVersion.id, ModelVersion.name).order_by(ModelVersion.id.desc()))
     return Choices(backlog.categories(session, person.tenant_ids), {row.id: row.name for row in versions})
+
+
+def colleagues(session: Session, person: Person) -> Sequence[User]:
+    """Everybody who works for a platform that this person leads, by address."""
+    working = select(Membership.user_id).where(Membership.tenant_id.in_(person.tenant_ids_as(Role.LEAD)))
+    query = select(User).where(User.id.in_(working), User.disabled_at.is_(None)).order_by(User.email)
+    return session.scalars(query).all()
 
 
 def candidates(session: Session, person: Person, filter_: Filter, *, limit: int) -> list[UUID]:
@@ -306,12 +314,13 @@ def _entries(session: Session, ids: Sequence[UUID]) -> list[Entry]:
     query = select(Case).where(Case.id.in_(ids)).options(selectinload(Case.submission))
     rows = {case.id: case for case in session.scalars(query)}
     workers = _workers(session, ids)
-    return [Entry(rows[id_], _shown_score(rows[id_]), workers.get(id_)) for id_ in ids]
+    return [_entry(rows[id_], workers.get(id_)) for id_ in ids]
 
 
-def _shown_score(case: Case) -> float | None:
-    hidden = case.blind or case.review_reason in HIDDEN_SCORES
-    return None if hidden and case.status is CaseStatus.IN_REVIEW else case.score
+def _entry(case: Case, claimed_by: str | None) -> Entry:
+    kept_back = bool(case.blind) or case.review_reason in HIDDEN_SCORES
+    hidden = kept_back and case.status is CaseStatus.IN_REVIEW
+    return Entry(case, None if hidden else case.score, claimed_by, hidden)
 
 
 def _workers(session: Session, ids: Sequence[UUID]) -> dict[UUID, str]:

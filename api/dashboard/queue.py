@@ -1,8 +1,12 @@
-"""`/dashboard/queue`: the cases in review that wait for this person, by filter or by name, and the next of them."""
+"""`/dashboard/queue`: the cases in review that wait for this person, by filter or by name, and the next of them.
+
+Leads do the same to many at once (`/dashboard/queue/bulk`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -11,11 +15,13 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from api.auth import requires_role
 from api.dashboard.access import person
-from moderation import claims, queue, reviews
+from moderation import bulk, claims, queue, reviews
+from moderation.bulk import Outcome
 from moderation.db import transaction
 from moderation.errors import InvalidRequest
 from moderation.queue import Filter, Place
-from moderation.vocabulary import Priority, ReviewReason, Role
+from moderation.reviews import Reply
+from moderation.vocabulary import Answer, Priority, ReviewReason, Role
 
 pages = Blueprint("queue", __name__)
 
@@ -27,44 +33,125 @@ REASONS = {
     ReviewReason.AUDIT: "audit",
 }
 PRIORITIES = list(Priority)
-# Hours, in words.
-AGES = {1: "1 hour", 4: "4 hours", 24: "1 day", 72: "3 days", 168: "1 week"}
+# Hours, in words: how old cases are, and for how long they are put aside.
+SPANS = {1: "1 hour", 4: "4 hours", 24: "1 day", 72: "3 days", 168: "1 week"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One list of the filter; `options` are values and their words."""
+
+    name: str
+    label: str
+    value: str
+    options: Mapping[str, str]
 
 
 @pages.get("/dashboard/queue")
 @requires_role(Role.MODERATOR)
 def page() -> str:
     """One page of the queue, or what was searched for."""
+    return _page()
+
+
+@pages.post("/dashboard/queue/bulk")
+@requires_role(Role.LEAD)
+def act_on_many() -> str:
+    """Do something to the selected cases, and show the same page again with what became of it."""
+    action = _ACTIONS.get(request.form.get("do", ""))
+    if action is None:
+        raise InvalidRequest("Choose what to do with the selected cases.")
+    try:
+        chosen = [UUID(id_) for id_ in request.form.getlist("case")]
+    except ValueError as error:
+        raise InvalidRequest("A selected case is not one of the queue's: load the page again.") from error
+    return _page(bulk.do(person(), chosen, action()))
+
+
+def _page(outcome: Outcome | None = None) -> str:
     filter_ = filter_of(request.args)
+    after = request.args.get("after")
     term = request.args.get("q", "").strip().replace("\x00", "")
+    answered = id_in(request.args, "undo")
     with transaction() as session:
-        totals = queue.totals(session, person(), filter_)
         if term:
             shown = queue.found(session, person(), term)
         else:
-            shown = queue.page(
-                session, person(), filter_, after=_place(request.args.get("after")), limit=queue.PAGE + 1
-            )
-        answered = id_in(request.args, "undo")
+            shown = queue.page(session, person(), filter_, after=_place(after), limit=queue.PAGE + 1)
         entries = shown[: queue.PAGE]
-        following = _cursor(entries[-1].place) if not term and len(shown) > queue.PAGE else None
         return render_template(
             "cases/queue.html",
             entries=entries,
-            totals=totals,
+            totals=queue.totals(session, person(), filter_),
             filter=filter_,
             query=as_query(filter_),
-            choices=queue.choices(session, person()),
+            choices=_choices(queue.choices(session, person()), as_query(filter_)),
             stranded=queue.stranded(session, person()),
             term=term,
-            following=following,
-            first=request.args.get("after") is None,
+            after=after,
+            following=_cursor(entries[-1].place) if not term and len(shown) > queue.PAGE else None,
             # The answer just given, where the queue was empty after it.
             undoable=reviews.undoable(session, person(), answered) if answered else None,
+            # What leads may select, and to whom they may hand it.
+            led=person().tenant_ids_as(Role.LEAD),
+            colleagues=queue.colleagues(session, person()),
+            outcome=outcome,
             reasons=REASONS,
             priorities=PRIORITIES,
-            ages=AGES,
+            spans=SPANS,
+            most=bulk.MOST,
         )
+
+
+def _choices(there: queue.Choices, query: Mapping[str, str]) -> list[Choice]:
+    """The lists of the filter. One with nothing to choose between is left out, unless it is what is filtered by."""
+    lists = {
+        "tenant": ("Platform", {str(member.tenant_id): member.tenant for member in person().memberships}),
+        "reason": ("Reason", {reason.value: words for reason, words in REASONS.items()}),
+        "category": ("Category", {category: category for category in there.categories}),
+        "version": ("Model", {str(id_): name for id_, name in there.versions.items()}),
+        "priority": ("Priority", {priority.value: priority.value for priority in reversed(PRIORITIES)}),
+        "age": ("Older than", {str(hours): words for hours, words in SPANS.items()}),
+    }
+    made = [Choice(name, label, query.get(name, ""), options) for name, (label, options) in lists.items()]
+    return [choice for choice in made if choice.value or len(choice.options) > 1]
+
+
+def _hand_on() -> bulk.Action:
+    to = id_in(request.form, "to")
+    if to is None:
+        raise InvalidRequest("Choose to whom.")
+    return bulk.hand_on(to)
+
+
+def _hold() -> bulk.Action:
+    hours = request.form.get("hours", type=int)
+    if hours not in SPANS:
+        raise InvalidRequest("Choose for how long.")
+    return bulk.hold(timedelta(hours=hours))
+
+
+def _prioritise() -> bulk.Action:
+    try:
+        return bulk.prioritise(Priority(request.form.get("priority", "")))
+    except ValueError as error:
+        raise InvalidRequest("Choose a priority.") from error
+
+
+def _answer() -> bulk.Action:
+    try:
+        return bulk.answer(Reply(Answer(request.form.get("answer", "")), note=request.form.get("note")))
+    except ValueError as error:
+        raise InvalidRequest("Answer real, fake or cannot tell.") from error
+
+
+_ACTIONS: Mapping[str, Callable[[], bulk.Action]] = {
+    "reassign": _hand_on,
+    "hold": _hold,
+    "escalate": bulk.to_lead,
+    "prioritise": _prioritise,
+    "answer": _answer,
+}
 
 
 @pages.post("/dashboard/queue/next")
@@ -141,7 +228,7 @@ def _score(text: str | None) -> float | None:
 def _age(text: str | None) -> timedelta | None:
     if not text:
         return None
-    if int(text) not in AGES:
+    if int(text) not in SPANS:
         raise ValueError("an age is one of those that the form offers")
     return timedelta(hours=int(text))
 

@@ -35,6 +35,7 @@ ROLES: dict[Route, Role | None] = {
     ("GET", "/dashboard/queue"): Role.MODERATOR,
     ("GET", "/dashboard/appeals"): Role.MODERATOR,
     ("POST", "/dashboard/queue/next"): Role.MODERATOR,
+    ("POST", "/dashboard/queue/bulk"): Role.LEAD,
     ("GET", "/dashboard/cases/<uuid:case_id>"): Role.MODERATOR,
     ("GET", "/dashboard/cases/<uuid:case_id>/rendition"): Role.MODERATOR,
     ("GET", "/dashboard/cases/<uuid:case_id>/views/<view>"): Role.MODERATOR,

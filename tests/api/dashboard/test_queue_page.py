@@ -20,7 +20,7 @@ from tests.reviewing import make_person, make_review_case
 
 QUEUE = "/dashboard/queue"
 LINK = re.compile(r'class="case-link"[^>]*>([^<]+)<')
-TOTALS = re.compile(r"data-totals>(.*?)</p>", re.DOTALL)
+TOTALS = re.compile(r"data-totals[^>]*>(.*?)</p>", re.DOTALL)
 
 
 @pytest.fixture
