@@ -179,6 +179,7 @@ def ping(session: Session, endpoint: Endpoint, *, actor: str = OPERATOR) -> Deli
         tenant_id=endpoint.tenant_id,
         type=EventType.ENDPOINT_PING,
         actor=actor,
+        after={"endpoint": str(endpoint.id), "url": endpoint.url},
         data={"endpoint_id": str(endpoint.id)},
     )
     delivery = Delivery(event=event, endpoint_id=endpoint.id)
