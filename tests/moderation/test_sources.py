@@ -20,11 +20,12 @@ from sqlalchemy import Engine, select
 
 from moderation import signing, sources
 from moderation.db import new_id, transaction
-from moderation.errors import InvalidRequest, NotFound, SignatureInvalid
+from moderation.errors import AddressRefused, Conflict, InvalidRequest, NotFound, SignatureInvalid
+from moderation.settings import settings
 from moderation.sources import Reference
 from moderation.submissions import Link
-from moderation.tables import ReceivedWebhook, Source, Tenant
-from moderation.vocabulary import SourceKind, SourceScheme
+from moderation.tables import Event, ReceivedWebhook, Source, Tenant
+from moderation.vocabulary import EventType, SourceKind, SourceScheme
 from tests.factories import make_tenant
 
 URL = "https://example.com/picture.png"
@@ -310,3 +311,160 @@ def test_ids_are_remembered_for_30_days(tenant: Tenant) -> None:
     with transaction() as session:
         assert sources.forget_received(session) == 1
         assert session.scalars(select(ReceivedWebhook.webhook_id)).all() == ["young"]
+
+
+# --- Changing one, and trying it ---
+
+
+def told(tenant: Tenant) -> list[tuple[EventType, object, object]]:
+    with transaction() as session:
+        query = select(Event).where(Event.tenant_id == tenant.id, Event.actor == "user:ada").order_by(Event.id)
+        return [(event.type, event.before, event.after) for event in session.scalars(query)]
+
+
+def test_a_change_says_what_was_and_what_is(tenant: Tenant) -> None:
+    made = stored(tenant)
+    with transaction() as session:
+        row = sources.source_of(session, tenant.id, made.id)
+        wanted = {"name": " photos ", "image_url_pointer": "/data/image/url", "s3_secret_key": "hush"}
+        sources.change_source(session, row, wanted, actor="user:ada")
+        sources.change_source(session, row, wanted, actor="user:ada")
+    ((type_, was, now),) = told(tenant)
+    assert (type_, was) == (EventType.SOURCE_CHANGED, {"name": "uploads"})
+    assert now == {"source": str(made.id), "name": "photos", "s3_secret_key": "another one"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "pointer"),
+    [
+        ({"name": ""}, "/name"),
+        ({"image_url_pointer": None}, "/image_url_pointer"),
+        ({"metadata_pointer": "data"}, "/metadata_pointer"),
+        ({"kind": SourceKind.S3_EVENT}, "/s3_access_key"),
+        ({"kind": SourceKind.S3_EVENT, "s3_access_key": "a"}, "/s3_secret_key"),
+    ],
+)
+def test_a_change_that_could_not_work_is_pointed_at_and_not_made(
+    tenant: Tenant, wanted: dict[str, Any], pointer: str
+) -> None:
+    made = stored(tenant)
+    with pytest.raises(InvalidRequest) as raised, transaction() as session:
+        sources.change_source(session, sources.source_of(session, tenant.id, made.id), wanted, actor="user:ada")
+    assert raised.value.pointer == pointer
+    assert sources.source_with(made.id).image_url_pointer == "/data/image/url" and told(tenant) == []
+
+
+def test_a_name_is_its_tenants_once(tenant: Tenant) -> None:
+    stored(tenant)
+    other = stored(tenant, name="photos")
+    with pytest.raises(Conflict):
+        stored(tenant)
+    with pytest.raises(Conflict), transaction() as session:
+        row = sources.source_of(session, tenant.id, other.id)
+        sources.change_source(session, row, {"name": "uploads"}, actor="user:ada")
+    with transaction() as session:
+        elsewhere = make_tenant(session)
+    assert stored(elsewhere).name == "uploads"
+
+
+def test_a_rotated_secret_leaves_the_one_before_valid(tenant: Tenant) -> None:
+    made, body = stored(tenant), b"{}"
+    before = sources.signed(made, body)
+    with transaction() as session:
+        row = sources.source_of(session, tenant.id, made.id)
+        fresh = sources.rotate_source_secret(session, row, None, actor="user:ada")
+        own = signing.new_secret()
+        assert sources.verify(row, before, body)
+        sources.rotate_source_secret(session, row, own, actor="user:ada")
+        assert row.secrets == [own, fresh]
+        with pytest.raises(SignatureInvalid):
+            sources.verify(row, before, body)
+        with pytest.raises(InvalidRequest):
+            sources.rotate_source_secret(session, row, "not base64!", actor="user:ada")
+    assert [type_ for type_, _, _ in told(tenant)] == [EventType.SOURCE_SECRET_ROTATED] * 2
+    assert fresh not in str(told(tenant)) and own not in str(told(tenant))
+
+
+def test_a_source_is_disabled_and_enabled_and_says_so_once(tenant: Tenant) -> None:
+    made = stored(tenant)
+    with transaction() as session:
+        row = sources.source_of(session, tenant.id, made.id)
+        for _ in range(2):
+            sources.disable_source(session, row, actor="user:ada")
+    with pytest.raises(NotFound):
+        sources.source_with(made.id)
+    with transaction() as session:
+        row = sources.source_of(session, tenant.id, made.id)
+        for _ in range(2):
+            sources.enable_source(session, row, actor="user:ada")
+    assert sources.source_with(made.id)
+    assert [type_ for type_, _, _ in told(tenant)] == [EventType.SOURCE_DISABLED, EventType.SOURCE_ENABLED]
+
+
+def test_another_tenants_source_is_not_there(tenant: Tenant) -> None:
+    with transaction() as session:
+        other = make_tenant(session)
+        assert sources.sources_of(session, other.id) == []
+    with pytest.raises(NotFound), transaction() as session:
+        sources.source_of(session, other.id, stored(tenant).id)
+
+
+@pytest.mark.parametrize("scheme", list(SourceScheme))
+def test_what_is_signed_here_holds(scheme: SourceScheme) -> None:
+    ours, body = source(scheme, secrets=[signing.new_secret()], tenant_id=new_id()), json.dumps({"data": {}}).encode()
+    assert sources.try_out(ours, sources.signed(ours, body), body, settings()).refusal is None
+    assert sources.try_out(ours, {}, body, settings()).refusal is not None
+
+
+def tried(document: Any, **fields: Any) -> sources.Trial:
+    ours = source(secrets=[signing.new_secret()], tenant_id=new_id(), **fields)
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return sources.try_out(ours, sources.signed(ours, b"{}"), body, settings())
+
+
+def test_a_trial_says_what_would_be_read() -> None:
+    trial = tried({"data": {"image": {"url": URL}, "id": 17, "about": {"user": "u1"}}})
+    (found,) = trial.images
+    assert found.reference == Reference(Link(url=URL), "17", {"user": "u1"})
+    assert found.problem is trial.problem is trial.nearest is None
+
+
+@pytest.mark.parametrize(
+    ("document", "nearest"),
+    [
+        ({"data": {"picture": 1}}, "At /data there is an object with picture."),
+        ({"data": {"image": [1, 2]}}, "At /data/image there is a list of 2; name one by its number, such as /0."),
+        ({"data": {"image": {"url": None}}}, "At /data/image/url there is null."),
+        ({"data": "x"}, "At /data there is a text."),
+        ([], "At the top there is a list of 0; name one by its number, such as /0."),
+        ({}, "At the top there is an object with nothing in it."),
+        (17, "At the top there is a number."),
+    ],
+)
+def test_a_trial_says_how_far_the_pointer_goes(document: Any, nearest: str) -> None:
+    trial = tried(document)
+    assert trial.problem is not None and trial.problem.pointer == "/data/image/url"
+    assert trial.nearest == nearest
+
+
+def test_a_trial_says_what_a_submission_would_refuse_and_where() -> None:
+    images = [
+        tried({"data": {"image": {"url": "ftp://example.com/a"}}}).images[0],
+        tried({"data": {"image": {"url": URL}, "id": "x" * 300}}).images[0],
+        tried({"data": {"image": {"url": URL}, "about": {"a": "x" * 9000}}}).images[0],
+    ]
+    problems = [found.problem for found in images]
+    assert [problem.pointer for problem in problems if problem] == ["/data/image/url", "/data/id", "/data/about"]
+    assert isinstance(problems[0], AddressRefused)
+
+
+@pytest.mark.parametrize("body", [b"", b"nothing", b"\xff", b"[" * 100_000])
+def test_a_trial_of_what_is_no_json_says_so(body: bytes) -> None:
+    trial = tried(body)
+    assert trial.problem is not None and "not JSON" in trial.problem.message and trial.nearest is None
+
+
+def test_a_trial_remembers_and_submits_nothing(tenant: Tenant) -> None:
+    made, body = stored(tenant), json.dumps({"data": {"image": {"url": URL}}}).encode()
+    trial = sources.try_out(made, sources.signed(made, body), body, settings())
+    assert trial.webhook_id is not None and sources.answer_of(made.id, trial.webhook_id) is None

@@ -12,8 +12,8 @@ from moderation import tenants
 from moderation.db import transaction
 from moderation.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
 from moderation.policy import Thresholds
-from moderation.tables import ApiKey, Membership, Policy, Tenant
-from moderation.vocabulary import Role, Scope
+from moderation.tables import ApiKey, Event, Membership, Policy, Tenant
+from moderation.vocabulary import EventType, Role, Scope
 from tests.factories import make_key, make_tenant
 
 
@@ -160,3 +160,68 @@ def test_users_have_an_address_and_an_argon2id_hash(tenant: Tenant) -> None:
         tenants.add_member(session, user, tenant, Role.LEAD)
         session.flush()
         assert session.scalars(select(Membership.role)).all() == [Role.LEAD]
+
+
+# --- What is written down ---
+
+
+def told(tenant: Tenant, *types: EventType) -> list[tuple[str, object, object]]:
+    with transaction() as session:
+        query = select(Event).where(Event.tenant_id == tenant.id, Event.type.in_(types)).order_by(Event.id)
+        return [(event.actor, event.before, event.after) for event in session.scalars(query)]
+
+
+def test_a_change_says_what_was_and_what_is_and_only_that(tenant: Tenant) -> None:
+    with transaction() as session:
+        wanted = {"allow_training": True, "blind_share": 0.1, "audit_share": 0.02}
+        assert tenants.change_tenant(session, tenant.id, wanted, actor="user:ada") == {
+            "allow_training": True,
+            "audit_share": 0.02,
+        }
+        assert tenants.change_tenant(session, tenant.id, wanted, actor="user:ada") == {}
+    was, now = {"allow_training": False, "audit_share": 0.0}, {"allow_training": True, "audit_share": 0.02}
+    assert told(tenant, EventType.TENANT_CHANGED) == [("user:ada", was, now)]
+
+
+@pytest.mark.parametrize("share", [-0.01, 1.01, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", tenants.SHARES)
+def test_a_share_that_is_none_changes_nothing(tenant: Tenant, name: str, share: float) -> None:
+    with pytest.raises(InvalidRequest) as raised, transaction() as session:
+        tenants.change_tenant(session, tenant.id, {"allow_training": True, name: share})
+    assert raised.value.pointer == f"/{name}"
+    assert told(tenant, EventType.TENANT_CHANGED) == []
+
+
+def test_a_keys_life_is_written_down_without_its_secret(tenant: Tenant) -> None:
+    with transaction() as session:
+        key, token = tenants.create_key(session, tenant.id, " import ", [Scope.CASES_READ], actor="user:ada")
+        for _ in range(2):
+            tenants.revoke(session, key, actor="user:eve")
+    said = {"key": key.prefix, "name": "import", "scopes": ["cases:read"]}
+    assert told(tenant, EventType.KEY_CREATED) == [("user:ada", None, said)]
+    assert told(tenant, EventType.KEY_REVOKED) == [("user:eve", said, None)]
+    assert token.split("_", 2)[2] not in str(told(tenant, *EventType))
+
+
+def test_a_key_needs_a_name_and_a_scope(tenant: Tenant) -> None:
+    for name, scopes in ((" ", [Scope.CASES_READ]), ("x" * 101, [Scope.CASES_READ]), ("import", [])):
+        with pytest.raises(InvalidRequest), transaction() as session:
+            tenants.create_key(session, tenant.id, name, scopes)
+
+
+def test_another_tenants_key_is_not_there(tenant: Tenant) -> None:
+    with transaction() as session:
+        key, _ = tenants.create_key(session, make_tenant(session).id, "theirs", [Scope.CASES_READ])
+        assert tenants.keys_of(session, tenant.id) == []
+    with pytest.raises(NotFound), transaction() as session:
+        tenants.key_of(session, tenant.id, key.id)
+
+
+def test_a_member_is_written_down_when_something_changes(tenant: Tenant) -> None:
+    with transaction() as session:
+        user = tenants.create_user(session, "ada@example.com", "correct horse battery")
+        for role in (Role.LEAD, Role.LEAD, Role.ADMIN):
+            tenants.add_member(session, user, tenant, role)
+    lead, admin = {"user": "ada@example.com", "role": "lead"}, {"user": "ada@example.com", "role": "admin"}
+    assert told(tenant, EventType.MEMBER_ADDED) == [("operator", None, lead)]
+    assert told(tenant, EventType.MEMBER_CHANGED) == [("operator", lead, admin)]

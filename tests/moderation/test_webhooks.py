@@ -486,3 +486,87 @@ def test_events_that_stay_inside_are_delivered_to_nobody(tenant: Tenant, endpoin
         cases.postpone(session, factories.take_case(session, case), timedelta(0), counts=True)
         assert len(factories.events_of(session, case.id)) == 3
         assert len(session.scalars(select(Delivery)).all()) == 1
+
+
+# --- What is written down, and what is shown before it is done ---
+
+
+def told(tenant_id: UUID, type_: EventType) -> list[Event]:
+    with transaction() as session:
+        query = select(Event).where(Event.tenant_id == tenant_id, Event.type == type_).order_by(Event.id)
+        return list(session.scalars(query))
+
+
+def test_an_endpoints_life_is_written_down_without_its_secrets(tenant: Tenant) -> None:
+    with transaction() as session:
+        made = webhooks.create_endpoint(session, tenant.id, "https://example.com/in", [], settings(), actor="user:ada")
+        webhooks.change_endpoint(session, made, [], actor="user:ada")
+        webhooks.change_endpoint(session, made, ["verdict.failed"], actor="user:ada")
+        secrets = [*made.secrets, webhooks.rotate_secret(session, made, actor="user:ada")]
+        webhooks.disable(session, made, "Enough.", actor="user:ada")
+        webhooks.enable(session, made, actor="user:ada")
+    (changed,) = told(tenant.id, EventType.ENDPOINT_CHANGED)
+    named = {"endpoint": str(made.id), "url": "https://example.com/in"}
+    assert (changed.before, changed.after) == ({"event_types": []}, {**named, "event_types": ["verdict.failed"]})
+    (enabled,) = told(tenant.id, EventType.ENDPOINT_ENABLED)
+    assert (enabled.actor, enabled.before) == ("user:ada", {"disabled_reason": "Enough."})
+    for type_ in (EventType.ENDPOINT_CREATED, EventType.ENDPOINT_SECRET_ROTATED, EventType.ENDPOINT_DISABLED):
+        (event,) = told(tenant.id, type_)
+        assert event.actor == "user:ada"
+        assert not [secret for secret in secrets if secret in f"{event.before} {event.after} {event.data}"]
+
+
+def test_an_unknown_event_type_changes_nothing(endpoint: Endpoint) -> None:
+    with pytest.raises(InvalidRequest), transaction() as session:
+        webhooks.change_endpoint(session, session.get_one(Endpoint, endpoint.id), ["verdict.felt"], actor="user:ada")
+    assert reread(endpoint).event_types == []
+
+
+def test_a_range_is_counted_before_it_is_sent_and_written_down_once(tenant: Tenant, endpoint: Endpoint) -> None:
+    for _ in range(3):
+        pinged(endpoint)
+    since, until = datetime.now(UTC) - timedelta(minutes=1), datetime.now(UTC) + timedelta(minutes=1)
+    with transaction() as session:
+        row = session.get_one(Endpoint, endpoint.id)
+        assert webhooks.count_range(session, row, since, until) == 3
+        assert webhooks.count_range(session, row, until, until + LEASE) == 0
+        assert webhooks.replay_range(session, row, since, until, actor="user:ada") == 3
+        assert webhooks.replay_range(session, row, until, until + LEASE, actor="user:ada") == 0
+    (event,) = told(tenant.id, EventType.DELIVERY_REPLAYED)
+    assert event.after is not None and (event.actor, event.after["deliveries"]) == ("user:ada", 3)
+
+
+def test_events_that_are_everybodys_are_in_the_range_too(tenant: Tenant, endpoint: Endpoint) -> None:
+    with transaction() as session:
+        promoted = webhooks.record(session, EventType.MODEL_PROMOTED, tenant_id=None, actor="operator", data={})
+        row = session.get_one(Endpoint, endpoint.id)
+        at = promoted.created_at
+        assert webhooks.count_range(session, row, at, at + LEASE) == 1
+
+
+def test_the_request_that_is_shown_is_the_one_that_is_sent(tenant: Tenant) -> None:
+    with serving(receiver(204)) as server:
+        with transaction() as session:
+            made = make_endpoint(session, tenant, server.url("/hook"))
+        parcel = taken(pinged(made))
+        assert webhooks.attempt(parcel, sending(server.port)).succeeded
+    _, _, sent, body = server.seen[0]
+    with transaction() as session:
+        delivery = webhooks.delivery_of(session, tenant.id, parcel.delivery_id, lock=False)
+        at = datetime.fromtimestamp(int(sent["webhook-timestamp"]), UTC)
+        headers, shown = webhooks.request_of(delivery, at)
+    assert shown == body
+    assert {name: sent[name] for name in headers} == headers
+
+
+def test_deliveries_are_found_by_event_and_time(tenant: Tenant, endpoint: Endpoint) -> None:
+    ping = pinged(endpoint)
+    with transaction() as session:
+        make_case(session, tenant)
+
+        def ids(**wanted: object) -> list[UUID]:
+            return [row.id for row in webhooks.deliveries_of(session, tenant.id, **wanted)]  # type: ignore[arg-type]
+
+        assert len(ids()) == 2
+        assert ids(type_=EventType.ENDPOINT_PING) == [ping]
+        assert ids(until=datetime.now(UTC) - LEASE) == [] and len(ids(since=datetime.now(UTC) - LEASE)) == 2
