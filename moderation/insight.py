@@ -7,6 +7,7 @@ What counts say of shares is worked out in moderation/estimates.py.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,19 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, SQLColumnExpression, and_, case, func, literal_column, select
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    Integer,
+    Select,
+    SQLColumnExpression,
+    and_,
+    case,
+    cast,
+    func,
+    literal_column,
+    select,
+)
 from sqlalchemy.orm import Session, aliased
 
 from moderation.estimates import Agreement, Observation, Share, agreement, share
@@ -37,6 +50,8 @@ SETTLED = "settled_at IS NOT NULL"
 # How long cases have been waiting, in hours up to which a line of the table goes.
 WAITS = ((1, "under 1 hour"), (4, "1 to 4 hours"), (24, "4 hours to 1 day"), (72, "1 to 3 days"), (168, "3 to 7 days"))
 LONGEST_WAIT = "over 7 days"
+# Times are counted in buckets of e^(1/BUCKETS); nothing is shorter than SHORTEST_S seconds.
+BUCKETS, SHORTEST_S = 100, 0.001
 # Nobody had decided before: the answers that time to decision is about.
 FIRST = (ReviewReason.UNCERTAIN, ReviewReason.UNPARSABLE)
 
@@ -99,7 +114,10 @@ class Backlog:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds from a case's arrival to its decision: half of `n` took at most `p50`, 19 of 20 at most `p95`."""
+    """Seconds from a case's arrival to its decision: half of `n` took at most `p50`, 19 of 20 at most `p95`.
+
+    To half a hundredth: they are counted in buckets (`_bucket`).
+    """
 
     n: int
     p50: float
@@ -192,6 +210,18 @@ def _outcome(status: CaseStatus, by: DecidedBy | None, label: Label | None) -> O
     return Outcome.FAILED if status is CaseStatus.FAILED else Outcome.UNDER_WAY
 
 
+def judged(session: Session, selection: Selection) -> dict[UUID, int]:
+    """How many cases that arrived in the span each model version judged."""
+    query = select(Case.model_version_id, func.count()).where(
+        selection.cases(),
+        selection.within(Case.created_at),
+        literal_column("cases.settled_at IS NOT NULL"),
+        Case.model_version_id.is_not(None),
+    )
+    rows = session.execute(query.group_by(Case.model_version_id))
+    return {version_id: count for version_id, count in rows if version_id is not None}
+
+
 def backlog(session: Session, selection: Selection, now: datetime) -> Backlog:
     """How many cases waited for people at the end of each day, back from how many wait now.
 
@@ -238,8 +268,8 @@ def _flow(session: Session, selection: Selection, which: str) -> dict[date, int]
 
 def automatic_speed(session: Session, selection: Selection) -> Speed:
     """Time to decision where the policy decided; what was looked at again since is left out."""
-    seconds = func.extract("epoch", Case.settled_at - Case.created_at)
-    query = select(_day(Case.created_at), *_percentiles(seconds)).where(
+    seconds = func.date_part("epoch", Case.settled_at - Case.created_at)
+    query: Select[Any] = select(_day(Case.created_at), _bucket(seconds), func.count()).where(
         selection.cases(),
         selection.within(Case.created_at),
         literal_column("cases.settled_at IS NOT NULL"),
@@ -247,26 +277,44 @@ def automatic_speed(session: Session, selection: Selection) -> Speed:
         Case.status == CaseStatus.DECIDED,
         Case.audit_probability.is_(None),
     )
-    return _speed(session, query, _day(Case.created_at))
+    return _speed(session, query)
 
 
 def review_speed(session: Session, selection: Selection) -> Speed:
     """Time to decision where a person decided first, by the day of the decision."""
-    seconds = func.extract("epoch", Review.settled_at - Case.created_at)
-    query = _answers(selection, select(_day(Review.settled_at), *_percentiles(seconds)))
-    query = query.where(Review.reason.in_(FIRST), Review.answer != Answer.CANNOT_TELL)
-    return _speed(session, query, _day(Review.settled_at))
+    seconds = func.date_part("epoch", Review.settled_at - Case.created_at)
+    facts: tuple[Any, ...] = (_day(Review.settled_at), _bucket(seconds), func.count())
+    query = _answers(selection, select(*facts))
+    return _speed(session, query.where(Review.reason.in_(FIRST), Review.answer != Answer.CANNOT_TELL))
 
 
-def _percentiles(seconds: ColumnElement[Any]) -> list[ColumnElement[Any]]:
-    return [func.count(), *(func.percentile_disc(share).within_group(seconds) for share in (0.5, 0.95))]
+def _bucket(seconds: ColumnElement[Any]) -> ColumnElement[int]:
+    """Times that are alike to about a hundredth, so that Postgres counts them and need not sort a million."""
+    return cast(func.round(func.ln(func.greatest(seconds, cast(SHORTEST_S, Float))) * BUCKETS), Integer)
 
 
-def _speed(session: Session, query: Select[Any], day: ColumnElement[datetime]) -> Speed:
-    """Of each day, and, in the row without one, of all."""
-    rows = session.execute(query.group_by(func.grouping_sets(day, literal_column("()"))))
-    found = {when: Times(n, float(p50), float(p95)) for when, n, p50, p95 in rows if n}
-    return Speed(found.pop(None, None), {when.date(): times for when, times in found.items()})
+def _speed(session: Session, query: Select[Any]) -> Speed:
+    by_day: dict[date, Counter[int]] = defaultdict(Counter)
+    for day, bucket, count in session.execute(query.group_by(literal_column("1"), literal_column("2"))):
+        by_day[day.date()][bucket] += count
+    whole: Counter[int] = Counter()
+    for counts in by_day.values():
+        whole.update(counts)
+    return Speed(_times(whole) if whole else None, {day: _times(counts) for day, counts in by_day.items()})
+
+
+def _times(counts: Counter[int]) -> Times:
+    n = counts.total()
+    return Times(n, *(math.exp(_percentile(counts, math.ceil(share * n)) / BUCKETS) for share in (0.5, 0.95)))
+
+
+def _percentile(counts: Counter[int], rank: int) -> int:
+    """The bucket of the `rank`-th smallest."""
+    for bucket, count in sorted(counts.items()):
+        rank -= count
+        if rank <= 0:
+            return bucket
+    raise ValueError("there are not so many")
 
 
 def _answers(selection: Selection, query: Select[Any]) -> Select[Any]:

@@ -22,12 +22,16 @@ from api.dashboard import (
     cases,
     cookies,
     csrf,
+    explanations,
     home,
+    insight,
+    models,
     pictures,
     platforms,
     queue,
     security,
     sign_in,
+    thresholds,
     times,
 )
 from api.dashboard.access import person_or_none
@@ -45,6 +49,10 @@ PAGES = (
     account.pages,
     assets.pages,
     platforms.pages,
+    explanations.pages,
+    insight.pages,
+    thresholds.pages,
+    models.pages,
 )
 # What a page says after something was done on the one before (`?said=…`).
 SAYINGS = {
@@ -78,6 +86,8 @@ SAYINGS = {
     "member_changed_back": "The role is changed, and what is for leads went back to the queue.",
     "member_removed": "Removed.",
     "member_removed_back": "Removed, and what they had in hand went back to the queue.",
+    "policy_saved": "Saved: cases judged from now on follow it.",
+    "policy_kept": "These are in force already: nothing was changed.",
     "signed_out": "You are signed out.",
     "signed_out_elsewhere": "You are signed out everywhere else.",
     "password_changed": "Your password is changed, and you are signed out everywhere else.",
@@ -99,6 +109,8 @@ NAVIGATION = (
     Entry("Queue", "queue.page", "inbox", Role.MODERATOR),
     Entry("Appeals", "appealed.page", "scale", Role.MODERATOR),
     Entry("Platforms", "platforms.page", "building-2", Role.LEAD),
+    Entry("Insight", "insight.page", "chart-column", Role.LEAD),
+    Entry("Models", "models.page", "cpu", Role.LEAD),
 )
 
 

@@ -62,12 +62,15 @@ EXAMPLES: dict[str, Callable[[], str]] = {
     "/dashboard/platforms/<uuid:tenant_id>/failures": platform_page("/failures"),
     "/dashboard/platforms/<uuid:tenant_id>/people": platform_page("/people"),
     "/dashboard/platforms/<uuid:tenant_id>/audit": platform_page("/audit"),
+    "/dashboard/platforms/<uuid:tenant_id>/thresholds": platform_page("/thresholds"),
 }
 # Files, images, and the parts of pages that htmx asks for.
 NO_PAGES = {
     "/dashboard/platforms/<uuid:tenant_id>/audit.csv",
     "/dashboard/static/<path:name>",
     "/dashboard/cases/<uuid:case_id>/rendition",
+    "/dashboard/cases/<uuid:case_id>/explanation",
+    "/dashboard/insight/<name>.csv",
     "/dashboard/cases/<uuid:case_id>/views/<view>",
 }
 

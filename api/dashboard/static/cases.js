@@ -61,7 +61,7 @@
   });
 
   // --- Sentences. ---
-  const sentences = [...document.querySelectorAll("[data-sentence]")];
+  const sentences = [];
   let current = 0;
   function select(number) {
     current = Math.max(0, Math.min(sentences.length - 1, number));
@@ -77,8 +77,14 @@
     sentences[current].querySelectorAll(".grades input")[number].checked = true;
     return go(current + 1);
   }
-  sentences.forEach((one, index) => one.addEventListener("focusin", () => select(index)));
-  if (sentences.length) select(0);
+  function findSentences() {
+    sentences.splice(0, sentences.length, ...document.querySelectorAll("[data-sentence]"));
+    sentences.forEach((one, index) => one.addEventListener("focusin", () => select(index)));
+    if (sentences.length) select(0);
+  }
+  findSentences();
+  // An explanation that was asked for has come.
+  document.body.addEventListener("htmx:oobAfterSwap", findSentences);
 
   // --- The claim: kept while the page is open, given back when it is left. ---
   const lost = document.querySelector("[data-lost]");

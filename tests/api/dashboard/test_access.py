@@ -89,6 +89,13 @@ ROLES: dict[Route, Role | None] = {
     ("POST", "/dashboard/platforms/<uuid:tenant_id>/people/<uuid:user_id>/remove"): Role.ADMIN,
     ("GET", "/dashboard/platforms/<uuid:tenant_id>/audit"): Role.LEAD,
     ("GET", "/dashboard/platforms/<uuid:tenant_id>/audit.csv"): Role.LEAD,
+    ("GET", "/dashboard/cases/<uuid:case_id>/explanation"): Role.MODERATOR,
+    ("POST", "/dashboard/cases/<uuid:case_id>/explanation"): Role.MODERATOR,
+    ("GET", "/dashboard/insight"): Role.LEAD,
+    ("GET", "/dashboard/insight/<name>.csv"): Role.LEAD,
+    ("GET", "/dashboard/models"): Role.LEAD,
+    ("GET", "/dashboard/platforms/<uuid:tenant_id>/thresholds"): Role.LEAD,
+    ("POST", "/dashboard/platforms/<uuid:tenant_id>/thresholds"): Role.LEAD,
 }
 CHANGING = [route for route in [*ROLES, *sorted(OPEN)] if route[0] != "GET"]
 

@@ -1,0 +1,412 @@
+"""`/dashboard/insight`: what has become of the cases, how long it took, and how often it was right; for leads.
+
+Each part of the page is a plot, its numbers as a table, and the same table as a file. How things are counted is said in
+moderation/insight.py, how shares are estimated in moderation/estimates.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, Response, render_template, request
+from sqlalchemy.orm import Session
+
+from api.auth import requires_role
+from api.dashboard import figures, plots
+from api.dashboard.access import person
+from api.dashboard.figures import Table
+from api.dashboard.plots import Plot, Series
+from moderation import insight, model_versions
+from moderation.db import transaction
+from moderation.errors import InvalidRequest, NotFound
+from moderation.estimates import FEWEST, Share
+from moderation.insight import Outcome, Selection, Speed, WithModel
+from moderation.vocabulary import Label, Role
+
+pages = Blueprint("insight", __name__)
+
+SPANS = (7, 30, 90)
+USUAL_SPAN = 30
+MOST_ROWS = 8
+TONES = {
+    Outcome.POLICY_REAL: "good",
+    Outcome.POLICY_FAKE: "bad",
+    Outcome.MODERATOR_REAL: "good-soft",
+    Outcome.MODERATOR_FAKE: "bad-soft",
+    Outcome.IN_REVIEW: "warn",
+    Outcome.FAILED: "ink",
+    Outcome.UNDER_WAY: "edge",
+}
+BLIND, SEEING = Series("had not seen the verdict", "accent", ()), Series("had seen it", "edge", ())
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the page: `says` is the plot in a sentence; `notes` are how to read it."""
+
+    title: str
+    says: str
+    table: Table
+    plot: Plot | None = None
+    notes: tuple[str, ...] = ()
+    wide: bool = False
+
+
+class Found:
+    """What was counted for a selection, each of it once however many parts show it."""
+
+    def __init__(self, session: Session, selection: Selection) -> None:
+        self._session = session
+        self.selection = selection
+        self.now = datetime.now(UTC)
+
+    @cached_property
+    def volume(self) -> Sums:
+        return Sums(dict(insight.volume(self._session, self.selection)))
+
+    @cached_property
+    def backlog(self) -> insight.Backlog:
+        return insight.backlog(self._session, self.selection, self.now)
+
+    @cached_property
+    def automatic(self) -> Speed:
+        return insight.automatic_speed(self._session, self.selection)
+
+    @cached_property
+    def reviewed(self) -> Speed:
+        return insight.review_speed(self._session, self.selection)
+
+    @cached_property
+    def audits(self) -> insight.Audits:
+        return insight.audits(self._session, self.selection)
+
+    @cached_property
+    def reviewers(self) -> insight.Reviewers:
+        return insight.reviewers(self._session, self.selection)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What several parts show of the days: counts by outcome."""
+
+    by_day: dict[date, Mapping[Outcome, int]]
+
+    def of(self, *outcomes: Outcome) -> list[float | None]:
+        """By day."""
+        return [sum(counts.get(outcome, 0) for outcome in outcomes) for counts in self.by_day.values()]
+
+    def all_of(self, *outcomes: Outcome) -> int:
+        """Together."""
+        return sum(counts.get(outcome, 0) for counts in self.by_day.values() for outcome in outcomes)
+
+
+BY_POLICY = (Outcome.POLICY_REAL, Outcome.POLICY_FAKE)
+BY_MODERATOR = (Outcome.MODERATOR_REAL, Outcome.MODERATOR_FAKE)
+
+
+@pages.get("/dashboard/insight")
+@requires_role(Role.LEAD)
+def page() -> str:
+    """The page."""
+    selection = _selection()
+    with transaction() as session:
+        found = Found(session, selection)
+        return render_template(
+            "insight/page.html",
+            parts={name: part(found) for name, part in PARTS.items()},
+            selection=selection,
+            days=len(selection.days),
+            spans=SPANS,
+            query=request.args.to_dict(),
+            led=_led(),
+            chosen=_chosen(),
+            categories=insight.categories(session, selection),
+            versions=model_versions.versions(session),
+        )
+
+
+@pages.get("/dashboard/insight/<name>.csv")
+@requires_role(Role.LEAD)
+def table(name: str) -> Response:
+    """The numbers of one part of the page, for the same selection."""
+    if name not in PARTS:
+        raise NotFound(f"There is no table {name}; there are {', '.join(PARTS)}.")
+    selection = _selection()
+    with transaction() as session:
+        part = PARTS[name](Found(session, selection))
+    response = Response(part.table.csv(), mimetype="text/csv")
+    file = f"telltale-{name}-{selection.first}-{selection.last}.csv"
+    response.headers["Content-Disposition"] = f'attachment; filename="{file}"'
+    return response
+
+
+def _led() -> list[Any]:
+    """The platforms whose figures this person may see."""
+    led = person().tenant_ids_as(Role.LEAD)
+    return [member for member in person().memberships if member.tenant_id in led]
+
+
+def _chosen() -> UUID | None:
+    """The one platform that was asked for. Raises NotFound for one that is not theirs to see."""
+    chosen = _id("tenant")
+    if chosen is not None and chosen not in person().tenant_ids_as(Role.LEAD):
+        raise NotFound(f"There is no platform {chosen}.")
+    return chosen
+
+
+def _id(name: str) -> UUID | None:
+    try:
+        return UUID(request.args[name]) if request.args.get(name) else None
+    except ValueError as error:
+        raise InvalidRequest(f"{name} is not an id: choose it from the list.") from error
+
+
+def _selection() -> Selection:
+    """Raises InvalidRequest, NotFound."""
+    days = request.args.get("days", USUAL_SPAN, type=int)
+    if days not in SPANS or request.args.get("days", str(days)) != str(days):
+        raise InvalidRequest(f"Choose {', '.join(map(str, SPANS[:-1]))} or {SPANS[-1]} days.")
+    chosen, today = _chosen(), datetime.now(UTC).date()
+    return Selection(
+        tenant_ids=(chosen,) if chosen else tuple(sorted(person().tenant_ids_as(Role.LEAD))),
+        first=today - timedelta(days=days - 1),
+        last=today,
+        category=request.args.get("category", "").replace("\x00", "") or None,
+        model_version_id=_id("version"),
+    )
+
+
+def _volume(found: Found) -> Part:
+    sums = found.volume
+    arrived = sums.all_of(*Outcome)
+    shown = [outcome for outcome in Outcome if sums.all_of(outcome)]
+    return Part(
+        "Cases by day of arrival",
+        f"{arrived:,} cases arrived; what has become of them since.",
+        Table(
+            "volume",
+            "Cases by day of arrival and what has become of them",
+            ["Day", *(outcome.value for outcome in Outcome)],
+            [[str(day), *(counts.get(outcome, 0) for outcome in Outcome)] for day, counts in sums.by_day.items()],
+        ),
+        plots.bars(list(sums.by_day), [Series(one.value, TONES[one], sums.of(one)) for one in shown]),
+        wide=True,
+    )
+
+
+def _sources(found: Found) -> Part:
+    sums = found.volume
+    policy, people = sums.all_of(*BY_POLICY), sums.all_of(*BY_MODERATOR)
+    decided = policy + people
+    by = {"policy": sums.of(*BY_POLICY), "moderators": sums.of(*BY_MODERATOR)}
+    return Part(
+        "Who decided",
+        f"The policy decided {figures.percent(policy / decided)} of {decided:,} decided cases."
+        if decided
+        else "Nothing has been decided.",
+        Table(
+            "sources",
+            "Decided cases by day of arrival and by who decided them",
+            ["Day", *by],
+            [[str(day), *row] for day, *row in zip(sums.by_day, *by.values(), strict=True)],
+        ),
+        plots.bars(
+            list(sums.by_day), [Series(name, tone, by[name]) for name, tone in zip(by, ("accent", "warn"), strict=True)]
+        ),
+    )
+
+
+def _backlog(found: Found) -> Part:
+    depths = found.backlog.depths
+    now = depths[found.selection.last]
+    return Part(
+        "In review at the end of each day",
+        f"{now:,} {'waits' if now == 1 else 'wait'} now.",
+        Table(
+            "backlog",
+            "Cases in review at the end of each day, UTC; today: now",
+            ["Day", "in review"],
+            [[str(day), depth] for day, depth in depths.items()],
+        ),
+        plots.lines(list(depths), [Series("in review", "warn", list(depths.values()))]),
+    )
+
+
+def _waiting(found: Found) -> Part:
+    waits, since = found.backlog.waits, found.backlog.oldest
+    oldest = figures.span((found.now - since).total_seconds()) if since else None
+    return Part(
+        "How long they have waited",
+        f"The oldest has waited for {oldest}." if oldest else "Nothing waits.",
+        Table(
+            "waiting",
+            "Cases in review now, by how long they have waited",
+            ["Waited", "cases"],
+            list(waits.items()),
+        ),
+        plots.waits(waits, "warn"),
+    )
+
+
+def _automatic(found: Found) -> Part:
+    what = "From arrival to the policy's decision."
+    return _speed("automatic", "Time to automatic decision", found.automatic, found.selection, what)
+
+
+def _reviewed(found: Found) -> Part:
+    what = "From arrival to a person's answer."
+    return _speed("reviewed", "Time to decision by review", found.reviewed, found.selection, what)
+
+
+def _speed(name: str, title: str, speed: Speed, selection: Selection, what: str) -> Part:
+    days = [speed.by_day.get(day) for day in selection.days]
+    half, most = [day.p50 if day else None for day in days], [day.p95 if day else None for day in days]
+    return Part(
+        title,
+        f"Half within {figures.span(speed.whole.p50)}, 19 of 20 within {figures.span(speed.whole.p95)}; "
+        f"{speed.whole.n:,} decisions."
+        if speed.whole
+        else "Nothing was decided this way.",
+        Table(
+            name,
+            f"{title}, seconds",
+            ["Day", "decisions", "p50, s", "p95, s"],
+            [
+                [str(day), times.n if times else 0, p50 and round(p50, 2), p95 and round(p95, 2)]
+                for day, times, p50, p95 in zip(selection.days, days, half, most, strict=True)
+            ],
+        ),
+        plots.durations(selection.days, [Series("p50", "accent", half), Series("p95", "edge", most)])
+        if speed.whole
+        else None,
+        (what,),
+    )
+
+
+def _accuracy(found: Found) -> Part:
+    audits = found.audits
+    rows: list[tuple[str, Share, str]] = [("Wrong, of all", audits.errors, "warn")]
+    for label, tone in ((Label.FAKE, "bad"), (Label.REAL, "good")):
+        rows.append((f"Decided {label.value}, and is", audits.precision[label], tone))
+        rows.append((f"Is {label.value}, and decided so", audits.recall[label], tone))
+    drawn = [(name, [(one.found, figures.too_few(one, "audits"), tone)]) for name, one, tone in rows]
+    aside = [f"{audits.waiting:,} sampled and not answered yet" if audits.waiting else "", _unclear(audits.unclear)]
+    said = figures.share(audits.errors, "audits")
+    return Part(
+        "How often automatic decisions are right",
+        f"Wrong: {said}, by {audits.errors.n:,} audits." if audits.errors.found else f"Wrong: {said}.",
+        Table(
+            "accuracy",
+            "What audits say of automatic decisions",
+            ["Share", "audits", "estimate", "95 % from", "95 % to"],
+            [[name, *figures.cells(one)] for name, one, _ in rows],
+        ),
+        plots.intervals(drawn, ()) if audits.errors.n else None,
+        (
+            "The rate of error of automated means that Article 15(1)(e) of the Digital Services Act asks for. The "
+            "policy's decisions are sampled at random and answered by people who do not see them.",
+            "Estimate: ratio of weighted sums, each audit weighted with 1 / its sampling probability (Hájek 1971). "
+            "Interval, 95 %: Wilson's score (1927) with Kish's effective sample size (1965). "
+            f"Below {FEWEST} audits nothing is said.",
+            *(f"Not counted: {note}." for note in aside if note),
+            *(
+                ()
+                if audits.errors.n
+                else ("No automatic decision has been audited: set an audit share for the platform.",)
+            ),
+        ),
+        wide=True,
+    )
+
+
+def _unclear(count: int) -> str:
+    return f"{count:,} of which nobody could tell" if count else ""
+
+
+def _opinions(found: Found) -> Part:
+    both = found.reviewers.opinions
+    if both.kappa is not None:
+        kappa = f"Cohen’s kappa {both.kappa.value:.2f} ({both.kappa.low:.2f} to {both.kappa.high:.2f})"
+    elif both.n >= FEWEST:
+        kappa = "Cohen’s kappa is not defined: everybody gave one and the same answer"
+    else:
+        kappa = f"Cohen’s kappa: {figures.too_few(both.share, 'second opinions')}"
+    equal = f" The same answer in {figures.share(both.share)} of {both.n:,} pairs." if both.share.found else ""
+    return Part(
+        "Do reviewers agree with each other?",
+        f"{kappa}.{equal}",
+        Table(
+            "opinions",
+            "First and second opinions",
+            ["First, then second", "cases"],
+            [
+                [f"{first}, then {then}".replace("_", " "), count]
+                for (first, then), count in sorted(found.reviewers.pairs.items())
+            ],
+        ),
+        notes=(
+            "Second opinions are given by somebody else, who has not seen the first. 1 is always the same answer, 0 is "
+            "what chance alone would do. Interval, 95 %: the variance of Fleiss, Cohen and Everitt (1969).",
+        ),
+    )
+
+
+def _categories(found: Found) -> Part:
+    rows = {"all": found.reviewers.with_model, **found.reviewers.by_category}
+    return _agreement("categories", "by category", rows)
+
+
+def _versions(found: Found) -> Part:
+    return _agreement("versions", "by model version", found.reviewers.by_version)
+
+
+def _agreement(name: str, how: str, rows: Mapping[str, WithModel]) -> Part:
+    drawn = [
+        (
+            row if len(row) <= 22 else f"{row[:21]}…",
+            [
+                (one.found, figures.too_few(one), tone)
+                for one, tone in ((found.blind, "accent"), (found.seeing, "edge"))
+            ],
+        )
+        for row, found in list(rows.items())[:MOST_ROWS]
+    ]
+    columns = [f"{who}: {what}" for who in ("blind", "seeing") for what in ("answers", "agree", "from", "to")]
+    return Part(
+        f"Do reviewers agree with the model? {how.capitalize()}",
+        "How often a review’s answer is the verdict’s label."
+        + (f" The first {MOST_ROWS} are drawn; all are in the table." if len(rows) > MOST_ROWS else ""),
+        Table(
+            name,
+            f"Agreement of reviews with the model, {how}",
+            [how.removeprefix("by ").capitalize(), *columns, "could not tell"],
+            [
+                [row, *figures.cells(found.blind), *figures.cells(found.seeing), found.unclear]
+                for row, found in rows.items()
+            ],
+        ),
+        plots.intervals(drawn, (BLIND, SEEING)) if any(row.blind.n + row.seeing.n for row in rows.values()) else None,
+        (
+            "Who has seen the verdict tends to follow it, so those answers are kept apart. Most reviewed cases are "
+            "those the model was unsure of: this is not how often it is right.",
+        ),
+    )
+
+
+PARTS: dict[str, Callable[[Found], Part]] = {
+    "volume": _volume,
+    "accuracy": _accuracy,
+    "sources": _sources,
+    "opinions": _opinions,
+    "backlog": _backlog,
+    "waiting": _waiting,
+    "automatic": _automatic,
+    "reviewed": _reviewed,
+    "categories": _categories,
+    "versions": _versions,
+}
