@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 
 from moderation import webhooks
 from moderation.db import storable, transaction
-from moderation.errors import Forbidden, InvalidRequest, NotFound, TooManyAttempts, Unauthenticated
+from moderation.errors import Conflict, Forbidden, InvalidRequest, NotFound, TooManyAttempts, Unauthenticated
 from moderation.tables import Membership, SignIn, SignInAttempt, Tenant, User
 from moderation.tenants import MIN_PASSWORD_LENGTH, digest
 from moderation.vocabulary import EventType, Role
@@ -31,10 +31,14 @@ from moderation.vocabulary import EventType, Role
 LONGEST_SIGN_IN = timedelta(hours=12)
 LONGEST_IDLE = timedelta(hours=2)
 LAST_SEEN_GRAIN = timedelta(minutes=1)
-# Of passwords tried without success. An address may be a whole office's.
+# Of passwords tried without success: of one account from one address; from one address, which may be a whole office's;
+# and of one account from wherever. That last one never closes an account, or anybody could close anybody's: beyond it
+# each attempt waits twice as long for the one before, up to LONGEST_DELAY. (OWASP, Authentication Cheat Sheet.)
 ATTEMPTS_WINDOW = timedelta(minutes=15)
 ATTEMPTS_PER_ACCOUNT = 8
 ATTEMPTS_PER_ADDRESS = 40
+ATTEMPTS_AT_ONCE = 32
+LONGEST_DELAY = timedelta(minutes=1)
 # Any constant: whoever counts attempts holds this advisory lock, so that those sent at once are counted too.
 ATTEMPTS_LOCK = 4_207_312
 MAX_BROWSER_LENGTH = 300
@@ -109,7 +113,7 @@ def sign_in(email: str, password: str, *, address: str, browser: str) -> str:
         raise Unauthenticated("The e-mail address or the password is not right.")
     fresh_hash = _hash(password) if _hasher().check_needs_rehash(user.password_hash) else None
     with transaction() as session:
-        _forget_attempts(session, email)
+        _forget_attempts(session, email, address)
         if fresh_hash:
             session.execute(update(User).where(User.id == user.id).values(password_hash=fresh_hash))
         return _open(session, user.id, address, browser)
@@ -133,8 +137,11 @@ def _open(session: Session, user_id: UUID, address: str, browser: str) -> str:
     return token
 
 
-def person_with(token: str) -> Person:
-    """Who signed in with this token. Raises Unauthenticated where that has ended, or never was."""
+def person_with(token: str, *, touch: bool = True) -> Person:
+    """Who signed in with this token. Raises Unauthenticated where that has ended, or never was.
+
+    `touch`: somebody is there; what a page does by itself does not keep a sign-in from ending when it is not used.
+    """
     with transaction() as session:
         query = select(SignIn, User).join(User, User.id == SignIn.user_id)
         found = session.execute(
@@ -143,7 +150,8 @@ def person_with(token: str) -> Person:
         if found is None:
             raise Unauthenticated("You are not signed in, or no longer: sign in and try again.")
         opened, user = found
-        _touch(session, opened.id)
+        if touch:
+            _touch(session, opened.id)
         return Person(user.id, user.email, opened.id, _memberships(session, user.id))
 
 
@@ -210,26 +218,84 @@ def change_password(person: Person, old: str, new: str, *, address: str) -> None
         raise InvalidRequest("The present password is not right.", pointer="/old_password")
     fresh_hash = _hash(new)
     with transaction() as session:
-        _forget_attempts(session, person.email)
+        _forget_attempts(session, person.email, address)
         session.execute(update(User).where(User.id == person.user_id).values(password_hash=fresh_hash))
         webhooks.record(session, EventType.USER_PASSWORD_CHANGED, tenant_id=None, actor=person.actor)
         _end(session, person, SignIn.id != person.sign_in_id)
 
 
+def set_password(session: Session, user: User, new: str, *, actor: str) -> int:
+    """Give somebody a new password, whatever the old one was. Returns how many sign-ins of theirs have ended with it.
+
+    Raises InvalidRequest for a short one.
+    """
+    if len(new) < MIN_PASSWORD_LENGTH:
+        raise InvalidRequest(f"A password has at least {MIN_PASSWORD_LENGTH} characters.")
+    user.password_hash = _hash(new)
+    session.execute(delete(SignInAttempt).where(SignInAttempt.account_sha256 == digest(user.email)))
+    webhooks.record(
+        session, EventType.USER_PASSWORD_CHANGED, tenant_id=None, actor=actor, after={"user": f"user:{user.id}"}
+    )
+    return _end_all(session, user, actor=actor)
+
+
+def disable(session: Session, user: User, *, actor: str) -> int:
+    """Close an account, at once. Returns how many sign-ins of theirs have ended. Raises Conflict where it is closed."""
+    if user.disabled_at is not None:
+        raise Conflict(f"The account of {user.email} is disabled already.")
+    user.disabled_at = datetime.now(UTC)
+    webhooks.record(session, EventType.USER_DISABLED, tenant_id=None, actor=actor, after={"user": f"user:{user.id}"})
+    return _end_all(session, user, actor=actor)
+
+
+def enable(session: Session, user: User, *, actor: str) -> None:
+    """Open an account again, with the password and the roles it had. Raises Conflict where it is open."""
+    if user.disabled_at is None:
+        raise Conflict(f"The account of {user.email} is not disabled.")
+    user.disabled_at = None
+    webhooks.record(session, EventType.USER_ENABLED, tenant_id=None, actor=actor, after={"user": f"user:{user.id}"})
+
+
+def _end_all(session: Session, user: User, *, actor: str) -> int:
+    ended = session.scalars(delete(SignIn).where(SignIn.user_id == user.id).returning(SignIn.id)).all()
+    if ended:
+        before = {"user": f"user:{user.id}", "sign_ins": len(ended)}
+        webhooks.record(session, EventType.USER_SIGNED_OUT, tenant_id=None, actor=actor, before=before)
+    return len(ended)
+
+
 def _admit(email: str, address: str) -> None:
     """Count an attempt before it is made, as one that fails. Raises TooManyAttempts, and then counts nothing."""
-    account, address = digest(email), _neighbourhood(address)
+    account, nearby = digest(email), _neighbourhood(address)
+    of_account, from_address = SignInAttempt.account_sha256 == account, SignInAttempt.address == nearby
     with transaction() as session:
         session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": ATTEMPTS_LOCK})
         session.execute(delete(SignInAttempt).where(SignInAttempt.created_at <= func.now() - ATTEMPTS_WINDOW))
         wait = max(
-            _wait_s(session, SignInAttempt.account_sha256 == account, ATTEMPTS_PER_ACCOUNT),
-            _wait_s(session, SignInAttempt.address == address, ATTEMPTS_PER_ADDRESS),
+            _wait_s(session, of_account & from_address, ATTEMPTS_PER_ACCOUNT),
+            _wait_s(session, from_address, ATTEMPTS_PER_ADDRESS),
+            0 if _is_at_home(session, email, nearby) else _delay_s(session, of_account),
         )
         if wait == 0:
-            session.add(SignInAttempt(account_sha256=account, address=address))
+            session.add(SignInAttempt(account_sha256=account, address=nearby))
     if wait:
         raise TooManyAttempts(f"Too many attempts. Try again in {_in_words(wait)}.", retry_after=wait)
+
+
+def _is_at_home(session: Session, email: str, nearby: str) -> bool:
+    """Whether this account is signed in at this address now: what others try elsewhere does not hold its owner up."""
+    query = select(SignIn.address).join(User, User.id == SignIn.user_id).where(User.email == storable(email), _alive())
+    return nearby in {_neighbourhood(address) for address in session.scalars(query)}
+
+
+def _delay_s(session: Session, of_account: ColumnElement[bool]) -> int:
+    """Seconds until an account's next attempt, from whatever address; 0 where it may be made now."""
+    age = func.extract("epoch", func.now() - func.max(SignInAttempt.created_at))
+    count, since_s = session.execute(select(func.count(), age).where(of_account)).one()
+    if count < ATTEMPTS_AT_ONCE:
+        return 0
+    delay_s = min(2.0 ** (count - ATTEMPTS_AT_ONCE), LONGEST_DELAY.total_seconds())
+    return max(0, ceil(delay_s - float(since_s)))
 
 
 def _wait_s(session: Session, whose: ColumnElement[bool], limit: int) -> int:
@@ -246,8 +312,10 @@ def _in_words(seconds: int) -> str:
     return f"{minutes} minute{'s' if minutes > 1 else ''}"
 
 
-def _forget_attempts(session: Session, email: str) -> None:
-    session.execute(delete(SignInAttempt).where(SignInAttempt.account_sha256 == digest(email)))
+def _forget_attempts(session: Session, email: str, address: str) -> None:
+    """Those of who has just shown that they know the password; not what somebody tries elsewhere."""
+    mine = (SignInAttempt.account_sha256 == digest(email)) & (SignInAttempt.address == _neighbourhood(address))
+    session.execute(delete(SignInAttempt).where(mine))
 
 
 def _neighbourhood(address: str) -> str:

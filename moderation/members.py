@@ -101,6 +101,16 @@ def remove(session: Session, tenant_id: UUID, user_id: UUID, *, actor: str) -> R
     return _give_back(session, tenant_id, user_id, only_for_leads=False, actor=actor)
 
 
+def give_back_all(session: Session, user_id: UUID, *, actor: str) -> Returned:
+    """Return all that somebody has in hand, for whatever tenant, to the others: their account was closed."""
+    theirs = select(Membership.tenant_id).where(Membership.user_id == user_id).order_by(Membership.tenant_id)
+    returned = [
+        _give_back(session, tenant_id, user_id, only_for_leads=False, actor=actor)
+        for tenant_id in session.scalars(theirs).all()
+    ]
+    return Returned(sum(one.claims for one in returned), sum(one.assignments for one in returned))
+
+
 def _membership(session: Session, tenant_id: UUID, user_id: UUID) -> Membership:
     """With all of the tenant's memberships locked, so that two administrators cannot each remove the other."""
     everybody = select(Membership).where(Membership.tenant_id == tenant_id).order_by(Membership.user_id)

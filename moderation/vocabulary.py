@@ -167,6 +167,8 @@ class EventType(StrEnum):
     USER_SIGNED_IN = "user.signed_in"
     USER_SIGNED_OUT = "user.signed_out"
     USER_PASSWORD_CHANGED = "user.password_changed"
+    USER_DISABLED = "user.disabled"
+    USER_ENABLED = "user.enabled"
     TENANT_CREATED = "tenant.created"
     TENANT_CHANGED = "tenant.changed"
     KEY_CREATED = "key.created"

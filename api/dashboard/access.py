@@ -19,6 +19,9 @@ from moderation.accounts import Person
 from moderation.errors import Forbidden, Unauthenticated
 from moderation.vocabulary import Role
 
+# What an open page asks by itself: nobody may be there.
+BY_ITSELF = frozenset({"review.heartbeat"})
+
 
 def person() -> Person:
     """Who is signed in, in a view that is not public."""
@@ -60,7 +63,8 @@ def _adopt_person(*, quick: bool) -> Unauthenticated | None:
     if token is None:
         return Unauthenticated("You are not signed in. Sign in and try again.")
     try:
-        g.person, g.session_token = accounts.person_with(token), token
+        touch = request.endpoint not in BY_ITSELF
+        g.person, g.session_token = accounts.person_with(token, touch=touch), token
     except Unauthenticated as error:
         return error
     return None

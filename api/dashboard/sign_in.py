@@ -10,7 +10,9 @@ from api.auth import public, signed_in
 from api.dashboard import cookies
 from api.dashboard.access import person, person_or_none
 from moderation import accounts
+from moderation.accounts import Person
 from moderation.errors import TooManyAttempts, Unauthenticated
+from moderation.vocabulary import Role
 
 pages = Blueprint("sign_in", __name__)
 
@@ -19,7 +21,8 @@ pages = Blueprint("sign_in", __name__)
 @public
 def form() -> Response | str:
     """The form, or onward for who is signed in already."""
-    return redirect(_onward(), 303) if person_or_none() else _form()
+    before = person_or_none()
+    return redirect(_onward(before), 303) if before else _form()
 
 
 @pages.post("/dashboard/sign-in")
@@ -38,7 +41,7 @@ def sign_in() -> Response:
     before = person_or_none()
     if before is not None:
         accounts.sign_out(before)
-    response = redirect(_onward(), 303)
+    response = redirect(_onward(accounts.person_with(token)), 303)
     cookies.write(response, cookies.SESSION, token)
     cookies.remove(response, cookies.VISIT)
     return response
@@ -55,10 +58,15 @@ def sign_out() -> Response:
 
 
 def _form(error: str | None = None) -> str:
-    return render_template("sign_in/form.html", error=error, email=request.form.get("email", ""), onward=_onward())
+    return render_template("sign_in/form.html", error=error, email=request.form.get("email", ""), onward=_wanted())
 
 
-def _onward() -> str:
-    """Where they wanted to go: a path of the dashboard, and nothing that leads anywhere else."""
+def _wanted() -> str | None:
+    """Where they wanted to go: a page below the dashboard's front door, and nothing that leads anywhere else."""
     wanted = request.values.get("next", "")
-    return wanted if wanted.startswith(f"{auth.DASHBOARD}/") else url_for("home.page")
+    return wanted if wanted.startswith(f"{auth.DASHBOARD}/") else None
+
+
+def _onward(who: Person) -> str:
+    """To the page they wanted, else to their work: the queue, where there is one for them."""
+    return _wanted() or url_for("queue.page" if who.is_somewhere(Role.MODERATOR) else "home.page")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 
 import click
 
 from infra import listings
 from infra.printing import as_json_option, print_list, print_record
-from moderation import tenants
+from moderation import accounts, members, tenants
 from moderation.db import transaction
 from moderation.errors import InvalidRequest
 from moderation.vocabulary import Role
 
+# In events: whoever may run commands here.
+ACTOR = "operator"
 tenant_option = click.option("--tenant", required=True, help="For whom they work.")
 role_option = click.option(
     "--role", required=True, type=click.Choice([role.value for role in Role]), help="What they may do there."
@@ -21,7 +24,7 @@ role_option = click.option(
 
 @click.group()
 def users() -> None:
-    """Create and list moderators, leads and administrators."""
+    """Create, list, disable and enable moderators, leads and administrators."""
 
 
 @users.command()
@@ -60,6 +63,44 @@ def grant(email: str, tenant: str, role: str, as_json: bool) -> None:
         user = listings.user_with(session, email)
         tenants.add_member(session, user, tenants.tenant_named(session, tenant), Role(role))
     print_record({"email": user.email, "tenant": tenant, "role": role}, as_json=as_json)
+
+
+@users.command()
+@click.argument("email")
+@as_json_option
+def disable(email: str, as_json: bool) -> None:
+    """Close an account: every sign-in ends, and what the person has in hand goes back to the others."""
+    with transaction() as session:
+        user = listings.user_with(session, email)
+        ended = accounts.disable(session, user, actor=ACTOR)
+        returned = members.give_back_all(session, user.id, actor=ACTOR)
+    done = {"sign_ins_ended": ended, "claims_ended": returned.claims, "assignments_ended": returned.assignments}
+    print_record({"email": user.email, "disabled": True, **done}, as_json=as_json)
+
+
+@users.command()
+@click.argument("email")
+@as_json_option
+def enable(email: str, as_json: bool) -> None:
+    """Open an account again, with the password and the roles it had."""
+    with transaction() as session:
+        user = listings.user_with(session, email)
+        accounts.enable(session, user, actor=ACTOR)
+    print_record({"email": user.email, "disabled": False}, as_json=as_json)
+
+
+@users.command()
+@click.argument("email")
+@click.option("--password-stdin", is_flag=True, help="Read the new password from standard input; else one is made.")
+@as_json_option
+def password(email: str, password_stdin: bool, as_json: bool) -> None:
+    """Give a person a new password, shown once where it is made here; every sign-in of theirs ends."""
+    new = _from_stdin() if password_stdin else secrets.token_urlsafe(members.PASSWORD_BYTES)
+    with transaction() as session:
+        user = listings.user_with(session, email)
+        ended = accounts.set_password(session, user, new, actor=ACTOR)
+    shown = {} if password_stdin else {"password": new}
+    print_record({"email": user.email, **shown, "sign_ins_ended": ended}, as_json=as_json)
 
 
 @users.command("list")

@@ -13,9 +13,24 @@ from argon2 import PasswordHasher
 from sqlalchemy import Engine, func, select, update
 
 from moderation import accounts, tenants
-from moderation.accounts import ATTEMPTS_PER_ACCOUNT, ATTEMPTS_PER_ADDRESS, ATTEMPTS_WINDOW, Person
+from moderation.accounts import (
+    ATTEMPTS_AT_ONCE,
+    ATTEMPTS_PER_ACCOUNT,
+    ATTEMPTS_PER_ADDRESS,
+    ATTEMPTS_WINDOW,
+    LONGEST_DELAY,
+    Person,
+)
 from moderation.db import new_id, transaction
-from moderation.errors import Forbidden, InvalidRequest, NotFound, TelltaleError, TooManyAttempts, Unauthenticated
+from moderation.errors import (
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    TelltaleError,
+    TooManyAttempts,
+    Unauthenticated,
+)
 from moderation.tables import Event, SignIn, SignInAttempt, User
 from moderation.vocabulary import Role
 from tests.factories import make_tenant
@@ -179,12 +194,86 @@ def test_an_open_page_does_not_serve_for_guessing_the_password(user: User) -> No
 
 
 @pytest.mark.parametrize("email", [EMAIL, "nobody@platform.example"])
-def test_an_account_is_closed_for_a_while_whether_or_not_there_is_one(user: User, email: str) -> None:
-    tries = [outcome(lambda n=n: sign_in(email, OTHER, f"198.51.100.{n}")) for n in range(ATTEMPTS_PER_ACCOUNT)]
+def test_an_account_is_closed_to_one_address_whether_or_not_there_is_one(user: User, email: str) -> None:
+    tries = [outcome(lambda: sign_in(email, OTHER)) for _ in range(ATTEMPTS_PER_ACCOUNT)]
     assert tries == [Unauthenticated] * ATTEMPTS_PER_ACCOUNT
     with pytest.raises(TooManyAttempts, match=r"^Too many attempts\. Try again in 15 minutes\.$") as refused:
         sign_in(email, PASSWORD)
     assert 0 < refused.value.retry_after <= ATTEMPTS_WINDOW.total_seconds()
+
+
+def tried_from_all_over(email: str, attempts: int) -> None:
+    """As if somebody had just failed so often, each time from another address."""
+    with transaction() as session:
+        account = accounts.digest(email)
+        session.add_all(SignInAttempt(account_sha256=account, address=f"198.51.100.{n}/32") for n in range(attempts))
+
+
+def test_one_address_closes_an_account_to_nobody_else(user: User) -> None:
+    for _ in range(ATTEMPTS_PER_ACCOUNT + 1):
+        outcome(lambda: sign_in(password=OTHER))
+    sign_in(address="198.51.100.1")
+    assert outcome(sign_in) is TooManyAttempts, "what was tried here is not forgotten by a success elsewhere"
+
+
+@pytest.mark.parametrize("email", [EMAIL, "nobody@platform.example"])
+@pytest.mark.parametrize(("beyond", "wait_s"), [(0, 1), (3, 8), (50, LONGEST_DELAY.total_seconds())])
+def test_from_all_over_an_account_is_slowed_down_and_never_closed(
+    user: User, email: str, beyond: int, wait_s: float
+) -> None:
+    tried_from_all_over(email, ATTEMPTS_AT_ONCE + beyond)
+    with pytest.raises(TooManyAttempts) as refused:
+        sign_in(email)
+    assert wait_s - 3 <= refused.value.retry_after <= wait_s
+    later(timedelta(seconds=wait_s))
+    assert outcome(lambda: sign_in(email)) is (None if email == EMAIL else Unauthenticated)
+
+
+def test_below_that_nobody_waits(user: User) -> None:
+    tried_from_all_over(EMAIL, ATTEMPTS_AT_ONCE - 1)
+    sign_in()
+
+
+def test_who_is_signed_in_at_an_address_is_not_held_up_there(user: User) -> None:
+    token = sign_in()
+    tried_from_all_over(EMAIL, ATTEMPTS_AT_ONCE + 50)
+    accounts.person_with(token)
+    sign_in()
+    accounts.change_password(accounts.person_with(token), PASSWORD, OTHER, address=HERE)
+    assert outcome(lambda: sign_in(password=OTHER, address="192.0.2.1")) is TooManyAttempts
+
+
+def test_a_page_by_itself_does_not_keep_a_sign_in_alive(user: User) -> None:
+    token = sign_in()
+    later(accounts.LONGEST_IDLE - timedelta(minutes=1))
+    accounts.person_with(token, touch=False)
+    later(timedelta(minutes=2))
+    assert outcome(lambda: accounts.person_with(token)) is Unauthenticated
+
+
+def test_a_closed_account_is_out_at_once_and_can_be_opened_again(user: User) -> None:
+    token = sign_in()
+    with transaction() as session:
+        assert accounts.disable(session, session.get_one(User, user.id), actor="operator") == 1
+    assert outcome(lambda: accounts.person_with(token)) is outcome(sign_in) is Unauthenticated
+    with transaction() as session:
+        again = session.get_one(User, user.id)
+        assert outcome(lambda: accounts.disable(session, again, actor="operator")) is Conflict
+        accounts.enable(session, again, actor="operator")
+        assert outcome(lambda: accounts.enable(session, again, actor="operator")) is Conflict
+    assert outcome(lambda: accounts.person_with(token)) is Unauthenticated, "what has ended stays so"
+    sign_in()
+    assert event_types()[1:4] == ["user.disabled", "user.signed_out", "user.enabled"]
+
+
+def test_a_password_that_was_set_replaces_the_old_one_and_ends_every_sign_in(user: User) -> None:
+    token = sign_in()
+    with transaction() as session:
+        row = session.get_one(User, user.id)
+        assert outcome(lambda: accounts.set_password(session, row, "short", actor="operator")) is InvalidRequest
+        assert accounts.set_password(session, row, OTHER, actor="operator") == 1
+    assert outcome(lambda: accounts.person_with(token)) is outcome(sign_in) is Unauthenticated
+    sign_in(password=OTHER)
 
 
 def test_the_time_left_is_true(user: User) -> None:

@@ -30,7 +30,7 @@ def user(browser_of: Callable[..., Browser]) -> User:
 
 def test_signing_in_gives_a_cookie_that_scripts_and_other_sites_do_not_get(nobody: Browser, user: User) -> None:
     answer = nobody.post("/dashboard/sign-in", {"email": user.email, "password": PASSWORD})
-    assert (answer.status_code, answer.headers["Location"]) == (303, "/dashboard")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/dashboard/queue")
     kept, forgotten = answer.headers.getlist("Set-Cookie")
     assert kept.startswith(f"{cookies.SESSION}=")
     assert kept.partition(";")[2] == " HttpOnly; Path=/; SameSite=Lax"
@@ -108,12 +108,13 @@ def test_signing_in_again_ends_what_this_browser_had(browser_of: Callable[..., B
     [
         ("/dashboard/account", "/dashboard/account"),
         ("/dashboard/account?x=1", "/dashboard/account?x=1"),
-        ("https://evil.example/", "/dashboard"),
-        ("//evil.example/dashboard/", "/dashboard"),
-        ("/\\evil.example", "/dashboard"),
-        ("/v1/cases", "/dashboard"),
-        ("javascript:alert(1)", "/dashboard"),
-        ("/dashboard.evil.example", "/dashboard"),
+        ("https://evil.example/", "/dashboard/queue"),
+        ("//evil.example/dashboard/", "/dashboard/queue"),
+        ("/\\evil.example", "/dashboard/queue"),
+        ("/dashboard", "/dashboard/queue"),
+        ("/v1/cases", "/dashboard/queue"),
+        ("javascript:alert(1)", "/dashboard/queue"),
+        ("/dashboard.evil.example", "/dashboard/queue"),
     ],
 )
 def test_it_leads_onward_but_never_away(nobody: Browser, user: User, wanted: str, led_to: str) -> None:
@@ -128,7 +129,13 @@ def test_where_one_wanted_to_go_survives_the_form(nobody: Browser) -> None:
 
 
 def test_who_is_signed_in_needs_no_form(browser_of: Callable[..., Browser]) -> None:
-    assert browser_of(Role.LEAD).get("/dashboard/sign-in").headers["Location"] == "/dashboard"
+    assert browser_of(Role.LEAD).get("/dashboard/sign-in").headers["Location"] == "/dashboard/queue"
+
+
+def test_who_works_for_nobody_yet_arrives_where_it_says_so(browser_of: Callable[..., Browser]) -> None:
+    browser = browser_of(None)
+    assert browser.get("/dashboard/sign-in").headers["Location"] == "/dashboard"
+    assert "You work for no platform yet" in browser.get("/dashboard").text
 
 
 def test_signing_out_ends_it_on_the_server(browser_of: Callable[..., Browser]) -> None:
