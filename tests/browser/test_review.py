@@ -2,111 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from uuid import UUID
-
 import pytest
-from PIL import Image as Pixels
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 from sqlalchemy import select
 
-from infra.demo.samples import samples
-from moderation import claims, renditions, reviews
+from moderation import claims
 from moderation.db import transaction
-from moderation.settings import settings
-from moderation.storage import Storage
-from moderation.tables import Case, Claim, Review, User
+from moderation.tables import Case, Claim, Review
 from moderation.vocabulary import Answer, ClaimEnd, Grade, Label, Role
 from tests.browser.conftest import Dashboard, tenant_named
-from tests.reviewing import SENTENCES, expire, make_person, make_review_case, ten_seconds_later
+from tests.browser.moderating import (
+    ANNA,
+    BERT,
+    QUEUE,
+    Look,
+    answers,
+    at_work,
+    heading,
+    person,
+    review_case,
+    settle,
+    typed,
+)
+from tests.reviewing import SENTENCES, expire, make_person
 
-ANNA, BERT = "anna@pixelgram.example", "bert@pixelgram.example"
-QUEUE = "/dashboard/queue"
-Look = Callable[[Page, str], None]
-
-
-def person(dashboard: Dashboard, email: str, role: Role = Role.MODERATOR) -> User:
-    return dashboard.person(email, Pixelgram=role)
-
-
-def review_case(name: str, *, blind: bool = False, score: float = 0.62, picture: int | None = None) -> UUID:
-    """A case of Pixelgram's in review; with a picture of the samples where a number is given."""
-    with transaction() as session:
-        case = make_review_case(session, tenant_named(session, "Pixelgram"), blind=blind, score=score, external_id=name)
-        case_id, image_id = case.id, case.image_id
-    if picture is not None:
-        assert image_id is not None
-        with Pixels.open(samples()[picture].path) as opened:
-            renditions.keep(Storage(settings()), image_id, opened.convert("RGB"))
-    return case_id
+# What the tests press for the nth case, and what is stored for it.
+KEYS = (("f", Answer.FAKE, Label.FAKE), ("r", Answer.REAL, Label.REAL), ("u", Answer.CANNOT_TELL, None))
+GRADES = (Grade.RIGHT, Grade.WRONG, Grade.UNCLEAR)
 
 
-def row(case_id: UUID) -> Case:
-    with transaction() as session:
-        return session.get_one(Case, case_id)
-
-
-def answers() -> list[Answer]:
-    with transaction() as session:
-        return [review.answer for review in session.scalars(select(Review).order_by(Review.id))]
-
-
-def heading(page: Page, name: str) -> None:
-    """The page of this name has come, and listens to its keys."""
-    expect(page.get_by_role("heading", level=1)).to_have_text(name)
-    expect(page.locator("body[data-keys=ready]")).to_be_attached()
-
-
-def test_five_cases_by_keyboard_only(dashboard: Dashboard, bucket: str) -> None:
+def test_twenty_cases_by_keyboard_only(dashboard: Dashboard, bucket: str) -> None:
     person(dashboard, ANNA)
-    ids = [review_case(f"post-{n}", score=0.5 + n / 100, picture=n) for n in range(5)]
-    page = dashboard.sign_in(ANNA, QUEUE)
-    heading(page, "Queue")
-    expect(page.locator("[data-totals]")).to_contain_text("5 cases wait")
-    page.keyboard.press("Enter")
-    heading(page, "post-0")
-    # Grade every sentence, rewrite one, name an artifact, add a sentence and a note: all without the mouse.
-    for key in ("1", "2", "3", "ArrowUp", "e"):
-        page.keyboard.press(key)
-    page.keyboard.type("Light is odd; real fun")
-    page.keyboard.press("Escape")
-    page.keyboard.press("t")
-    page.keyboard.press("Space")
-    page.keyboard.press("a")
-    page.keyboard.type("The ear is missing.")
-    page.keyboard.press("Escape")
-    page.keyboard.press("n")
-    page.keyboard.type("seen before, fake again")
-    page.keyboard.press("Escape")
-    page.keyboard.press("f")
-    heading(page, "post-1")
-    expect(page.locator("[data-undo]")).to_contain_text("Answered fake")
-    for key, following in (("r", "post-2"), ("u", "post-3"), ("f", "post-4"), ("r", "Queue")):
-        page.keyboard.press(key)
+    names = [f"post-{n}" for n in range(20)]
+    ids = [review_case(name, score=0.5 + n / 100, picture=n) for n, name in enumerate(names)]
+    page = at_work(dashboard, ANNA, "post-0")
+    expect(page.get_by_alt_text("The image to be judged")).to_be_visible()
+    for n, following in enumerate([*names[1:], "Queue"]):
+        # Another first grade each time; the arrow goes back to the second sentence, which is rewritten.
+        for key in (str(1 + n % 3), "2", "3", "ArrowUp"):
+            page.keyboard.press(key)
+        typed(page, "e", f"Light is odd; real fun {n}")
+        page.keyboard.press("t")
+        page.keyboard.press("Space")
+        typed(page, "a", f"The ear is missing {n}.")
+        typed(page, "n", f"seen before, fake again {n}")
+        if n % 5 == 0:
+            page.keyboard.press("d")
+        page.keyboard.press(KEYS[n % 3][0])
         heading(page, following)
-    assert answers() == [Answer.FAKE, Answer.REAL, Answer.CANNOT_TELL, Answer.FAKE, Answer.REAL]
+        expect(page.locator("[data-undo]")).to_contain_text("Answered")
     with transaction() as session:
-        first = session.scalars(select(Review).where(Review.case_id == ids[0])).one()
-        assert (first.artifacts, first.note) == (["texture"], "seen before, fake again")
-        assert [(s.said, s.grade, s.written) for s in first.sentences] == [
-            (SENTENCES[0], Grade.RIGHT, None),
-            (SENTENCES[1], Grade.WRONG, "Light is odd; real fun"),
-            (SENTENCES[2], Grade.UNCLEAR, None),
-            (None, None, "The ear is missing."),
-        ]
-    for case_id in ids:
-        ten_seconds_later(case_id)
-        reviews.settle(case_id)
-    assert [row(case_id).label for case_id in ids] == [Label.FAKE, Label.REAL, None, Label.FAKE, Label.REAL]
+        found = session.scalars(select(Review).order_by(Review.id)).all()
+        for n, (case_id, review) in enumerate(zip(ids, found, strict=True)):
+            assert (review.case_id, review.answer) == (case_id, KEYS[n % 3][1])
+            assert (review.artifacts, review.note) == (["texture"], f"seen before, fake again {n}")
+            assert review.disturbing is (n % 5 == 0) and not review.blind
+            assert [(s.said, s.grade, s.written) for s in review.sentences] == [
+                (SENTENCES[0], GRADES[n % 3], None),
+                (SENTENCES[1], Grade.WRONG, f"Light is odd; real fun {n}"),
+                (SENTENCES[2], Grade.UNCLEAR, None),
+                (None, None, f"The ear is missing {n}."),
+            ]
+        assert {claim.end for claim in session.scalars(select(Claim))} == {ClaimEnd.ANSWERED}
+    assert [settle(case_id).label for case_id in ids] == [KEYS[n % 3][2] for n in range(20)]
 
 
 def test_enter_in_a_field_answers_nothing(dashboard: Dashboard) -> None:
     person(dashboard, ANNA)
     review_case("only")
-    page = dashboard.sign_in(ANNA, QUEUE)
-    heading(page, "Queue")
-    page.keyboard.press("Enter")
-    heading(page, "only")
+    page = at_work(dashboard, ANNA, "only")
     page.keyboard.press("e")
     page.keyboard.type("Light is odd")
     page.keyboard.press("Enter")
@@ -122,10 +86,7 @@ def test_undo_within_ten_seconds_by_its_key(dashboard: Dashboard) -> None:
     person(dashboard, ANNA)
     first = review_case("first", score=0.5)
     review_case("second")
-    page = dashboard.sign_in(ANNA, QUEUE)
-    heading(page, "Queue")
-    page.keyboard.press("Enter")
-    heading(page, "first")
+    page = at_work(dashboard, ANNA, "first")
     page.keyboard.press("n")
     page.keyboard.type("a slip")
     page.keyboard.press("Escape")
@@ -136,9 +97,7 @@ def test_undo_within_ten_seconds_by_its_key(dashboard: Dashboard) -> None:
     expect(page.get_by_label("Note")).to_have_value("a slip")
     page.keyboard.press("r")
     heading(page, "second")
-    ten_seconds_later(first)
-    reviews.settle(first)
-    assert row(first).label is Label.REAL
+    assert settle(first).label is Label.REAL
 
 
 def test_two_moderators_at_once_get_different_cases(dashboard: Dashboard) -> None:
@@ -161,10 +120,7 @@ def test_two_moderators_at_once_get_different_cases(dashboard: Dashboard) -> Non
 def test_leaving_the_page_gives_the_case_back_and_reloading_it_does_not(dashboard: Dashboard) -> None:
     person(dashboard, ANNA)
     case_id = review_case("post")
-    page = dashboard.sign_in(ANNA, QUEUE)
-    heading(page, "Queue")
-    page.keyboard.press("Enter")
-    heading(page, "post")
+    page = at_work(dashboard, ANNA, "post")
     page.reload()
     heading(page, "post")
     expect(page.get_by_role("button", name="Real")).to_be_visible()
@@ -185,17 +141,12 @@ def test_leaving_the_page_gives_the_case_back_and_reloading_it_does_not(dashboar
         assert set(ends) == {ClaimEnd.RELEASED}
 
 
-def test_a_lost_lease_and_a_late_answer_lose_nothing_that_was_typed(
-    dashboard: Dashboard, look: Callable[[Page, str], None]
-) -> None:
+def test_a_lost_lease_and_a_late_answer_lose_nothing_that_was_typed(dashboard: Dashboard, look: Look) -> None:
     person(dashboard, ANNA)
     case_id = review_case("post")
     with transaction() as session:
         bert = make_person(session, tenant_named(session, "Pixelgram"), email=BERT)
-    page = dashboard.sign_in(ANNA, QUEUE)
-    heading(page, "Queue")
-    page.keyboard.press("Enter")
-    heading(page, "post")
+    page = at_work(dashboard, ANNA, "post")
     for key in ("2", "n"):
         page.keyboard.press(key)
     page.keyboard.type("my long thoughts")
@@ -223,9 +174,7 @@ def test_a_lost_lease_and_a_late_answer_lose_nothing_that_was_typed(
         assert (review.note, review.sentences[0].grade) == ("my long thoughts", Grade.WRONG)
 
 
-def test_blind_first_shows_the_verdict_only_after_the_answer(
-    dashboard: Dashboard, look: Callable[[Page, str], None]
-) -> None:
+def test_blind_first_shows_the_verdict_only_after_the_answer(dashboard: Dashboard, look: Look) -> None:
     person(dashboard, ANNA)
     review_case("blind", blind=True, score=0.7389)
     review_case("after", score=0.8)
@@ -248,37 +197,10 @@ def test_blind_first_shows_the_verdict_only_after_the_answer(
         assert session.scalars(select(Review)).one().blind
 
 
-def test_the_picture_is_veiled_until_one_says_otherwise(dashboard: Dashboard, bucket: str) -> None:
-    person(dashboard, ANNA)
-    review_case("one", score=0.5, picture=0)
-    review_case("two", picture=1)
-    page = dashboard.sign_in(ANNA, QUEUE)
-    heading(page, "Queue")
-    page.keyboard.press("Enter")
-    heading(page, "one")
-    picture = page.get_by_alt_text("The image to be judged")
-    expect(picture).to_have_css("filter", "blur(24px) grayscale(1)")
-    page.keyboard.down("v")
-    expect(picture).to_have_css("filter", "none")
-    page.keyboard.up("v")
-    expect(picture).to_have_css("filter", "blur(24px) grayscale(1)")
-    page.keyboard.press("b")
-    expect(picture).to_have_css("filter", "grayscale(1)")
-    page.keyboard.press("r")
-    heading(page, "two")
-    expect(picture).to_have_css("filter", "grayscale(1)")
-    page.keyboard.press("g")
-    expect(picture).to_have_css("filter", "none")
-    assert picture.evaluate("image => image.naturalWidth") > 0
-
-
 def test_keys_are_shown_and_can_be_switched_off(dashboard: Dashboard, look: Look) -> None:
     person(dashboard, ANNA)
     review_case("post")
-    page = dashboard.sign_in(ANNA, QUEUE)
-    heading(page, "Queue")
-    page.keyboard.press("Enter")
-    heading(page, "post")
+    page = at_work(dashboard, ANNA, "post")
     page.keyboard.press("?")
     expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
     look(page, "case-keys")
