@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, delete, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -20,7 +20,7 @@ from moderation.db import new_id, transaction
 from moderation.errors import Conflict, NotFound, StorageUnavailable
 from moderation.images import ImageFacts
 from moderation.storage import Storage, original_key, rendition_key, view_key
-from moderation.tables import Case, Image, Submission
+from moderation.tables import Case, Image, ImageHash, SimilarImage, Submission
 from moderation.vocabulary import EventType, View
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,8 @@ def image_of(session: Session, tenant_id: UUID, image_id: UUID) -> Image:
 def erase(session: Session, tenant_id: UUID, image_id: UUID, *, actor: str, request_id: str | None) -> Image:
     """Mark an image erased; its bytes go at once or with the next housekeeping (`purge`). Erasing twice is harmless.
 
-    The row stays as a tombstone: sha256, size and verdicts, but neither bytes nor the link they came from.
+    The row stays as a tombstone: sha256, size and verdicts, but neither bytes nor the link they came from, nor what the
+    file said of itself, nor what it is like.
     Raises NotFound.
     """
     image = session.scalar(select(Image).where(Image.id == image_id, Image.tenant_id == tenant_id).with_for_update())
@@ -116,7 +117,9 @@ def erase(session: Session, tenant_id: UUID, image_id: UUID, *, actor: str, requ
     if image.erased_at is not None:
         return image
     image.erased_at = datetime.now(UTC)
+    image.provenance = None
     _forget_links(session, image_id)
+    _forget_likeness(session, image_id)
     webhooks.record(
         session,
         EventType.IMAGE_ERASED,
@@ -132,6 +135,12 @@ def erase(session: Session, tenant_id: UUID, image_id: UUID, *, actor: str, requ
 def _forget_links(session: Session, image_id: UUID) -> None:
     for submission in session.scalars(select(Submission).join(Case).where(Case.image_id == image_id)):
         submission.image_url = submission.s3_bucket = submission.s3_object = None
+
+
+def _forget_likeness(session: Session, image_id: UUID) -> None:
+    session.execute(delete(ImageHash).where(ImageHash.image_id == image_id))
+    either = or_(SimilarImage.image_id == image_id, SimilarImage.other_id == image_id)
+    session.execute(delete(SimilarImage).where(either))
 
 
 def purge(storage: Storage, limit: int = 100) -> int:

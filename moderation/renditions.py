@@ -7,21 +7,19 @@ not know who may look.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from uuid import UUID
 
 from PIL import Image as Pixels
-from sqlalchemy import exists, select
-from sqlalchemy.orm import Session
+from sqlalchemy import select
 
 from moderation import views
 from moderation.db import transaction
 from moderation.errors import ImageTooLarge, NotFound, Undecodable
 from moderation.sandbox import Sandbox, SandboxCrash, SandboxMemory, SandboxTimeout
 from moderation.storage import Storage, rendition_key, view_key
-from moderation.tables import Case, Image
+from moderation.tables import Image
 from moderation.views import MEDIA_TYPE, encoded
-from moderation.vocabulary import CaseStatus, View
+from moderation.vocabulary import View
 
 MAX_BYTES = 128 * 1024 * 1024
 
@@ -37,15 +35,6 @@ def keep(storage: Storage, image_id: UUID, pixels: Pixels.Image) -> None:
     storage.put(key, encoded(pixels), MEDIA_TYPE)
     if not _attached(image_id, key):
         storage.delete(key)
-
-
-def lacking(session: Session, *, after: UUID | None = None, limit: int = 100) -> Sequence[Image]:
-    """The images of cases in review that were judged before renditions were made, from just after an id on."""
-    query = select(Image).where(Image.rendition_key.is_(None), Image.erased_at.is_(None))
-    query = query.where(exists().where(Case.image_id == Image.id, Case.status == CaseStatus.IN_REVIEW))
-    if after is not None:
-        query = query.where(Image.id > after)
-    return session.scalars(query.order_by(Image.id).limit(limit)).all()
 
 
 def _attached(image_id: UUID, key: str | None = None) -> bool:

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from moderation import cases, policy, tenants
+from moderation import cases, exhibits, policy, tenants
 from moderation.cases import Lease
 from moderation.db import storable, transaction
 from moderation.dispatch import SCREENING
@@ -32,7 +32,7 @@ class Job:
     request_id: str
     image_id: UUID
     s3_key: str
-    rendition_key: str | None
+    exhibited: bool
     image_bytes: int
     thresholds: Thresholds
     policy_id: UUID
@@ -86,7 +86,7 @@ def begin(case_id: UUID, model_version_id: UUID, settings: Settings) -> Job | No
             case.submission.request_id,
             image.id,
             image.s3_key,
-            image.rendition_key,
+            exhibits.are_complete(session, image),
             image.bytes,
             _thresholds(rules),
             rules.id,
@@ -106,6 +106,8 @@ def _settled_at_once(
     known = _verdict(session, case.image.id, model_version_id)
     if known is None or (known.explanation is None and _reading(known).wants_explanation(_thresholds(rules))):
         return False
+    if not exhibits.are_complete(session, case.image):
+        return False  # judged before all of it was made: a worker takes it up once more, and the first verdict stands
     _settle(session, case, known, rules)
     return True
 

@@ -22,7 +22,7 @@ from moderation.cases import Lease
 from moderation.db import new_id
 from moderation.policy import Thresholds
 from moderation.screening import Reading
-from moderation.tables import Case, Endpoint, Event, Image, ModelVersion, Submission, Tenant, Verdict
+from moderation.tables import Case, Endpoint, Event, Image, ImageHash, ModelVersion, Submission, Tenant, Verdict
 from moderation.vocabulary import CaseStatus, DecidedBy, FailureReason, Label, Priority, ReviewReason, Scope
 
 _numbers = itertools.count(1)
@@ -42,8 +42,13 @@ def make_key(session: Session, tenant: Tenant, scopes: Sequence[Scope] = tuple(S
     return tenants.create_key(session, tenant.id, "test", scopes)[1]
 
 
-def make_image(session: Session, tenant: Tenant, content: bytes | None = None, *, frames: int = 1) -> Image:
-    """An image's row; `content` only names it (by its sha256), nothing is stored."""
+def make_image(
+    session: Session, tenant: Tenant, content: bytes | None = None, *, frames: int = 1, exhibited: bool = False
+) -> Image:
+    """An image's row; `content` only names it (by its sha256), nothing is stored.
+
+    `exhibited`: as if it had been screened, with a rendition, a provenance that says nothing, and a poor hash.
+    """
     content = content if content is not None else f"image {next(_numbers)}".encode()
     image_id = new_id()
     image = Image(
@@ -59,6 +64,10 @@ def make_image(session: Session, tenant: Tenant, content: bytes | None = None, *
     )
     session.add(image)
     session.flush()
+    if exhibited:
+        image.rendition_key, image.provenance = f"renditions/{tenant.id}/{image_id}", {}
+        session.add(ImageHash(image_id=image_id, tenant_id=tenant.id, pdq=bytes(32), quality=0, bands=[]))
+        session.flush()
     return image
 
 

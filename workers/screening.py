@@ -22,7 +22,7 @@ from model.detector import Detection, Detector, GoldenMismatch, Verdict
 from model.engines.engine import EngineError
 from model.engines.vllm import ServerUnavailable
 from model.manifest import Manifest
-from moderation import model_versions, renditions, screening
+from moderation import exhibits, model_versions, screening
 from moderation.db import transaction
 from moderation.errors import ConfigurationError, NotFound, StorageUnavailable
 from moderation.sandbox import Sandbox, SandboxClosed, SandboxCrash, SandboxMemory, SandboxTimeout
@@ -114,9 +114,9 @@ class Screener:
         image = self._sandbox.call(partial(to_rgb, max_pixels=self._settings.max_image_pixels), data)
         prepared = time.monotonic()
         detection = self._batcher.submit(image, lambda verdict: _reading(verdict).wants_explanation(job.thresholds))
-        if job.rendition_key is None:
+        if not job.exhibited:
             # Here, for the wait is the GPU's.
-            renditions.keep(self._store, job.image_id, image)
+            exhibits.make(self._store, self._sandbox, job.image_id, data, image)
         reading = _reading(detection.result())
         log.info(
             "case %s: %s, p_fake %.3f (fetched and decoded in %.0f ms, judged in %.0f ms) [%s]",

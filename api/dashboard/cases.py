@@ -18,7 +18,7 @@ from api import problems
 from api.auth import requires_role
 from api.dashboard.access import person
 from api.dashboard.queue import PRIORITIES, REASONS, as_query, filter_of, id_in, to_next
-from moderation import claims, restrictions, reviews, sights, wellness
+from moderation import claims, likeness, restrictions, reviews, sights, wellness
 from moderation.accounts import Person
 from moderation.db import transaction
 from moderation.errors import Conflict, Forbidden, InvalidRequest, LostLease
@@ -265,9 +265,11 @@ def _page(
         colleagues = reviews.colleagues(session, seen.case) if mine else ()
         undoable = reviews.undoable(session, person(), undo_id) if undo_id else None
         before = reviews.last_of(session, person(), case_id) if mine and typed is None else None
+        is_lead = seen.case.tenant_id in person().tenant_ids_as(Role.LEAD)
         return render_template(
             "cases/page.html",
             seen=seen,
+            others=likeness.others(session, seen.case, restricted=is_lead),
             case=seen.case,
             mine=mine,
             fence=_fence_shown(seen, mine=mine),

@@ -1,6 +1,7 @@
-"""`telltale renditions`: pictures for the dashboard of images in review that were judged before there were any.
+"""`telltale renditions`: what the dashboard shows of images that were judged before all of it was made.
 
-Needed once, after an upgrade from a Telltale without a dashboard: since then the screening worker makes them.
+That is a picture for browsers, what the file says of its origin, and which other images are like it. Needed once, after
+an upgrade: since then the screening worker makes all three.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from uuid import UUID
 import click
 
 from model.decode import UndecodableImage, to_rgb
-from moderation import renditions as pictures
+from moderation import exhibits
 from moderation.db import transaction
 from moderation.errors import NotFound
 from moderation.sandbox import Sandbox, SandboxCrash, SandboxMemory, SandboxTimeout
@@ -22,7 +23,7 @@ from moderation.tables import Image
 
 @click.command()
 def renditions() -> None:
-    """Make the renditions that images in review lack. Running it again does what is left."""
+    """Make what the dashboard lacks of judged images: picture, provenance, likeness. Running it again does the rest."""
     rules, store = settings(), Storage(settings())
     sandbox = Sandbox(rules.decode_processes, rules.decode_memory_bytes, rules.decode_timeout_s)
     made, after = 0, None
@@ -32,21 +33,21 @@ def renditions() -> None:
             after = image.id
     finally:
         sandbox.close()
-    click.echo(f"Renditions made: {made}.")
+    click.echo(f"Images completed: {made}.")
 
 
 def _next(after: UUID | None) -> Image | None:
     with transaction() as session:
-        return next(iter(pictures.lacking(session, after=after, limit=1)), None)
+        return next(iter(exhibits.lacking(session, after=after, limit=1)), None)
 
 
 def _make(image: Image, store: Storage, sandbox: Sandbox, rules: Settings) -> bool:
-    """Whether it could be made; why not is said."""
+    """Whether it could be completed; why not is said."""
     try:
         data = store.get(image.s3_key, max_bytes=image.bytes)
         pixels = sandbox.call(partial(to_rgb, max_pixels=rules.max_image_pixels), data)
     except (NotFound, UndecodableImage, SandboxCrash, SandboxMemory, SandboxTimeout) as error:
         click.echo(f"Image {image.id}: {error}", err=True)
         return False
-    pictures.keep(store, image.id, pixels)
+    exhibits.make(store, sandbox, image.id, data, pixels)
     return True

@@ -16,7 +16,7 @@ from moderation.errors import LostLease
 from moderation.policy import Thresholds
 from moderation.screening import Job
 from moderation.settings import settings
-from moderation.tables import Case, Delivery, Event, Explanation, ModelVersion, Tenant, Verdict
+from moderation.tables import Case, Delivery, Event, Explanation, ImageHash, ModelVersion, Tenant, Verdict
 from moderation.vocabulary import CaseStatus, DecidedBy, ExplainMode, FailureReason, Label, ReviewReason
 from tests import factories
 from tests.factories import make_case, make_image, make_reading, make_tenant
@@ -160,7 +160,7 @@ def test_an_image_that_was_judged_by_this_version_is_settled_without_judging(
     tenant: Tenant, version: ModelVersion
 ) -> None:
     with transaction() as session:
-        image = make_image(session, tenant)
+        image = make_image(session, tenant, exhibited=True)
     first, second = new_case(tenant, image=image), new_case(tenant, image=image)
     screening.finish(begun(first, version), make_reading(0.97), version.id)
     assert screening.begin(second.id, version.id, settings()) is None
@@ -172,9 +172,27 @@ def test_an_image_that_was_judged_by_this_version_is_settled_without_judging(
         ]
 
 
+@pytest.mark.parametrize("lacks", ["rendition_key", "provenance", "hash"])
+def test_an_image_of_which_moderators_would_see_less_goes_to_a_worker_once_more(
+    tenant: Tenant, version: ModelVersion, lacks: str
+) -> None:
+    with transaction() as session:
+        image = make_image(session, tenant, exhibited=True)
+        if lacks == "hash":
+            session.delete(session.get_one(ImageHash, image.id))
+        else:
+            setattr(image, lacks, None)
+    first, second = new_case(tenant, image=image), new_case(tenant, image=image)
+    screening.finish(begun(first, version), make_reading(0.97), version.id)
+    job = begun(second, version)
+    assert not job.exhibited
+    screening.finish(job, make_reading(0.2), version.id)
+    assert reread(second).verdict_id == reread(first).verdict_id, "the first verdict stands"
+
+
 def test_a_newer_policy_judges_the_old_score_anew(tenant: Tenant, version: ModelVersion) -> None:
     with transaction() as session:
-        image = make_image(session, tenant)
+        image = make_image(session, tenant, exhibited=True)
     first, second = new_case(tenant, image=image), new_case(tenant, image=image)
     screening.finish(begun(first, version), make_reading(0.9), version.id)
     with transaction() as session:
