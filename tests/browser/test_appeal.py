@@ -60,11 +60,11 @@ def test_an_appeal_is_answered_unseen_and_the_platform_hears_why(dashboard: Dash
         look(page, "appeals")
         page.keyboard.press("Enter")
         heading(page, "photo-7")
-        expect(page.get_by_text("This is my own photo.")).to_be_visible()
+        expect(page.locator(".appellant")).to_have_text(APPELLANT)
         for secret in ("0.97", "decided it", "fake from", "Its explanation"):
             assert secret not in page.content(), secret
         look(page, "case-appeal")
-        typed(page, "w", "The raw file settles it: sorry.")
+        typed(page, "k", "The raw file settles it: sorry.")
         typed(page, "n", "metadata agrees")
         page.keyboard.press("r")
         heading(page, "Queue")
