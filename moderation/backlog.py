@@ -25,6 +25,8 @@ from moderation.vocabulary import ReviewReason
 
 # Any constant: whoever summarises holds this advisory lock.
 SUMMARY_LOCK = 4_207_313
+# Among so many kinds with the oldest cases the oldest one is looked for first.
+FEW = 50
 
 _KIND = "tenant_id, for_leads, priority, review_reason, category, model_version_id"
 # What a case in the queue counts as; the triggers say the same.
@@ -70,18 +72,23 @@ class Slice:
 def totals(session: Session, slice_: Slice) -> Totals:
     """Exactly what there is at this moment."""
     conditions, values = _kinds(slice_)
-    scores = "score BETWEEN :low AND :high" if slice_.has_scores else "true"
-    query = _TOTALS.format(
-        kinds=" AND ".join(conditions),
-        scores=scores,
-        aged="settled_at < now() - :age" if slice_.older_than else "true",
-        counted=_counted(slice_),
-        first=_FIRST_SCORED if slice_.has_scores else _FIRST,
-    )
+    kinds = " AND ".join(conditions)
     low = 0.0 if slice_.score_from is None else slice_.score_from
     high = 1.0 if slice_.score_to is None else slice_.score_to
-    values |= {"low": low, "under": math.nextafter(low, -1), "high": high, "age": slice_.older_than}
-    count, oldest = session.execute(text(query), values).one()
+    values |= {"low": low, "under": math.nextafter(low, -1), "high": high, "age": slice_.older_than, "few": FEW}
+    parts = {
+        "kinds": kinds,
+        "scores": _IN_RANGE if slice_.has_scores else "true",
+        "aged": "settled_at < now() - :age" if slice_.older_than else "true",
+        "counted": _counted(slice_).format(kinds=kinds),
+    }
+    first = _FIRST_SCORED if slice_.has_scores else _FIRST
+    eldest = _OF_ELDEST.format(same_kind=_SAME_KIND, first=first, kinds=kinds)
+    count, oldest, bound = session.execute(text(_TOTALS.format(**parts, there=eldest)), values).one()
+    if count and bound is not None and (oldest is None or oldest > bound):
+        # None of the kinds with the oldest cases has one that fits: look at every case of every kind.
+        everything = _OF_ALL.format(kinds=kinds, scores=parts["scores"])
+        count, oldest, _ = session.execute(text(_TOTALS.format(**parts, there=everything)), values).one()
     return Totals(int(count), oldest if count else None)
 
 
@@ -127,48 +134,62 @@ def _kinds(slice_: Slice) -> tuple[list[str], dict[str, Any]]:
 
 
 def _counted(slice_: Slice) -> str:
-    """How many of one kind fit. `width_bucket` is how many of a sorted array are not above a value."""
+    """How many of the kinds fit. `width_bucket` is how many of a sorted array are not above a value."""
     older = "width_bucket(now() - :age - interval '1 microsecond', since)"
     if slice_.older_than and slice_.has_scores:
-        return f"(SELECT count(*) FROM unnest(scores[1:{older}]) AS score WHERE score BETWEEN :low AND :high)"
+        scores = f"SELECT unnest(scores[1:{older}]) AS score FROM queue_summaries WHERE {{kinds}}"
+        return f"SELECT count(*) FROM ({scores}) AS scored WHERE {_IN_RANGE}"
+    of_one = "count"
     if slice_.older_than:
-        return older
-    if slice_.has_scores:
-        return "width_bucket(:high, ranked) - width_bucket(:under, ranked)"
-    return "count"
+        of_one = older
+    elif slice_.has_scores:
+        of_one = "width_bucket(:high, ranked) - width_bucket(:under, ranked)"
+    return f"SELECT coalesce(sum({of_one}), 0) FROM queue_summaries WHERE {{kinds}}"
 
 
-# Of one kind: its oldest, of which `gone` are not there any more.
-_FIRST = "SELECT settled_at FROM unnest(since[1:1 + gone]) AS settled_at"
-_FIRST_SCORED = """
-    SELECT settled_at FROM unnest(since, scores) AS one(settled_at, score) WHERE score BETWEEN :low AND :high
-    LIMIT 1 + gone
+_IN_RANGE = "score BETWEEN :low AND :high"
+# The oldest of one kind, of which `gone` are not there any more.
+_FIRST = "SELECT unnest(since[1:1 + gone]) AS settled_at"
+_FIRST_SCORED = f"""
+    SELECT settled_at FROM unnest(since, scores) AS one(settled_at, score) WHERE {_IN_RANGE} LIMIT 1 + gone
 """
 _SAME_KIND = """
-    kept.tenant_id = left_.tenant_id AND kept.for_leads = left_.for_leads AND kept.priority = left_.priority
-    AND coalesce(kept.review_reason, '') = coalesce(left_.review_reason, '')
-    AND coalesce(kept.category, '') = coalesce(left_.category, '')
-    AND coalesce(kept.model_version_id, uuid_nil) = coalesce(left_.model_version_id, uuid_nil)
+    eldest.tenant_id = left_.tenant_id AND eldest.for_leads = left_.for_leads AND eldest.priority = left_.priority
+    AND coalesce(eldest.review_reason, '') = coalesce(left_.review_reason, '')
+    AND coalesce(eldest.category, '') = coalesce(left_.category, '')
+    AND coalesce(eldest.model_version_id, uuid_nil) = coalesce(left_.model_version_id, uuid_nil)
 """.replace("uuid_nil", "'00000000-0000-0000-0000-000000000000'::uuid")
+_OF_ELDEST = """
+    SELECT settled_at FROM (
+        SELECT since, scores, coalesce(gone, 0) AS gone
+        FROM (SELECT * FROM queue_summaries WHERE {kinds} ORDER BY oldest LIMIT :few) AS eldest
+        LEFT JOIN left_ ON {same_kind}
+    ) AS kept, LATERAL ({first}) AS first
+"""
+_OF_ALL = """
+    SELECT settled_at
+    FROM (SELECT unnest(since) AS settled_at, unnest(scores) AS score FROM queue_summaries WHERE {kinds}) AS every_one
+    WHERE {scores}
+"""
 _TOTALS = f"""
 WITH changed AS MATERIALIZED (
     SELECT {_KIND}, settled_at, amount FROM queue_changes WHERE {{kinds}} AND {{scores}}
     UNION ALL
     SELECT {_KIND}, settled_at, -1 FROM ({_COUNTED} WHERE {ANSWERABLE} AND held_until > now()) AS held
     WHERE {{kinds}} AND {{scores}}
-), kept AS MATERIALIZED (
-    SELECT {_KIND}, since, scores, {{counted}} AS counted FROM queue_summaries WHERE {{kinds}}
 ), left_ AS (
     SELECT {_KIND}, count(*) AS gone FROM changed WHERE amount < 0 GROUP BY {_KIND}
-), oldest AS (
-    SELECT settled_at, 1 AS amount
-    FROM (SELECT since, scores, coalesce(gone, 0) AS gone FROM kept LEFT JOIN left_ ON {_SAME_KIND}) AS kept,
-         LATERAL ({{first}}) AS first
+), there AS (
+    SELECT settled_at, 1 AS amount FROM ({{there}}) AS summarised
     UNION ALL
     SELECT settled_at, amount FROM changed
+), oldest AS (
+    SELECT min(settled_at) AS settled_at
+    FROM (SELECT settled_at FROM there GROUP BY settled_at HAVING sum(amount) > 0) AS present
 )
-SELECT (SELECT coalesce(sum(counted), 0) FROM kept) + (SELECT coalesce(sum(amount), 0) FROM changed WHERE {{aged}}),
-       (SELECT min(settled_at) FROM (SELECT settled_at FROM oldest GROUP BY settled_at HAVING sum(amount) > 0) AS there)
+SELECT ({{counted}}) + (SELECT coalesce(sum(amount), 0) FROM changed WHERE {{aged}}),
+       (SELECT settled_at FROM oldest),
+       (SELECT oldest FROM queue_summaries WHERE {{kinds}} ORDER BY oldest OFFSET :few LIMIT 1)
 """
 _SUMMARISE = f"""
 WITH seen AS (
@@ -178,8 +199,9 @@ WITH seen AS (
 ), former AS (
     DELETE FROM queue_summaries WHERE tenant_id IN (SELECT tenant_id FROM touched)
 ), written AS (
-    INSERT INTO queue_summaries ({_KIND}, count, since, scores, ranked)
-    SELECT {_KIND}, count(*), array_agg(settled_at ORDER BY settled_at, id), array_agg(score ORDER BY settled_at, id),
+    INSERT INTO queue_summaries ({_KIND}, count, oldest, since, scores, ranked)
+    SELECT {_KIND}, count(*), min(settled_at), array_agg(settled_at ORDER BY settled_at, id),
+           array_agg(score ORDER BY settled_at, id),
            coalesce(array_agg(score ORDER BY score) FILTER (WHERE score IS NOT NULL), '{{}}')
     FROM ({_COUNTED} WHERE {ANSWERABLE} AND tenant_id IN (SELECT tenant_id FROM touched)) AS queue
     GROUP BY {_KIND}

@@ -53,6 +53,8 @@ from moderation.vocabulary import CaseStatus, ClaimEnd, ReviewReason, Role
 
 PAGE = 50
 FOUND = 50
+# So many that it is better to find them all than to read the queue until enough of them have come.
+FEW = 2000
 # How long a skipped case is not offered again to who skipped it.
 SKIPPED_FOR = timedelta(hours=1)
 
@@ -119,14 +121,27 @@ class Choices:
 
 
 def page(
-    session: Session, person: Person, filter_: Filter, *, after: Place | None = None, limit: int = PAGE
+    session: Session,
+    person: Person,
+    filter_: Filter,
+    *,
+    after: Place | None = None,
+    limit: int = PAGE,
+    rare: int | None = None,
 ) -> list[Entry]:
-    """The person's queue from just after a place on (keyset paging). Raises NotFound for what is no place of theirs."""
+    """The person's queue from just after a place on (keyset paging).
+
+    `rare`: how many cases fit the filter, where that is known. Few are found and sorted; of many, the first are read in
+    their order. Raises NotFound for what is no place of theirs.
+    """
     conditions = _conditions(session, person, filter_)
     if after is not None:
         place = tuple_(-after.priority, _certainty_of(session, person, after.case_id), after.since, after.case_id)
         conditions.append(tuple_(*_ORDER) > place)
-    return _entries(session, _first(session, _tenants(person, filter_), conditions, limit))
+    tenants = _tenants(person, filter_)
+    few = filter_.mine or filter_.held or (rare is not None and rare <= FEW)
+    ids = _first_of_few(session, tenants, conditions, limit) if few else _first(session, tenants, conditions, limit)
+    return _entries(session, ids)
 
 
 def _certainty_of(session: Session, person: Person, case_id: UUID) -> float:
@@ -262,7 +277,9 @@ def _conditions(session: Session, person: Person, filter_: Filter) -> list[Colum
         wanted.append(Case.settled_at < func.now() - filter_.older_than)
     if filter_.score_from is not None or filter_.score_to is not None:
         low, high = filter_.score_from, filter_.score_to
-        wanted += [Case.score.between(0.0 if low is None else low, 1.0 if high is None else high), _SCORE_SEEN]
+        low, high = 0.0 if low is None else low, 1.0 if high is None else high
+        # The first follows from the second, and lets Postgres begin where those scores are.
+        wanted += [max(low - 0.5, 0.5 - high, 0) <= _CERTAINTY, Case.score.between(low, high), _SCORE_SEEN]
     if filter_.mine:
         wanted.append(Case.id.in_(_ids_of(session, person)))
     return wanted
@@ -308,6 +325,16 @@ def _first(
     merged = own.lateral("own")
     query = select(merged.c.k3).select_from(tenant.join(merged, true()))
     return list(session.scalars(query.order_by(*merged.c).limit(few)))
+
+
+def _first_of_few(
+    session: Session, tenants: Sequence[UUID], conditions: Sequence[ColumnElement[bool]], limit: int
+) -> list[UUID]:
+    """The same where few cases fit: all of them, by whatever finds them, and then the first."""
+    columns = [column.label(f"k{number}") for number, column in enumerate(_ORDER)]
+    # The offset keeps Postgres from reading the whole queue in its order to spare itself the sorting.
+    found = select(*columns).where(Case.tenant_id.in_(tenants), *conditions).offset(0).subquery()
+    return list(session.scalars(select(found.c.k3).order_by(*found.c).limit(limit)))
 
 
 def _entries(session: Session, ids: Sequence[UUID]) -> list[Entry]:

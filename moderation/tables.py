@@ -444,6 +444,7 @@ class Case(_Identified, Row):
         _queue("ix_cases_queue_by_reason", "review_reason"),
         _queue("ix_cases_queue_by_category", "category"),
         _queue("ix_cases_queue_by_version", "model_version_id"),
+        Index("ix_cases_queue_by_age", "tenant_id", "settled_at", postgresql_where=ANSWERABLE),
         Index("ix_cases_held", "held_until", postgresql_where=f"{ANSWERABLE} AND held_until IS NOT NULL"),
         Index("ix_cases_assigned", "assigned_to", postgresql_where=f"{ANSWERABLE} AND assigned_to IS NOT NULL"),
         Index("ix_cases_answered", "answer_due", postgresql_where="answer_due IS NOT NULL"),
@@ -541,6 +542,7 @@ class QueueSummary(Row):
     category: Mapped[str | None]
     model_version_id: Mapped[UUID | None]
     count: Mapped[int]
+    oldest: Mapped[datetime]
     since: Mapped[list[datetime]] = mapped_column(ARRAY(DateTime(timezone=True)))
     scores: Mapped[list[float | None]] = mapped_column(ARRAY(Float))
     ranked: Mapped[list[float]] = mapped_column(ARRAY(Float))

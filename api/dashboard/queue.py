@@ -74,15 +74,17 @@ def _page(outcome: Outcome | None = None) -> str:
     term = request.args.get("q", "").strip().replace("\x00", "")
     answered = id_in(request.args, "undo")
     with transaction() as session:
+        totals = queue.totals(session, person(), filter_)
         if term:
             shown = queue.found(session, person(), term)
         else:
-            shown = queue.page(session, person(), filter_, after=_place(after), limit=queue.PAGE + 1)
+            place = _place(after)
+            shown = queue.page(session, person(), filter_, after=place, limit=queue.PAGE + 1, rare=totals.count)
         entries = shown[: queue.PAGE]
         return render_template(
             "cases/queue.html",
             entries=entries,
-            totals=queue.totals(session, person(), filter_),
+            totals=totals,
             filter=filter_,
             query=as_query(filter_),
             choices=_choices(queue.choices(session, person()), as_query(filter_)),

@@ -6,6 +6,8 @@ an upgrade that was stopped in the middle goes on where it is run again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
@@ -35,9 +37,10 @@ QUEUES = {
     "ix_cases_queue_by_version": "model_version_id",
 }
 SMALL = {
-    "ix_cases_assigned": ("assigned_to", f"{ANSWERABLE} AND assigned_to IS NOT NULL"),
-    "ix_cases_held": ("held_until", f"{ANSWERABLE} AND held_until IS NOT NULL"),
-    "ix_cases_answered": ("answer_due", "answer_due IS NOT NULL"),
+    "ix_cases_queue_by_age": (("tenant_id", "settled_at"), ANSWERABLE),
+    "ix_cases_assigned": (("assigned_to",), f"{ANSWERABLE} AND assigned_to IS NOT NULL"),
+    "ix_cases_held": (("held_until",), f"{ANSWERABLE} AND held_until IS NOT NULL"),
+    "ix_cases_answered": (("answer_due",), "answer_due IS NOT NULL"),
 }
 
 # What a case counts as; a change of any of it is a change of the queue.
@@ -73,8 +76,9 @@ TRIGGERS = (
 )
 # Under the lock that the triggers take: nothing changes in between.
 FILL = f"""
-INSERT INTO queue_summaries ({KIND}, count, since, scores, ranked)
-SELECT {KIND}, count(*), array_agg(settled_at ORDER BY settled_at, id), array_agg(score ORDER BY settled_at, id),
+INSERT INTO queue_summaries ({KIND}, count, oldest, since, scores, ranked)
+SELECT {KIND}, count(*), min(settled_at), array_agg(settled_at ORDER BY settled_at, id),
+       array_agg(score ORDER BY settled_at, id),
        coalesce(array_agg(score ORDER BY score) FILTER (WHERE score IS NOT NULL), '{{}}')
 FROM (SELECT id, {COUNTED.format("cases.")} FROM cases WHERE {IN_QUEUE.format("cases.")})
      AS queue(id, {KIND}, score, settled_at)
@@ -105,20 +109,20 @@ def upgrade() -> None:
 
 def _indexes() -> None:
     for name, first in QUEUES.items():
-        columns = ["tenant_id", *([first] if first else []), *PLACE]
+        in_order = ["tenant_id", *([first] if first else []), *PLACE]
         include = [column for column in SEEN if column != first]
-        _index(name, columns, ANSWERABLE, include)
-    for name, (column, where) in SMALL.items():
-        _index(name, [column], where)
+        _index(name, in_order, ANSWERABLE, include)
+    for name, (columns, where) in SMALL.items():
+        _index(name, columns, where)
 
 
-def _index(name: str, columns: list[str | sa.TextClause], where: str, include: list[str] | None = None) -> None:
+def _index(name: str, columns: Sequence[str | sa.TextClause], where: str, include: list[str] | None = None) -> None:
     # One whose building was stopped is there and of no use.
     op.drop_index(name, "cases", if_exists=True, postgresql_concurrently=True)
     op.create_index(
         name,
         "cases",
-        columns,
+        list(columns),
         postgresql_where=where,
         postgresql_include=include,
         postgresql_concurrently=True,
@@ -149,6 +153,7 @@ def _counts() -> None:
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
         *(sa.Column(name, type_, nullable=nullable) for name, type_, nullable in kind),
         sa.Column("count", sa.Integer(), nullable=False),
+        sa.Column("oldest", TIME, nullable=False),
         sa.Column("since", postgresql.ARRAY(TIME), nullable=False),
         sa.Column("scores", postgresql.ARRAY(sa.Float()), nullable=False),
         sa.Column("ranked", postgresql.ARRAY(sa.Float()), nullable=False),

@@ -123,4 +123,4 @@ def test_the_audit_trail_only_grows(db: Engine, statement: str) -> None:
     with transaction() as session:
         webhooks.record(session, EventType.CASE_RETRIED, tenant_id=None, actor="later")
     with transaction() as session:
-        assert session.scalars(select(Event.actor).order_by(Event.id)).all() == ["test", "later"]
+        assert session.scalars(select(Event.actor).order_by(Event.id)).all() == ["operator", "test", "later"]
