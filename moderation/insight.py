@@ -269,7 +269,8 @@ def _flow(session: Session, selection: Selection, which: str) -> dict[date, int]
 def automatic_speed(session: Session, selection: Selection) -> Speed:
     """Time to decision where the policy decided; what was looked at again since is left out."""
     seconds = func.date_part("epoch", Case.settled_at - Case.created_at)
-    query: Select[Any] = select(_day(Case.created_at), _bucket(seconds), func.count()).where(
+    facts: tuple[Any, ...] = (_day(Case.created_at), _bucket(seconds), func.count())
+    query = select(*facts).where(
         selection.cases(),
         selection.within(Case.created_at),
         literal_column("cases.settled_at IS NOT NULL"),

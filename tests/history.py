@@ -238,7 +238,7 @@ def make_plausible_past(
     now: datetime,
     *,
     days: int = 90,
-    a_day: int = 60,
+    a_day: int = 50,
     seed: int = 4,
     audit_share: float = 0.15,
 ) -> None:
@@ -259,14 +259,15 @@ def _one(
 ) -> None:
     fake = chance.random() < 0.38
     p_fake = min(0.999, max(0.001, chance.betavariate(6, 1.1) if fake else chance.betavariate(1.0, 7)))
-    automatic = p_fake >= past.policy.fake_from or p_fake <= past.policy.real_up_to
+    pair_mass = 0.2 if chance.random() < 0.01 else 0.99
+    between = past.policy.real_up_to < p_fake < past.policy.fake_from
+    automatic = pair_mass >= past.policy.min_pair_mass and not between
     audited = automatic and chance.random() < audit_share
     said: list[Said] = []
     wait = timedelta(hours=chance.lognormvariate(0.6, 1.1) * (3 if arrived.weekday() >= 4 else 1))
     if (audited or not automatic) and arrived + wait < now:
         said = _opinions(chance, fake, wait, audited, users)
-        if audited and len(said) > 1:
-            said = said[:1]
+        said = [one for one in said if not audited or one.reason is ReviewReason.AUDIT]
     make_past(
         past,
         arrived,
@@ -275,7 +276,7 @@ def _one(
         category=chance.choices(CATEGORIES, (5, 4, 3, 2, 1))[0],
         audit_probability=audit_share if audited else None,
         screened_in=timedelta(seconds=chance.lognormvariate(0.3, 0.7)),
-        pair_mass=0.2 if chance.random() < 0.01 else 0.99,
+        pair_mass=pair_mass,
         failed=chance.random() < 0.008,
     )
 
@@ -292,7 +293,9 @@ def _opinions(chance: random.Random, fake: bool, wait: timedelta, audited: bool,
     who = list(users)
     chance.shuffle(who)
     said = [Said(who[0], answer(), reason, wait, chance.random() < 0.3)]
-    if chance.random() < 0.25 and len(who) > 1:
+    if said[0].answer is Answer.CANNOT_TELL:
+        said.append(Said(who[1], Answer.FAKE if fake else Answer.REAL, reason, wait + timedelta(hours=9), blind=False))
+    elif chance.random() < 0.25:
         later = wait + timedelta(hours=chance.uniform(1, 24))
         said.append(Said(who[1], answer(), ReviewReason.SECOND_OPINION, later, blind=True))
     return said

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from moderation.estimates import FEWEST, Interval, Share
 
+NBSP = "\u00a0"
 Cell = str | int | float | None
 
 
@@ -50,13 +51,13 @@ def percent(value: float) -> str:
     """A share, 0 to 1, as people write it; nothing that is not all is shown as 100 %."""
     shown = f"{value * 100:.1f}"
     if shown in ("0.0", "100.0") and value not in (0.0, 1.0):
-        return "over 99.9 %" if value > 0.5 else "under 0.1 %"
-    return f"{shown.removesuffix('.0')} %"
+        return f"over 99.9{NBSP}%" if value > 0.5 else f"under 0.1{NBSP}%"
+    return f"{shown.removesuffix('.0')}{NBSP}%"
 
 
 def between(interval: Interval) -> str:
     """An interval of shares."""
-    return f"{interval.low * 100:.1f} to {interval.high * 100:.1f} %"
+    return f"{interval.low * 100:.1f} to {interval.high * 100:.1f}{NBSP}%"
 
 
 def share(found: Share, noun: str = "answers") -> str:
@@ -69,9 +70,9 @@ def share(found: Share, noun: str = "answers") -> str:
 def too_few(found: Share, noun: str = "answers") -> str:
     """Why there is no number."""
     if found.n == 0:
-        return f"nothing to say: no {noun}"
+        return f"no {noun}"
     if found.n >= FEWEST:
-        return f"too few to say: {found.n} {noun}, most of the weight on a few"
+        return f"too few to say: {found.n} {noun}, a few with most of the weight"
     return f"too few to say: {found.n} of {FEWEST} {noun}"
 
 

@@ -24,7 +24,7 @@ from api.dashboard.plots import Plot, Series
 from moderation import insight, model_versions
 from moderation.db import transaction
 from moderation.errors import InvalidRequest, NotFound
-from moderation.estimates import FEWEST, Share
+from moderation.estimates import FEWEST, Interval, Share
 from moderation.insight import Outcome, Selection, Speed, WithModel
 from moderation.vocabulary import Label, Role
 
@@ -47,14 +47,14 @@ BLIND, SEEING = Series("had not seen the verdict", "accent", ()), Series("had se
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the page: `says` is the plot in a sentence; `notes` are how to read it."""
+    """One part of the page: `says` is the plot in a sentence; `notes` how to read it, `method` how it is estimated."""
 
     title: str
     says: str
     table: Table
     plot: Plot | None = None
     notes: tuple[str, ...] = ()
-    wide: bool = False
+    method: tuple[str, ...] = ()
 
 
 class Found:
@@ -195,7 +195,6 @@ def _volume(found: Found) -> Part:
             [[str(day), *(counts.get(outcome, 0) for outcome in Outcome)] for day, counts in sums.by_day.items()],
         ),
         plots.bars(list(sums.by_day), [Series(one.value, TONES[one], sums.of(one)) for one in shown]),
-        wide=True,
     )
 
 
@@ -285,42 +284,43 @@ def _speed(name: str, title: str, speed: Speed, selection: Selection, what: str)
         if speed.whole
         else None,
         (what,),
+        ("Half of the decisions took at most p50, 19 of 20 at most p95; counted to half a hundredth.",),
     )
 
 
 def _accuracy(found: Found) -> Part:
     audits = found.audits
-    rows: list[tuple[str, Share, str]] = [("Wrong, of all", audits.errors, "warn")]
+    wrong, words = audits.errors.found, figures.too_few(audits.errors, "audits")
+    right = Interval(1 - wrong.value, 1 - wrong.high, 1 - wrong.low) if wrong else None
+    rows: list[tuple[str, Share, str]] = []
     for label, tone in ((Label.FAKE, "bad"), (Label.REAL, "good")):
         rows.append((f"Decided {label.value}, and is", audits.precision[label], tone))
         rows.append((f"Is {label.value}, and decided so", audits.recall[label], tone))
     drawn = [(name, [(one.found, figures.too_few(one, "audits"), tone)]) for name, one, tone in rows]
     aside = [f"{audits.waiting:,} sampled and not answered yet" if audits.waiting else "", _unclear(audits.unclear)]
-    said = figures.share(audits.errors, "audits")
     return Part(
         "How often automatic decisions are right",
-        f"Wrong: {said}, by {audits.errors.n:,} audits." if audits.errors.found else f"Wrong: {said}.",
+        f"Wrong: {figures.share(audits.errors, 'audits')}, by {audits.errors.n:,} audits."
+        if audits.errors.found
+        else f"Nobody can tell yet: {figures.too_few(audits.errors, 'audits')}.",
         Table(
             "accuracy",
             "What audits say of automatic decisions",
             ["Share", "audits", "estimate", "95 % from", "95 % to"],
-            [[name, *figures.cells(one)] for name, one, _ in rows],
+            [["Wrong, of all", *figures.cells(audits.errors)], *([name, *figures.cells(one)] for name, one, _ in rows)],
         ),
-        plots.intervals(drawn, ()) if audits.errors.n else None,
+        plots.intervals([("Right, of all", [(right, words, "accent")]), *drawn], ()) if audits.errors.n else None,
         (
-            "The rate of error of automated means that Article 15(1)(e) of the Digital Services Act asks for. The "
-            "policy's decisions are sampled at random and answered by people who do not see them.",
+            "The rate of error of automated means that Article 15(1)(e) of the Digital Services Act asks for."
+            + ("" if audits.errors.n else " No automatic decision has been audited: set an audit share."),
+            *(f"Not counted: {note}." for note in aside if note),
+        ),
+        (
+            "Decisions of the policy are sampled at random, and answered by people who do not see them.",
             "Estimate: ratio of weighted sums, each audit weighted with 1 / its sampling probability (Hájek 1971). "
             "Interval, 95 %: Wilson's score (1927) with Kish's effective sample size (1965). "
             f"Below {FEWEST} audits nothing is said.",
-            *(f"Not counted: {note}." for note in aside if note),
-            *(
-                ()
-                if audits.errors.n
-                else ("No automatic decision has been audited: set an audit share for the platform.",)
-            ),
         ),
-        wide=True,
     )
 
 
@@ -330,6 +330,8 @@ def _unclear(count: int) -> str:
 
 def _opinions(found: Found) -> Part:
     both = found.reviewers.opinions
+    given = sorted(found.reviewers.pairs.items(), key=lambda pair: -pair[1])
+    pairs = {f"{first} / {second}".replace("_", " "): count for (first, second), count in given}
     if both.kappa is not None:
         kappa = f"Cohen’s kappa {both.kappa.value:.2f} ({both.kappa.low:.2f} to {both.kappa.high:.2f})"
     elif both.n >= FEWEST:
@@ -343,15 +345,17 @@ def _opinions(found: Found) -> Part:
         Table(
             "opinions",
             "First and second opinions",
-            ["First, then second", "cases"],
-            [
-                [f"{first}, then {then}".replace("_", " "), count]
-                for (first, then), count in sorted(found.reviewers.pairs.items())
-            ],
+            ["First / second", "cases"],
+            list(pairs.items()),
         ),
+        plots.waits(pairs, "accent") if pairs else None,
         notes=(
-            "Second opinions are given by somebody else, who has not seen the first. 1 is always the same answer, 0 is "
-            "what chance alone would do. Interval, 95 %: the variance of Fleiss, Cohen and Everitt (1969).",
+            "Second opinions are given by somebody else, who has not seen the first. A kappa of 1 is always the same "
+            "answer, 0 is what chance alone would do.",
+        ),
+        method=(
+            "Kappa: Cohen (1960), of the answers real, fake and cannot tell. Its interval, 95 %: the large-sample "
+            "variance of Fleiss, Cohen and Everitt (1969). Interval of the share: Wilson (1927).",
         ),
     )
 
@@ -395,6 +399,7 @@ def _agreement(name: str, how: str, rows: Mapping[str, WithModel]) -> Part:
             "Who has seen the verdict tends to follow it, so those answers are kept apart. Most reviewed cases are "
             "those the model was unsure of: this is not how often it is right.",
         ),
+        (f"Answers of cannot tell are left out. Interval, 95 %: Wilson (1927). Below {FEWEST} nothing is said.",),
     )
 
 

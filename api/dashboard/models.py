@@ -116,9 +116,9 @@ def _met(versions: list[ModelVersion], judged: Mapping[Any, int], reviewers: Rev
     yield Row("Cases judged", [f"{judged.get(version.id, 0):,}" for version in versions])
     yield Row(
         "Reviewers agree, not having seen the verdict",
-        [figures.share(one.blind) if one else "nothing to say: no answers" for one in found],
+        [figures.share(one.blind) if one else "no answers" for one in found],
     )
     yield Row(
         "Reviewers agree, having seen it",
-        [figures.share(one.seeing) if one else "nothing to say: no answers" for one in found],
+        [figures.share(one.seeing) if one else "no answers" for one in found],
     )

@@ -20,14 +20,17 @@ ROW, NAMES = 34, 150
 TICKS = 4
 DAYS_NAMED = 6
 SECONDS = {
-    1: "1 s",
-    10: "10 s",
-    60: "1 min",
-    600: "10 min",
-    3600: "1 h",
-    36_000: "10 h",
-    86_400: "1 d",
-    864_000: "10 d",
+    **{0.001: "1 ms", 0.01: "10 ms", 0.1: "0.1 s", 0.3: "0.3 s", 1.0: "1 s", 3.0: "3 s", 10.0: "10 s", 30.0: "30 s"},
+    **{60.0: "1 min", 180.0: "3 min", 600.0: "10 min", 1800.0: "30 min", 3600.0: "1 h", 10_800.0: "3 h"},
+    **{
+        36_000.0: "10 h",
+        86_400.0: "1 d",
+        259_200.0: "3 d",
+        864_000.0: "10 d",
+        2_592_000.0: "30 d",
+        1e9: "30 y",
+        1e10: "300 y",
+    },
 }
 
 
@@ -135,17 +138,19 @@ def lines(days: Sequence[date], series: Sequence[Series]) -> Plot:
 def durations(days: Sequence[date], series: Sequence[Series]) -> Plot:
     """A line for each series of seconds, on a logarithmic scale."""
     values = [value for one in series for value in one.values if value]
-    least, most = math.log10(min(values, default=1)), math.log10(max(values, default=10))
-    low, high = math.floor(least), max(math.ceil(most), math.floor(least) + 1)
+    least, most = min(values, default=1.0), max(values, default=1.0)
+    low = max((mark for mark in SECONDS if mark <= least), default=min(SECONDS))
+    high = min(mark for mark in SECONDS if mark > max(most, low))
 
     def height(value: float) -> float:
-        share = (math.log10(max(value, 10**low)) - low) / (high - low)
+        share = math.log(max(value, low) / low) / math.log(high / low)
         return HIGH - BOTTOM - share * (HIGH - TOP - BOTTOM)
 
-    ticks = [Tick(height(seconds), words) for seconds, words in SECONDS.items() if 10**low <= seconds <= 10**high]
-    return Plot(
-        "lines", HIGH, list(series), _days(days), ticks, [], [_curve(one, len(days), height) for one in series], []
-    )
+    marks = [mark for mark in SECONDS if low <= mark <= high]
+    every = math.ceil(len(marks) / (TICKS + 2))
+    ticks = [Tick(height(mark), SECONDS[mark]) for mark in marks[::every]]
+    curves = [_curve(one, len(days), height) for one in series]
+    return Plot("lines", HIGH, list(series), _days(days), ticks, [], curves, [])
 
 
 def waits(counts: dict[str, int], tone: str) -> Plot:

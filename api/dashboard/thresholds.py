@@ -30,7 +30,7 @@ from moderation.vocabulary import ExplainMode, Label, Role
 pages = Blueprint("thresholds", __name__)
 
 # The plot of scores, in its own units: how wide, how high a half, where its middle is.
-WIDE, HALF, MIDDLE = 1000, 110, 120
+WIDE, HALF, MIDDLE = 1000, 80, 85
 EXPLAINED = {
     ExplainMode.ALWAYS: "every image",
     ExplainMode.FLAGGED: "what is judged fake or goes to review",

@@ -52,9 +52,9 @@ def test_insight_shows_what_there_is(dashboard: Dashboard, look: Look) -> None:
     expect(page.get_by_role("img", name="Cases by day of arrival")).to_be_visible()
     expect(page.get_by_text("Cohen’s kappa 0.")).to_be_visible()
     look(page, "insight")
-    page.get_by_label("Category").select_option("portrait")
+    page.get_by_role("combobox", name="Category").select_option("portrait")
     page.wait_for_url("**category=portrait**")
-    expect(page.get_by_label("Category")).to_have_value("portrait")
+    expect(page.get_by_role("combobox", name="Category")).to_have_value("portrait")
 
 
 def test_models_are_side_by_side(dashboard: Dashboard, look: Look) -> None:
@@ -135,7 +135,7 @@ def test_a_platform_without_a_past_says_so_everywhere(dashboard: Dashboard, path
     expect(page.get_by_role("heading", level=1)).to_be_visible()
     assert "nan" not in page.locator("main").inner_text().lower().replace("finance", "")
     if path.endswith("insight"):
-        expect(page.get_by_text("Wrong: nothing to say: no audits.")).to_be_visible()
-        expect(page.get_by_text("Nothing waits.")).to_be_visible()
+        expect(page.get_by_role("paragraph").filter(has_text="Nobody can tell yet: no audits.")).to_be_visible()
+        expect(page.get_by_role("paragraph").filter(has_text="Nothing waits.")).to_be_visible()
     else:
         expect(page.get_by_text("There is no model version yet")).to_be_visible()

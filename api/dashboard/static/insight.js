@@ -15,6 +15,7 @@
   const slider = (side) => form.querySelector(`[data-slider=${side}]`);
   const picked = (side) => lines[side][Number(slider(side).value)];
   const WIDE = 1000;
+  const NBSP = "\u00a0";
 
   function effects() {
     const [real, fake] = [picked("real"), picked("fake")];
@@ -29,8 +30,8 @@
   // As api/dashboard/figures.py has it.
   function percent(value) {
     const shown = (value * 100).toFixed(1);
-    if (["0.0", "100.0"].includes(shown) && value !== 0 && value !== 1) return value > 0.5 ? "over 99.9 %" : "under 0.1 %";
-    return `${shown.replace(/\.0$/, "")} %`;
+    if (["0.0", "100.0"].includes(shown) && value !== 0 && value !== 1) return value > 0.5 ? `over 99.9${NBSP}%` : `under 0.1${NBSP}%`;
+    return `${shown.replace(/\.0$/, "")}${NBSP}%`;
   }
 
   // What lies between them is for people, so there is always something between them.
