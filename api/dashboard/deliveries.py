@@ -30,7 +30,7 @@ def page(tenant_id: UUID) -> str:
     """The log: newest first, by filter."""
     status = filters.word_in(request.args, "status", DeliveryStatus)
     type_ = filters.word_in(request.args, "type", EventType)
-    endpoint_id = id_in(request.args, "endpoint")
+    endpoint_id = id_in(request.args, "to")
     since, until = filters.moment_in(request.args, "since"), filters.moment_in(request.args, "until")
     before = id_in(request.args, "before")
     with transaction() as session:
@@ -60,7 +60,7 @@ def page(tenant_id: UUID) -> str:
         endpoint_id=endpoint_id,
         since=filters.field_value(since),
         until=filters.field_value(until),
-        query=filters.as_query(status=status, type=type_, endpoint=endpoint_id, since=since, until=until),
+        query=filters.as_query(status=status, type=type_, to=endpoint_id, since=since, until=until),
         first=before is None,
         following=shown[-1].id if len(found) > PAGE else None,
     )

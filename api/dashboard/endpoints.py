@@ -138,8 +138,8 @@ def replay(tenant_id: UUID, endpoint_id: UUID) -> AnyResponse:
     with transaction(wake=True) as session:
         endpoint = webhooks.endpoint_of(session, tenant_id, endpoint_id)
         webhooks.replay_range(session, endpoint, since, until, actor=person().actor)
-    shown = {"endpoint": str(endpoint_id), "said": "deliveries_replayed"}
-    return redirect(url_for("platforms.deliveries.page", tenant_id=tenant_id, **shown), 303)
+    log = url_for("platforms.deliveries.page", tenant_id=tenant_id, to=endpoint_id, said="deliveries_replayed")
+    return redirect(log, 303)
 
 
 def _range() -> tuple[datetime, datetime]:

@@ -20,6 +20,7 @@ from moderation.db import transaction
 from moderation.tables import Tenant, User
 from moderation.vocabulary import Role
 from tests.factories import make_tenant
+from tests.platforms import Furnished, furnish
 
 PASSWORD = "correct horse battery staple"
 TOKEN = re.compile(r'"X-CSRF-Token": "([0-9a-f]{64})"')
@@ -98,3 +99,23 @@ def browser_of(app: Application, tenant: Tenant) -> Callable[..., Browser]:
         return browser
 
     return made
+
+
+@pytest.fixture
+def ours(tenant: Tenant) -> Furnished:
+    """The platform with one of everything."""
+    with transaction() as session:
+        return furnish(session, session.get_one(Tenant, tenant.id))
+
+
+@pytest.fixture
+def theirs(tenant: Tenant) -> Furnished:
+    """Another platform with one of everything."""
+    with transaction() as session:
+        return furnish(session, make_tenant(session, "Fotoforum"))
+
+
+@pytest.fixture
+def ada(browser_of: Callable[..., Browser]) -> Browser:
+    """The browser of an administrator of the platform."""
+    return browser_of(Role.ADMIN)
