@@ -17,6 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ARRAY, ColumnElement, Float, Select, and_, cast, func, literal, literal_column, or_, select
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
 from moderation import tenants, webhooks
@@ -171,7 +172,7 @@ def _answers(
     undecided = and_(Review.reason.in_(_UNDECIDED), Case.policy_label.is_(None))
     last = (
         select(Review.case_id, Review.answer, Review.blind)
-        .distinct(Review.case_id)
+        .ext(distinct_on(Review.case_id))
         .join(Case, Case.id == Review.case_id)
         .where(
             Review.tenant_id == tenant_id,

@@ -8,10 +8,9 @@ import click
 
 from infra import listings
 from infra.printing import as_json_option, print_record
-from moderation import tenants
+from moderation import tenants, thresholds
 from moderation.db import transaction
-from moderation.policy import Thresholds
-from moderation.vocabulary import ExplainMode
+from moderation.vocabulary import OPERATOR, ExplainMode
 
 probability = click.FloatRange(0, 1)
 
@@ -46,7 +45,8 @@ def set_(tenant: str, as_json: bool, explain: str | None, **given: float | None)
     with transaction() as session:
         owner = tenants.tenant_named(session, tenant)
         now = tenants.policy_of(session, owner.id)
-        current = Thresholds(now.fake_from, now.real_up_to, now.min_pair_mass, now.explain)
+        current = thresholds.thresholds_of(now)
         mode = ExplainMode(explain) if explain else current.explain
-        policy = tenants.set_policy(session, owner.id, replace(current, explain=mode, **changes))
+        wanted = replace(current, explain=mode, **changes)
+        policy = thresholds.change(session, owner.id, wanted, actor=OPERATOR, instead_of=now.version)
     print_record(listings.policy_row(policy, tenant), as_json=as_json)
