@@ -110,8 +110,10 @@ def waiting_for_leads(session: Session, tenants: Collection[UUID]) -> int:
 
 def categories(session: Session, tenants: Collection[UUID]) -> list[str]:
     """Those there are in the queue, or were a minute ago, by name."""
+    of_tenants = "tenant_id = ANY(:tenants) AND category IS NOT NULL"
     query = text(
-        "SELECT DISTINCT category FROM queue_summaries WHERE tenant_id = ANY(:tenants) AND category IS NOT NULL"
+        f"SELECT category FROM queue_summaries WHERE {of_tenants} "
+        f"UNION SELECT category FROM queue_changes WHERE {of_tenants}"
     )
     return sorted(session.scalars(query, {"tenants": list(tenants)}))
 
