@@ -96,7 +96,8 @@ def create_source(session: Session, source: Source, *, actor: str = OPERATOR) ->
     _check_secret(source.scheme, source.secrets[0])
     session.add(source)
     session.flush()
-    _note(session, EventType.SOURCE_CREATED, source, actor=actor, after=_shown(source))
+    said = {name: value for name, value in _shown(source).items() if value is not None}
+    _note(session, EventType.SOURCE_CREATED, source, actor=actor, after=said)
     return source
 
 

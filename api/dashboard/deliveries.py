@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from flask import Blueprint, redirect, render_template, request, url_for
@@ -21,6 +21,8 @@ from moderation.vocabulary import OUTBOUND, DeliveryStatus, EventType, Role
 pages = Blueprint("deliveries", __name__)
 
 PAGE = 50
+# So near its time a delivery is followed; one that waits for hours would keep its reader signed in for as long.
+FOLLOWED = timedelta(minutes=5)
 TYPES = [type_ for type_ in EventType if type_ in OUTBOUND]
 
 
@@ -69,7 +71,7 @@ def page(tenant_id: UUID) -> str:
 @pages.get("/dashboard/platforms/<uuid:tenant_id>/deliveries/<uuid:delivery_id>")
 @requires_role(Role.ADMIN)
 def page_of(tenant_id: UUID, delivery_id: UUID) -> str:
-    """One delivery: the request as it is sent, and what came of every attempt. While it is pending, it is followed."""
+    """One delivery: the request as it is sent, and what came of every attempt. While one is due, it is followed."""
     with transaction() as session:
         delivery = webhooks.delivery_of(session, tenant_id, delivery_id, lock=False)
         log = webhooks.attempts_of(session, [delivery])[delivery.id]
@@ -84,6 +86,7 @@ def page_of(tenant_id: UUID, delivery_id: UUID) -> str:
         headers=headers,
         body=body,
         unsent=unsent,
+        followed=_is_near(delivery),
     )
 
 
@@ -96,6 +99,12 @@ def replay(tenant_id: UUID, delivery_id: UUID) -> Response:
         webhooks.replay(session, delivery, actor=person().actor)
     address = url_for("platforms.deliveries.page_of", tenant_id=tenant_id, delivery_id=delivery_id)
     return redirect(f"{address}?said=delivery_replayed", 303)
+
+
+def _is_near(delivery: Delivery) -> bool:
+    """Whether an attempt is about to be made, or just was due."""
+    waits = delivery.status is DeliveryStatus.PENDING and delivery.endpoint.disabled_at is None
+    return waits and abs(delivery.next_attempt_at - datetime.now(UTC)) < FOLLOWED
 
 
 def _request(delivery: Delivery, log: list[DeliveryAttempt]) -> tuple[dict[str, str], str, str | None]:

@@ -11,6 +11,7 @@ from api import problems
 from api.auth import requires_role
 from api.dashboard import filters
 from api.dashboard.access import person
+from api.process import current
 from moderation import members
 from moderation.db import transaction
 from moderation.errors import Conflict, InvalidRequest
@@ -46,7 +47,8 @@ def add(tenant_id: UUID) -> AnyResponse | str:
         return problems.beside(error, _page(tenant_id, error))
     if password is None:
         return _back(tenant_id, "member_added")
-    return render_template("people/made.html", user=user, role=role, password=password)
+    address = current().settings.public_url.rstrip("/") + url_for("sign_in.form")
+    return render_template("people/made.html", user=user, role=role, password=password, address=address)
 
 
 @pages.post("/dashboard/platforms/<uuid:tenant_id>/people/<uuid:user_id>/role")

@@ -99,10 +99,16 @@ def test_one_shows_its_request_and_every_attempt(ada: Browser, ours: Furnished) 
     assert ours.endpoint.secrets[0] not in page
 
 
-def test_one_that_is_pending_is_followed_and_one_that_is_not_is_not(ada: Browser, ours: Furnished) -> None:
+def test_one_that_is_due_is_followed_and_another_is_not(ada: Browser, ours: Furnished) -> None:
     assert "hx-trigger" not in ada.get(ours.path("/deliveries/{delivery}")).text
     assert ada.post(ours.path("/deliveries/{delivery}/replay")).status_code == 303
     assert 'hx-trigger="every 2s"' in ada.get(ours.path("/deliveries/{delivery}")).text
+    for hours in (-1, 1):
+        with transaction() as session:
+            session.get_one(Delivery, ours.delivery.id).next_attempt_at = datetime.now(UTC) + timedelta(hours=hours)
+        assert "hx-trigger" not in ada.get(ours.path("/deliveries/{delivery}")).text, (
+            "it would keep its reader signed in"
+        )
     ada.post(ours.path("/endpoints/{endpoint}/disable"))
     page = ada.get(ours.path("/deliveries/{delivery}")).text
     assert "hx-trigger" not in page and "none: the endpoint is disabled" in page
