@@ -18,7 +18,7 @@ from uuid import UUID
 import numpy as np
 import pdqhash
 from PIL import Image as Pixels
-from sqlalchemy import ColumnElement, Integer, Row, Text, cast, func, literal, select
+from sqlalchemy import ColumnElement, Integer, Row, Text, cast, func, literal, select, text
 from sqlalchemy.dialects.postgresql import BIT, insert
 from sqlalchemy.orm import Session, selectinload
 
@@ -89,19 +89,20 @@ def _near(session: Session, image: Image, found: Fingerprint) -> Sequence[Row[UU
     """The nearest MOST_SIMILAR of the tenant's other images, with their distances."""
     if not found.bands:
         return ()
-    distance = _bits_between(found.pdq)
-    query = select(ImageHash.image_id, distance).where(
-        ImageHash.bands.overlap(_probes(found)),
-        ImageHash.tenant_id == image.tenant_id,
-        ImageHash.image_id != image.id,
-        distance <= NEAR,
+    # The planner takes it that most arrays have one of so many words, and would compare each: 6.7 s for 100,000 rows.
+    session.execute(text("SET LOCAL enable_seqscan = off"))
+    probed = select(ImageHash.image_id, ImageHash.tenant_id, ImageHash.pdq)
+    found_by_index = probed.where(ImageHash.bands.overlap(_probes(found))).cte().prefix_with("MATERIALIZED")
+    distance = _bits_between(found_by_index.c.pdq, found.pdq)
+    query = select(found_by_index.c.image_id, distance).where(
+        found_by_index.c.tenant_id == image.tenant_id, found_by_index.c.image_id != image.id, distance <= NEAR
     )
-    return session.execute(query.order_by(distance, ImageHash.image_id).limit(MOST_SIMILAR)).all()
+    return session.execute(query.order_by(distance, found_by_index.c.image_id).limit(MOST_SIMILAR)).all()
 
 
-def _bits_between(pdq: bytes) -> ColumnElement[int]:
+def _bits_between(stored: ColumnElement[bytes], pdq: bytes) -> ColumnElement[int]:
     """The Hamming distance of a row's hash from this one, in SQL. Bytes have no XOR in Postgres; bit strings do."""
-    theirs = cast(literal("x", Text).concat(func.encode(ImageHash.pdq, "hex")), BIT(256))
+    theirs = cast(literal("x", Text).concat(func.encode(stored, "hex")), BIT(256))
     ours = cast(literal(f"x{pdq.hex()}", Text), BIT(256))
     return func.bit_count(theirs.op("#")(ours), type_=Integer)
 

@@ -9,16 +9,20 @@ from uuid import UUID
 import numpy as np
 import pytest
 from PIL import Image as Pixels
+from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import Page, Response, expect
 
 from infra.demo.samples import samples
-from moderation import images, originals, renditions
-from moderation.db import transaction
+from moderation import cases, exhibits, images, originals, renditions
+from moderation.db import new_id, transaction
+from moderation.sandbox import Sandbox
 from moderation.settings import settings
 from moderation.storage import Storage
-from moderation.vocabulary import Role
+from moderation.tables import Case
+from moderation.vocabulary import Label, Role
 from tests.browser.conftest import Dashboard, tenant_named
 from tests.images import encoded
+from tests.moderation.test_provenance import camera_exif, signed
 from tests.reviewing import make_review_case
 
 ANNA = "anna@pixelgram.example"
@@ -230,3 +234,58 @@ def test_a_view_that_cannot_be_made_says_why(dashboard: Dashboard) -> None:
     page = opened(dashboard, case_of(encoded(Pixels.new("RGB", (12, 200), "teal"))))
     page.get_by_role("button", name="Spectrum").click()
     expect(page.locator("[data-view-words]")).to_contain_text("too small for a spectrum")
+
+
+def exhibited(case_id: UUID) -> None:
+    """As screening leaves the case's image: with provenance and likeness too."""
+    store, sandbox = Storage(settings()), Sandbox(1, settings().decode_memory_bytes, 20)
+    with transaction() as session:
+        image = session.get_one(Case, case_id).image
+        assert image is not None
+    data = store.get(image.s3_key, max_bytes=image.bytes)
+    try:
+        exhibits.make(store, sandbox, image.id, data, images.upright(data, settings().max_image_pixels))
+    finally:
+        sandbox.close()
+
+
+def generated() -> bytes:
+    """A picture that says in several ways that it was generated, and by what."""
+    with Pixels.open(samples()[1].path) as opened_:
+        image = opened_.convert("RGB")
+    said = PngInfo()
+    said.add_text(
+        "parameters",
+        "a statue in the evening sun, detailed\nNegative prompt: people, text\nSteps: 28, Sampler: "
+        "DPM++ 2M, CFG scale: 6.5, Seed: 4013257, Size: 512x512, Model: dreamlike-7",
+    )
+    data = encoded(image, "PNG", pnginfo=said, exif=camera_exif())
+    return signed(data, "image/png")
+
+
+@pytest.mark.usefixtures("bucket")
+def test_the_page_says_what_the_file_says_and_where_the_image_was_before(dashboard: Dashboard, look: Look) -> None:
+    earlier = case_of(generated(), "upload-1203")
+    exhibited(earlier)
+    with transaction() as session:
+        case = session.get_one(Case, earlier)
+        cases.rule(session, case, Label.FAKE, actor=f"user:{new_id()}", review_id=new_id())
+    with Pixels.open(BytesIO(generated())) as opened_:
+        smaller = encoded(opened_.convert("RGB").resize((300, 300)), "JPEG", exif=camera_exif())
+    case_id = case_of(smaller, "upload-4711")
+    exhibited(case_id)
+    page = opened(dashboard, case_id)
+    similar = page.locator(".similar")
+    expect(similar).to_contain_text("upload-1203")
+    expect(similar).to_contain_text("fake")
+    for key in ("b", "g"):
+        page.keyboard.press(key)
+    look(page, "case-similar")
+    similar.get_by_role("link", name="upload-1203").click()
+    expect(page.locator(".picture.open")).to_be_attached()
+    origin = page.locator(".origin")
+    expect(origin.locator("summary")).to_contain_text("generated")
+    origin.locator("summary").click()
+    for words in ("Claims, not proof", "Camera 1, Example", "made by a trained model", "Stable Diffusion", "Canon"):
+        expect(origin).to_contain_text(words)
+    look(page, "case-provenance")
