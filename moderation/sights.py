@@ -106,6 +106,13 @@ def sentences_of(explanation: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in _SENTENCE_END.split(explanation) if part.strip())
 
 
+def sentences_for(session: Session, person: Person, case_id: UUID) -> tuple[str, ...]:
+    """The sentences that this person may grade. Raises NotFound."""
+    case = claims.case_for(session, person, case_id)
+    hidden = Hidden.VERDICT in hidden_from(session, person, case)
+    return () if hidden else sentences_shown(case.verdict)
+
+
 def sentences_shown(verdict: Verdict | None) -> tuple[str, ...]:
     """The sentences of its explanation, which moderators grade."""
     return sentences_of(verdict.explanation.text) if verdict and verdict.explanation else ()

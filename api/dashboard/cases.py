@@ -135,7 +135,7 @@ def answer(case_id: UUID) -> AnyResponse:
     filter_ = filter_of(request.args)
     try:
         with transaction() as session:
-            shown = sights.sight(session, person(), case_id).sentences
+            shown = sights.sentences_for(session, person(), case_id)
             review = reviews.answer(session, person(), case_id, _fence(), _reply(shown))
     except (LostLease, InvalidRequest) as error:
         return problems.beside(error, _page(case_id, error=error, typed=request.form))

@@ -1,14 +1,14 @@
-"""A second opinion in real Chromium: asked of somebody else, unseen, and decided by a lead where the two differ."""
+"""Second opinions, audits and illegal content in real Chromium: who is asked, what they see, and whose word is last."""
 
 from __future__ import annotations
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from moderation import restrictions, tenants
+from moderation import cases, restrictions, tenants
 from moderation.db import transaction
 from moderation.tables import Case
-from moderation.vocabulary import CaseStatus, DecidedBy, Label, Role
+from moderation.vocabulary import CaseStatus, DecidedBy, Label, ReviewReason, Role
 from tests.browser.conftest import Dashboard, tenant_named
 from tests.browser.moderating import (
     ANNA,
@@ -16,6 +16,7 @@ from tests.browser.moderating import (
     QUEUE,
     Look,
     at_work,
+    give_picture,
     heading,
     person,
     review_case,
@@ -23,6 +24,7 @@ from tests.browser.moderating import (
     settle,
     typed,
 )
+from tests.factories import make_case
 from tests.reviewing import make_person
 
 LEAD = "lea@pixelgram.example"
@@ -92,6 +94,24 @@ def test_two_who_differ_and_the_lead_who_decides(dashboard: Dashboard, look: Loo
     heading(page, "Queue")
     after = settle(case.id)
     assert (after.status, after.label) == (CaseStatus.DECIDED, Label.REAL)
+
+
+@pytest.mark.usefixtures("everybody", "bucket")
+def test_an_audit_shows_neither_verdict_nor_decision(dashboard: Dashboard, look: Look) -> None:
+    with transaction() as session:
+        tenant = tenant_named(session, "Pixelgram")
+        case = make_case(session, tenant, CaseStatus.DECIDED, external_id="post")
+        cases.reopen(session, case, ReviewReason.AUDIT)
+    give_picture(case.id, 3)
+    page = at_work(dashboard, ANNA, "post")
+    expect(page.get_by_text("Audit.")).to_be_visible()
+    for secret in ("0.97", "decided it", "fake from"):
+        assert secret not in page.content(), secret
+    look(page, "case-audit")
+    page.keyboard.press("f")
+    heading(page, "Queue")
+    after = settle(case.id)
+    assert (after.status, after.decided_by) == (CaseStatus.DECIDED, DecidedBy.POLICY)
 
 
 @pytest.mark.usefixtures("everybody")
