@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from uuid import UUID
 
+from PIL import Image
 from playwright.sync_api import Page, expect
 
-from moderation import explanations
+from infra.demo.samples import samples
+from moderation import explanations, renditions
 from moderation.db import transaction
 from moderation.explanations import Words
 from moderation.settings import settings
+from moderation.storage import Storage
 from moderation.vocabulary import Role
 from tests.browser.conftest import Dashboard, tenant_named
 from tests.factories import champion_or_new
@@ -25,8 +28,11 @@ def silent_case() -> tuple[UUID, UUID]:
     with transaction() as session:
         tenant = tenant_named(session, "Pixelgram")
         case = make_review_case(session, tenant, score=0.62, text=None, external_id="post-7")
-        assert case.verdict_id is not None
-        return case.id, case.verdict_id
+        image_id = case.image_id
+    assert image_id is not None and case.verdict_id is not None
+    with Image.open(samples()[0].path) as opened:
+        renditions.keep(Storage(settings()), image_id, opened.convert("RGB"))
+    return case.id, case.verdict_id
 
 
 def explain(verdict_id: UUID) -> None:
@@ -38,7 +44,9 @@ def explain(verdict_id: UUID) -> None:
     explanations.finish(job, words)
 
 
-def test_why_is_asked_by_key_and_its_sentences_are_graded_without_a_reload(dashboard: Dashboard, look: Look) -> None:
+def test_why_is_asked_by_key_and_its_sentences_are_graded_without_a_reload(
+    dashboard: Dashboard, look: Look, bucket: str
+) -> None:
     dashboard.person(ANNA, Pixelgram=Role.MODERATOR)
     case_id, verdict_id = silent_case()
     page = dashboard.sign_in(ANNA, f"/dashboard/cases/{case_id}")
@@ -62,7 +70,7 @@ def test_why_is_asked_by_key_and_its_sentences_are_graded_without_a_reload(dashb
     expect(page.locator("[data-undo]")).to_contain_text("Answered fake")
 
 
-def test_who_only_looks_reads_it(dashboard: Dashboard) -> None:
+def test_who_only_looks_reads_it(dashboard: Dashboard, bucket: str) -> None:
     dashboard.person(ANNA, Pixelgram=Role.MODERATOR)
     case_id, verdict_id = silent_case()
     page = dashboard.sign_in(ANNA, f"/dashboard/cases/{case_id}")

@@ -21,7 +21,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import Engine, create_engine, text
 
 from moderation import db as db_module
-from moderation import submissions
+from moderation import explanations, submissions
 from moderation.db import listener, ring, transaction
 from moderation.settings import Settings, settings
 from moderation.submissions import Link, Request
@@ -74,6 +74,19 @@ def test_a_turn_sends_ids_to_the_queue_of_each_kind_of_work(tenant: Tenant, brok
     tasks = {message["headers"]["task"] for queue in QUEUES for message in messages(broker, queue)}
     assert tasks == {"screening.screen", "fetching.fetch", "delivery.deliver"}
     assert Relay(settings()).turn() == 0, "what is offered is not offered again"
+
+
+def test_an_explanation_that_was_asked_for_is_sent_before_the_cases_of_its_queue(
+    tenant: Tenant, broker: redis.Redis
+) -> None:
+    with transaction() as session:
+        waiting, decided = make_case(session, tenant), make_case(session, tenant, CaseStatus.DECIDED)
+        explanations.ask(session, tenant.id, decided.id, actor="test")
+    assert Relay(settings()).turn() == 2
+    assert ids_in(broker, "screening") == [str(decided.verdict_id), str(waiting.id)]
+    tasks = [message["headers"]["task"] for message in messages(broker, "screening")]
+    assert tasks == ["screening.explain", "screening.screen"]
+    assert Relay(settings()).turn() == 0
 
 
 def test_a_message_holds_an_id_and_nothing_of_the_image_or_its_metadata(tenant: Tenant, broker: redis.Redis) -> None:
