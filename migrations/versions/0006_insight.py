@@ -48,6 +48,7 @@ def upgrade() -> None:
                 postgresql_where=sa.text(where),
                 postgresql_include=list(include) or None,
                 postgresql_concurrently=True,
+                if_not_exists=True,
             )
         op.execute("SET lock_timeout = '5s'")
         op.execute("SET statement_timeout = '5min'")
