@@ -123,6 +123,22 @@ class TestViewer:
         assert seen() == "rgkb"
         expect(page.locator("[data-zoom]")).to_have_text(before)
 
+    def test_the_loupe_shows_what_is_under_the_pointer_however_the_image_lies(self, dashboard: Dashboard) -> None:
+        corners = np.zeros((600, 600, 3), dtype=np.uint8)
+        corners[:300, :300], corners[:300, 300:], corners[300:, :300] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+        page = opened(dashboard, case_of(encoded(Pixels.fromarray(corners))))
+        for key in ("b", "g", "x"):
+            page.keyboard.press(key)
+        expect(page.get_by_role("button", name="Loupe")).to_have_attribute("aria-pressed", "true")
+        box = page.locator(".picture").bounding_box()
+        assert box
+        for turns, colour in (("", (255, 0, 0)), ("o", (0, 0, 255)), ("y", (255, 0, 0)), ("o", (0, 255, 0))):
+            if turns:
+                page.keyboard.press(turns)
+            # To the left of the middle and above it, so that the quarter's own colour fills the loupe.
+            page.mouse.move(box["x"] + box["width"] / 2 - 130, box["y"] + box["height"] / 2 - 130)
+            assert np.abs(middle(page, "[data-loupe]", side=40) - colour).max() < 12, (turns, colour)
+
     def test_a_wheel_zooms_and_a_hand_moves(self, dashboard: Dashboard) -> None:
         page = opened(dashboard, case_of(photograph()))
         box = page.locator(".picture").bounding_box()

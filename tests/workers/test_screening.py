@@ -15,7 +15,7 @@ from model.checkpoint import DEMO, golden_folder
 from model.detector import Detector, GoldenMismatch
 from model.engines.engine import EngineError
 from model.engines.vllm import ServerUnavailable
-from moderation import images, model_versions, renditions, submissions
+from moderation import exhibits, images, model_versions, renditions, submissions
 from moderation.db import transaction
 from moderation.errors import ConfigurationError, NotFound, StorageUnavailable
 from moderation.sandbox import SandboxClosed, SandboxCrash, SandboxMemory, SandboxTimeout
@@ -83,7 +83,7 @@ def test_moderators_have_something_to_look_at(screener: Screener) -> None:
     screener.screen(case_id)
     with transaction() as session:
         image = session.get_one(Case, case_id).image
-        assert image is not None
+        assert image is not None and exhibits.are_complete(session, image)
     assert renditions.read(Storage(settings()), image)[:2] == b"\xff\xd8"
 
 

@@ -63,7 +63,8 @@
   const said = picture.querySelector("[data-zoom]");
   const STEP = 1.4;
   const STRIDE = 0.12; // of what is seen, for one press of an arrow
-  const CRISP_FROM = 0.99; // from so many screen pixels for one of the image's on, they are squares
+  // At so many screen pixels for one of the image's, those are shown as squares: one by one, and where each is looked at.
+  const isCrisp = (ratio) => Math.abs(ratio - 1) < 0.01 || ratio >= 4;
   const MOST_BLUR = 8;
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
   let viewer = null;
@@ -122,7 +123,7 @@
     picture.classList.toggle("zoomed", times > 1.02);
     picture.style.setProperty("--zoom", Math.min(MOST_BLUR, Math.max(1, Math.round(times * 10) / 10)));
     said.textContent = `${Math.round(scale() * 100)} %`;
-    const smooth = scale() < CRISP_FROM;
+    const smooth = !isCrisp(scale());
     if (viewer.drawer.context.imageSmoothingEnabled !== smooth) viewer.drawer.setImageSmoothingEnabled(smooth);
     if (scale() * item().getContentSize().x > pixels.naturalWidth) sharpen();
     drawLoupe();
@@ -166,7 +167,8 @@
     out: () => zoom(1 / STEP),
     fit: () => viewer.viewport.goHome(),
     pixels: () => viewer.viewport.zoomTo(item().imageToViewportZoom(1)),
-    turn: () => viewer.viewport.setRotation(viewer.viewport.getRotation() + 90, still),
+    // Clockwise as it is seen.
+    turn: () => viewer.viewport.setRotation(viewer.viewport.getRotation() + (viewer.viewport.getFlip() ? -90 : 90), still),
     mirror: () => viewer.viewport.toggleFlip(),
     loupe: () => lend(loupe.hidden),
   };
@@ -212,7 +214,7 @@
     context.rotate((viewer.viewport.getRotation(true) * Math.PI) / 180);
     context.scale(enlarged, enlarged);
     context.translate(-centre.x, -centre.y);
-    context.imageSmoothingEnabled = enlarged < CRISP_FROM;
+    context.imageSmoothingEnabled = !isCrisp(enlarged);
     paint(context, item().getContentSize(), centre, size / enlarged);
   }
   // Only what is near, in the image's pixels: a whole photograph would be drawn anew with every move.
