@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response
 
 from api import problems
 from api.auth import requires_role
-from api.dashboard import audit, deliveries, endpoints, failures, keys, people, sources
+from api.dashboard import audit, deliveries, endpoints, failures, keys, people, sources, thresholds
 from api.dashboard.access import person
 from moderation import tenants
 from moderation.db import transaction
@@ -23,7 +23,7 @@ from moderation.tenants import SHARES
 from moderation.vocabulary import Role
 
 pages = Blueprint("platforms", __name__)
-for below in (keys, sources, endpoints, deliveries, failures, people, audit):
+for below in (keys, sources, endpoints, deliveries, failures, thresholds, people, audit):
     pages.register_blueprint(below.pages)
 
 

@@ -31,7 +31,6 @@ from api.dashboard import (
     queue,
     security,
     sign_in,
-    thresholds,
     times,
 )
 from api.dashboard.access import person_or_none
@@ -51,7 +50,6 @@ PAGES = (
     platforms.pages,
     explanations.pages,
     insight.pages,
-    thresholds.pages,
     models.pages,
 )
 # What a page says after something was done on the one before (`?said=…`).

@@ -68,7 +68,7 @@ def save(tenant_id: UUID) -> AnyResponse:
     except (Conflict, InvalidRequest) as error:
         return problems.beside(error, _page(tenant_id, error=error))
     said = "policy_saved" if policy.version != instead_of else "policy_kept"
-    return redirect(url_for("thresholds.page", tenant_id=tenant_id, said=said), 303)
+    return redirect(url_for("platforms.thresholds.page", tenant_id=tenant_id, said=said), 303)
 
 
 def _sent(form: Mapping[str, str]) -> tuple[Thresholds, int]:
@@ -92,7 +92,6 @@ def _page(tenant_id: UUID, *, error: Conflict | InvalidRequest | None = None) ->
     reals, fakes = _choices(outlook.reals, "reals"), _choices(outlook.fakes, "fakes")
     return render_template(
         "thresholds/page.html",
-        tenant=next(member.tenant for member in person().memberships if member.tenant_id == tenant_id),
         tenant_id=tenant_id,
         others=[member for member in person().memberships if member.tenant_id in led],
         champion=champion,
