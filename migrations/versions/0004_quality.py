@@ -80,7 +80,13 @@ def _hashes() -> None:
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_image_hashes_tenant_id")),
         sa.PrimaryKeyConstraint("image_id", name=op.f("pk_image_hashes")),
     )
-    op.create_index("ix_image_hashes_bands", "image_hashes", ["bands"], postgresql_using="gin")
+    op.create_index(
+        "ix_image_hashes_bands",
+        "image_hashes",
+        ["bands"],
+        postgresql_using="gin",
+        postgresql_with={"fastupdate": "off"},
+    )
     op.create_index(op.f("ix_image_hashes_tenant_id"), "image_hashes", ["tenant_id"])
     op.create_table(
         "similar_images",
