@@ -267,8 +267,9 @@ class ImageHash(Row):
     """An image's PDQ hash, 256 bits. `bands`: its sixteen 16-bit words, each with its place (number · 65536 + word)."""
 
     __tablename__ = "image_hashes"
-    __table_args__ = (# Without the list of pending entries, which every search would read to its end.
-        Index("ix_image_hashes_bands", "bands", postgresql_using="gin", postgresql_with={"fastupdate": "off"}),)
+    __table_args__ = (  # Without the list of pending entries, which every search would read to its end.
+        Index("ix_image_hashes_bands", "bands", postgresql_using="gin", postgresql_with={"fastupdate": "off"}),
+    )
 
     image_id: Mapped[UUID] = mapped_column(ForeignKey(Image.id, ondelete="CASCADE"), primary_key=True)
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey(Tenant.id), index=True)
