@@ -55,6 +55,11 @@ def upload_key(tenant_id: UUID, upload_id: UUID) -> str:
     return f"uploads/{tenant_id}/{upload_id}"
 
 
+def snapshot_key(digest: str) -> str:
+    """Where a training run's snapshot is, by the sha256 of its bytes; so it never changes."""
+    return f"snapshots/{digest}.json"
+
+
 class Storage:
     """One deployment's bucket. Safe to use from many threads; a process needs one.
 
