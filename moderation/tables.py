@@ -332,7 +332,11 @@ class IdempotencyKey(Row):
 
 
 class ModelVersion(_Identified, Row):
-    """One checkpoint with its manifest. At most one is champion."""
+    """One checkpoint with its manifest. At most one is champion.
+
+    `checkpoint` is where it is: a folder, a hub id, `demo`, or `stored:` and the digest of an adapter in the object
+    store. That is gone once `removed_at` is set; the row stays, for the verdicts that name it.
+    """
 
     __tablename__ = "model_versions"
     __table_args__ = (Index("uq_model_versions_champion", "stage", unique=True, postgresql_where="stage = 'champion'"),)
@@ -343,6 +347,7 @@ class ModelVersion(_Identified, Row):
     manifest: Mapped[dict[str, Any]]
     stage: Mapped[ModelStage]
     promoted_at: Mapped[datetime | None]
+    removed_at: Mapped[datetime | None]
 
 
 class Verdict(_Identified, Row):
@@ -478,6 +483,27 @@ class Case(_Identified, Row):
     image: Mapped[Image | None] = relationship()
     verdict: Mapped[Verdict | None] = relationship()
     policy: Mapped[Policy | None] = relationship()
+
+
+class Rejudging(Row):
+    """The champion's verdict is wanted on a case that another version judged, beside that one's; gone once it is there.
+
+    Columns as of the row for an explanation that is asked for; `failed_at` where it cannot be had.
+    """
+
+    __tablename__ = "rejudgings"
+    __table_args__ = (Index("ix_rejudgings_due", "next_attempt_at", postgresql_where="failed_at IS NULL"),)
+
+    case_id: Mapped[UUID] = mapped_column(ForeignKey(Case.id), primary_key=True)
+    asked_by: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    fence: Mapped[int] = mapped_column(server_default=text("0"))
+    next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    offered_until: Mapped[datetime | None]
+    lease_until: Mapped[datetime | None]
+    failed_at: Mapped[datetime | None]
+    failure_detail: Mapped[str | None]
 
 
 class Claim(_Identified, Row):

@@ -1,4 +1,4 @@
-"""Retraining: runs, and which case was what in which of them."""
+"""Retraining: runs, which case was what in which of them, and verdicts of a new version that are asked for."""
 
 from __future__ import annotations
 
@@ -85,8 +85,27 @@ def upgrade() -> None:
     for column in ("case_id", "image_id", "tenant_id"):
         op.create_index(op.f(f"ix_training_examples_{column}"), "training_examples", [column])
     op.create_index("ix_training_examples_sha256", "training_examples", ["sha256"])
+    op.add_column("model_versions", sa.Column("removed_at", TIME, nullable=True))
+    op.create_table(
+        "rejudgings",
+        sa.Column("case_id", sa.Uuid(), nullable=False),
+        sa.Column("asked_by", sa.Text(), nullable=False),
+        sa.Column("created_at", TIME, server_default=sa.text("now()"), nullable=False),
+        sa.Column("attempts", sa.Integer(), server_default=NONE, nullable=False),
+        sa.Column("fence", sa.Integer(), server_default=NONE, nullable=False),
+        sa.Column("next_attempt_at", TIME, server_default=sa.text("now()"), nullable=False),
+        sa.Column("offered_until", TIME, nullable=True),
+        sa.Column("lease_until", TIME, nullable=True),
+        sa.Column("failed_at", TIME, nullable=True),
+        sa.Column("failure_detail", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(["case_id"], ["cases.id"], name=op.f("fk_rejudgings_case_id")),
+        sa.PrimaryKeyConstraint("case_id", name=op.f("pk_rejudgings")),
+    )
+    op.create_index("ix_rejudgings_due", "rejudgings", ["next_attempt_at"], postgresql_where="failed_at IS NULL")
 
 
 def downgrade() -> None:
+    op.drop_table("rejudgings")
+    op.drop_column("model_versions", "removed_at")
     op.drop_table("training_examples")
     op.drop_table("training_runs")
