@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session, contains_eager, selectinload
 
+from moderation.db import transaction
 from moderation.errors import ConfigurationError, NotFound
 from moderation.retraining import groups, runs
 from moderation.retraining.groups import Sighting
@@ -119,17 +120,19 @@ class _Candidate:
     label: Label
 
 
-def taken(session: Session, until: datetime, wording: Wording, burst: timedelta, run_id: UUID) -> Snapshot:
+def taken(until: datetime, wording: Wording, burst: timedelta, run_id: UUID) -> Snapshot:
     """Everything that may be learned from the reviews that had taken effect by `until`.
 
     `run_id` is the run it is taken for, whose own examples are no history.
     """
-    candidates, left_out = _candidates(session, until)
-    history = _history(session, run_id)
-    sightings = _sightings(session, candidates, history)
-    named = groups.grouped(sightings, _alike(session, sightings), burst)
+    with transaction() as session:
+        candidates, left_out = _candidates(session, until)
+        history = _history(session, run_id)
+        sightings = _sightings(session, candidates, history)
+        alike = _alike(session, sightings)
+        learned, judged = _seen(session, (RunStatus.PROMOTED,)), _seen(session, runs.JUDGED)
+    named = groups.grouped(sightings, alike, burst)
     group_of = {sighting.image_id: group for sighting, group in zip(sightings, named, strict=True)}
-    learned, judged = _seen(session, (RunStatus.PROMOTED,)), _seen(session, runs.JUDGED)
     pdqs = {sighting.image_id: sighting.pdq for sighting in sightings}
     examples = [
         _example(each, wording, group_of[each.image.id], pdqs[each.image.id], each.image.sha256 not in learned)
