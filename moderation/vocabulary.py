@@ -134,12 +134,17 @@ class EventType(StrEnum):
     CASE_HELD = "case.held"
     CASE_ESCALATED = "case.escalated"
     CASE_REASSIGNED = "case.reassigned"
+    CASE_REJUDGED = "case.rejudged"  # another version's verdict is beside its own
     REVIEW_ANSWERED = "review.answered"
     REVIEW_UNDONE = "review.undone"
     IMAGE_ERASED = "image.erased"
     ENDPOINT_DISABLED = "endpoint.disabled"
     ENDPOINT_PING = "endpoint.ping"
     MODEL_PROMOTED = "model.promoted"
+    MODEL_SWAPPED = "model.swapped"  # a worker judges with another version from now on
+    MODEL_SWAP_REFUSED = "model.swap_refused"  # a worker stays with the version it has
+    MODEL_REMOVED = "model.removed"
+    REJUDGING_ASKED = "rejudging.asked"
     RUN_ASKED = "run.asked"
     RUN_STARTED = "run.started"
     RUN_CANCELLED = "run.cancelled"  # somebody asked for it; the worker ends it

@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from moderation import dispatch
 from moderation.db import listener, transaction
 from moderation.settings import Settings, settings
-from workers.celery_app import DELIVER, FETCH, ROUTES, SCREEN, SETTLE, app
+from workers.celery_app import DELIVER, FETCH, REJUDGE, ROUTES, SCREEN, SETTLE, app
 
 log = logging.getLogger(__name__)
 
@@ -87,11 +87,15 @@ class Relay:
         def answers(session: Session) -> list[UUID]:
             return dispatch.offer_answers(session, window=window, lease=lease)
 
+        def rejudgings(session: Session) -> list[UUID]:
+            return dispatch.offer_rejudgings(session, lease=lease)
+
         return (
             self._send(SCREEN, "cases", screening)
             + self._send(FETCH, "cases", fetching)
             + self._send(SETTLE, "cases", answers)
             + self._send(DELIVER, "deliveries", deliveries)
+            + self._send(REJUDGE, "rejudgings", rejudgings)
         )
 
     def _send(self, task: str, table: str, offer: Offer) -> int:
