@@ -18,6 +18,7 @@ It knows nothing of policies: `moderation` has those, and a person adopts a prop
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -127,8 +128,9 @@ def least(target: float, error: float) -> int:
 
 def _half(judged: Judged, side: Side, target: float, error: float) -> Half:
     proposed: Bound | None = None
-    tested = [bound for bound in _bounds(judged, side, error) if bound.effective >= least(target, error) - 1e-9]
-    for bound in tested:
+    for bound in _bounds(judged, side, error):
+        if bound.effective < least(target, error) - 1e-9:
+            continue
         if bound.at_least < target:
             break
         proposed = bound
@@ -168,11 +170,10 @@ def _nothing(judged: Judged, side: Side, target: float, error: float) -> Half:
     )
 
 
-def _bounds(judged: Judged, side: Side, error: float) -> list[Bound]:
+def _bounds(judged: Judged, side: Side, error: float) -> Iterator[Bound]:
     """For each threshold of the grid, from the strictest on; without those beyond which there is no image."""
     score, hit = (judged.p_fake, judged.fake) if side == "fake" else (1 - judged.p_fake, ~judged.fake)
     names, member = np.unique(judged.units, return_inverse=True)
-    found = []
     for step in GRID:
         beyond = score >= step - 1e-12
         if not beyond.any():
@@ -181,17 +182,14 @@ def _bounds(judged: Judged, side: Side, error: float) -> list[Bound]:
         by_group = np.bincount(member, weight, len(names))
         effective = float(weight.sum() ** 2 / (by_group**2).sum())
         precision = float(weight @ hit / weight.sum())
-        found.append(
-            Bound(
-                threshold=step if side == "fake" else round(1 - step, 3),
-                precision=precision,
-                at_least=proportion_at_least(precision * effective, effective, error),
-                images=int(beyond.sum()),
-                effective=effective,
-                share=float(weight.sum() / judged.weights.sum()),
-            )
+        yield Bound(
+            threshold=step if side == "fake" else round(1 - step, 3),
+            precision=precision,
+            at_least=proportion_at_least(precision * effective, effective, error),
+            images=int(beyond.sum()),
+            effective=effective,
+            share=float(weight.sum() / judged.weights.sum()),
         )
-    return found
 
 
 def _images_for(precision: float, target: float, error: float) -> float:
