@@ -8,6 +8,7 @@ not give its golden outputs on this network: the worker stays with what it has, 
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
@@ -39,12 +40,13 @@ LOOK_EVERY_S = 2.0
 # A version that could not be had is tried again after this, then twice as long, and so on up to the second.
 PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
 
-# What a version fails with before the network is touched, and what it fails with there.
+# What a version fails with before the network is touched; trying again may help.
 NOT_READY = (
     *(StorageUnavailable, DamagedCheckpoint, InvalidRequest, ConfigurationError),
     *(CheckpointError, ManifestError, EngineError, OSError),
 )
-UNPROVEN = (GoldenMismatch, AdapterError, EngineError, CheckpointError)
+# What says by itself what is wrong.
+PLAIN = (GoldenMismatch, AdapterError, EngineError, CheckpointError)
 
 
 class SwapRefused(RuntimeError):
@@ -171,8 +173,10 @@ class Champion:
         began = time.monotonic()
         try:
             self._batcher.exchange(lambda detector: detector.succeeded_by(successor, golden)).result()
-        except UNPROVEN as error:
-            raise SwapRefused(str(error), again=False) from error
+        except (BatcherClosed, DetectorLost):
+            raise
+        except Exception as error:  # whatever it is: the detector has put back what was there
+            raise SwapRefused(_told(error), again=False) from error
         log.info("the batch before, the exchange and its golden outputs took %.0f ms", _since(began) * 1000)
 
     def _reload(self, version: ModelVersion, place: Path | str) -> None:
@@ -186,9 +190,10 @@ class Champion:
             detector.release()  # two of them do not fit one card
             try:
                 return proven(version, place, self._settings)
-            except UNPROVEN as error:
-                refusal.append(SwapRefused(str(error), again=False))
-                return self._loaded_back()
+            except Exception as error:  # noqa: BLE001  (whatever it is, this worker must go on with something)
+                refusal.append(SwapRefused(_told(error), again=False))
+            gc.collect()  # only now is the network that failed let go of
+            return self._loaded_back()
 
         with model_versions.turn_to_reload() as mine:
             if not mine:
@@ -289,6 +294,10 @@ def manifest_of(version: ModelVersion) -> Manifest:
 def worker_name() -> str:
     """This process, as events name it."""
     return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, PLAIN) else f"{type(error).__name__}: {error}"
 
 
 def _since(began: float) -> float:
