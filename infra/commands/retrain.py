@@ -72,14 +72,14 @@ def _cancelled() -> UUID:
 def _do_here(run_id: UUID) -> None:
     """The run, in this process. Ctrl-C gives it back, to be gone on with."""
     from moderation.storage import Storage
-    from workers import retraining
+    from workers.retraining.run import turn
 
     stopping = threading.Event()
     before = signal.signal(signal.SIGINT, lambda *_: stopping.set())
     teller = threading.Thread(target=_follow, args=(run_id, stopping), daemon=True)
     teller.start()
     try:
-        if not retraining.turn(Storage(settings()), settings(), stopping):
+        if not turn(Storage(settings()), settings(), stopping):
             raise Conflict("Another worker has this run: follow it without --here.")
     finally:
         signal.signal(signal.SIGINT, before)

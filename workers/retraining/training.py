@@ -18,7 +18,7 @@ from typing import Any
 from model import manifest as manifests
 from model.finetune.arguments import LOGS, WORK
 from model.finetune.command import launcher_options
-from workers.child import tethered
+from workers.retraining.child import tethered
 
 # As model/finetune/trainer.py says it.
 LINE = re.compile(r"update (?P<update>\d+) of (?P<updates>\d+): loss (?P<loss>[\d.]+)")

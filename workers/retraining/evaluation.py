@@ -1,4 +1,4 @@
-"""What a training run needs networks for, each step a process of its own: `python -m workers.evaluation STEP FOLDER`.
+"""What a run needs networks for, a process for each step: `python -m workers.retraining.evaluation STEP FOLDER`.
 
 Everything is read from files in the run's folder and written there, so that a step that was killed goes on where it
 was, and one that is done again gives the same. It knows neither rows nor the object store.
@@ -133,8 +133,10 @@ def prepare(work: Work) -> None:
     updates = _updates(settings, len(rows), work.job["processes"] or max(1, torch.cuda.device_count()))
     settings.setdefault("save_every", max(1, updates // STATES))
     settings.setdefault("log_every", max(1, updates // LINES))
-    (work.folder / CONFIG).write_text(yaml.safe_dump(settings))
-    read(work.folder / CONFIG)
+    partial = work.folder / f"{CONFIG}.partial"
+    partial.write_text(yaml.safe_dump(settings))
+    read(partial)
+    partial.replace(work.folder / CONFIG)
 
 
 def _updates(settings: Mapping[str, Any], rows: int, processes: int) -> int:

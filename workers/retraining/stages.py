@@ -1,11 +1,10 @@
-"""The retraining worker: looks for a run that is asked for, takes it under a lease, and brings it to its end.
+"""A run's stages, each of which can be done again after a kill.
 
     snapshot → split → download → train → evaluate → calibrate → gate → promote
 
-Every stage can be done again after a kill: what it found is in the run's row, in the object store, or in files of the
-run's folder, and what is there is not made anew. A worker that has lost its lease ends its processes and writes
-nothing. `python -m workers.retraining` runs until SIGTERM; then a run under way is given back, and gone on with by the
-next worker.
+What a stage found is in the run's row, in the object store, or in files of the run's folder, and what is there is not
+made anew. Whatever needs a network is done by processes of their own (child.py). A worker that has lost its lease ends
+those and writes nothing.
 """
 
 from __future__ import annotations
@@ -15,51 +14,42 @@ import hashlib
 import json
 import logging
 import shutil
-import signal
 import sys
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from uuid import UUID
 
-import yaml
 from click import ClickException
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
 
 from model.evaluate.records.fakeclue import LABELS
-from model.manifest import Manifest
-from moderation import model_versions
+from model.manifest import FILE_NAME, Manifest
+from moderation import checkpoints, model_versions
 from moderation.db import transaction
-from moderation.errors import ConfigurationError, LostLease, TelltaleError
+from moderation.errors import ConfigurationError
 from moderation.retraining import dataset, examples, replay, runs, snapshot
-from moderation.retraining.labels import Wording
 from moderation.retraining.replay import Plan
 from moderation.retraining.runs import Lease
 from moderation.retraining.snapshot import Example, Snapshot
-from moderation.settings import Settings, settings
+from moderation.settings import Settings
 from moderation.storage import Storage
 from moderation.tables import ModelVersion, TrainingRun
 from moderation.vocabulary import GateOutcome, Label, ReviewReason, RunStage, RunStatus, Split
-from workers import child, training
-from workers.child import ChildFailed
+from workers.retraining import child, training
+from workers.retraining.configuration import configured, wording
+from workers.retraining.watch import Watch
 
 log = logging.getLogger(__name__)
 
-POLL_S = 2.0
-PAUSE_AFTER_ERROR_S = 10.0
-BEATS_PER_LEASE = 3
 SPARE_BYTES = 512 * 1024**2  # beside the images: an adapter, and the states of its training
 IMAGES = "images"
 REPLAY = "replay"  # a link to where the replay set's images are
-# Files of the run's folder that workers/evaluation.py reads and writes.
+# Files of the run's folder that evaluation.py reads and writes.
 JOB, DRAFT, CONFIG, ADAPTER, ROWS, JUDGEMENT = (
     "job.json",
     "draft.json",
@@ -73,65 +63,10 @@ ENDS = {
     GateOutcome.ASK: RunStatus.KEPT,
     GateOutcome.REJECT: RunStatus.REJECTED,
 }
-FOR_THE_RUN = {"base", "revision", "data", "images", "output", "name", "epochs", "seed", "resume"}
-
-
-class Cancelled(Exception):
-    """Somebody has asked for the run to end."""
-
-
-class Stopping(Exception):
-    """This worker is to end; the run is not."""
 
 
 class NothingToLearn(Exception):
     """The run makes no sense tonight; the message says why."""
-
-
-class Watch:
-    """Keeps a run's lease from a thread of its own, and knows whether there is a reason to stop.
-
-    A lease that could not be renewed for its whole length may be somebody else's by now, so it counts as lost.
-    """
-
-    def __init__(self, lease: Lease, length_s: float, stopping: threading.Event) -> None:
-        self._lease, self._length_s, self._stopping = lease, length_s, stopping
-        self._lost = self._cancelled = False
-        self._renewed = time.monotonic()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="run lease", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def check(self) -> None:
-        """Raises LostLease, Cancelled or Stopping."""
-        if self._lost or time.monotonic() - self._renewed > self._length_s:
-            raise LostLease(f"The lease on run {self._lease.run_id} is lost.")
-        if self._cancelled:
-            raise Cancelled
-        if self._stopping.is_set():
-            raise Stopping
-
-    def _beat(self) -> None:
-        while not self._over.wait(self._length_s / BEATS_PER_LEASE):
-            asked = time.monotonic()
-            try:
-                with transaction() as session:
-                    self._cancelled |= runs.renew(session, self._lease, timedelta(seconds=self._length_s))
-                self._renewed = asked
-            except LostLease:
-                self._lost = True
-                return
-            except (DBAPIError, PoolTimeout) as error:
-                log.warning("could not renew the lease on run %s: %s", self._lease.run_id, error)
 
 
 @dataclass(frozen=True)
@@ -142,7 +77,7 @@ class Shown:
     record: Mapping[str, Any]
 
 
-class Retraining:
+class Stages:
     """One run under a lease, from where it is to its end."""
 
     def __init__(self, lease: Lease, watch: Watch, store: Storage, rules: Settings) -> None:
@@ -183,7 +118,7 @@ class Retraining:
         assert run.started_at is not None
         configuration = configured(self._rules, champion, run)
         burst = timedelta(seconds=configuration["burst_s"])
-        found = snapshot.taken(run.started_at, _wording(champion), burst, run.id)
+        found = snapshot.taken(run.started_at, wording(champion), burst, run.id)
         stored = snapshot.kept(self._store, found)
         with transaction() as session:
             run = runs.note(
@@ -218,9 +153,8 @@ class Retraining:
         shown, replayed = self._shown(trained, held)
         _require_both([each.label for each in shown])
         self._write_held(held)
-        self._start_anew_if_changed([dict(each.record) for each in shown])
         self._write(JOB, self._job(trained, held, replayed))
-        self._step("prepare")
+        self._prepare([dict(each.record) for each in shown])
         numbers = {"gone": len(wanted) - len(there), "shown": len(shown), "replay_set": len(replayed)}
         with transaction() as session:
             runs.note(session, self._lease, RunStage.DOWNLOAD, numbers)
@@ -279,18 +213,28 @@ class Retraining:
             if records:
                 dataset.write_records(self.folder / f"{name}.json", records)
 
-    def _start_anew_if_changed(self, draft: list[dict[str, Any]]) -> None:
-        """An image that was erased meanwhile changes what is trained on, and then nothing half done can be used."""
+    def _prepare(self, draft: list[dict[str, Any]]) -> None:
+        """The trainer's files, once for what is shown: an image that was erased meanwhile changes that.
+
+        Then nothing half done can be used.
+        """
         path = self.folder / DRAFT
         if path.exists() and json.loads(path.read_text()) != draft:
             for half_done in (ADAPTER, ROWS):
                 shutil.rmtree(self.folder / half_done, ignore_errors=True)
-        dataset.write_records(path, draft)
+            (self.folder / CONFIG).unlink(missing_ok=True)
+        if not (self.folder / CONFIG).exists():
+            dataset.write_records(path, draft)
+            self._step("prepare")
 
     def _job(self, trained: Sequence[Example], held: Sequence[Example], replayed: Mapping[str, str]) -> dict[str, Any]:
         configuration = self._configuration
         return {
-            **{key: configuration[key] for key in ("base", "revision", "recipe", "old_set", "champion")},
+            **{key: configuration[key] for key in ("base", "revision", "recipe", "old_set")},
+            "champion": {
+                **configuration["champion"],
+                "checkpoint": self._here(configuration["champion"]["checkpoint"]),
+            },
             "name": configuration["name"],
             "seed": self._seed,
             "processes": 1 if configuration["accelerate"] == "single" else None,
@@ -298,6 +242,11 @@ class Retraining:
             + [{"id": name, "sha256": digest} for name, digest in sorted(replayed.items())],
             "held": [_fingerprint(each) for each in held],
         }
+
+    def _here(self, checkpoint: str) -> str:
+        """Where this machine has a version's checkpoint; one that is in the store is fetched."""
+        digest = checkpoints.digest_of(checkpoint)
+        return str(checkpoints.fetch(self._store, digest)) if digest else checkpoint
 
     def _train(self) -> None:
         output = self.folder / ADAPTER
@@ -322,8 +271,8 @@ class Retraining:
                 runs.held(session, self._lease).progress = news
 
     def _step(self, name: str) -> None:
-        """A step of workers/evaluation.py, in a process of its own."""
-        command = [sys.executable, "-m", "workers.evaluation", name, str(self.folder)]
+        """A step of evaluation.py, in a process of its own."""
+        command = [sys.executable, "-m", "workers.retraining.evaluation", name, str(self.folder)]
         child.run(command, self.folder / f"{name}.log", self._watch.check)
 
     def _gate(self) -> None:
@@ -336,24 +285,28 @@ class Retraining:
 
     def _promote(self) -> None:
         """The new version on record and, where the gate says so, champion: with the run's end, in one commit."""
-        manifest = Manifest.model_validate_json((self.folder / ADAPTER / "telltale.json").read_bytes())
-        stored = manifest.model_dump(mode="json")
-        with transaction(wake=True) as session:
+        adapter = self.folder / ADAPTER
+        manifest = Manifest.model_validate_json((adapter / FILE_NAME).read_bytes())
+        place = checkpoints.store(self._store, adapter) if manifest.adapter else str(adapter)
+        with model_versions.changing() as session:
             run = runs.held(session, self._lease)
-            assert run.outcome is not None
-            status, reason = ENDS[run.outcome], None
             version = model_versions.register(
-                session, checkpoint=str(self.folder / ADAPTER), manifest=stored, digest=manifest.digest()
+                session, checkpoint=place, manifest=manifest.model_dump(mode="json"), digest=manifest.digest()
             )
             run.model_version_id = version.id
-            if status is RunStatus.PROMOTED and not self._is_still_champion(model_versions.champion(session)):
-                status, reason = RunStatus.KEPT, "Another version was made champion while this run was going on."
-            if status is RunStatus.PROMOTED:
-                model_versions.promote(session, version.id, actor=runs.WORKER)
-            runs.end(session, self._lease, status, reason)
+            self._conclude(session, run, version)
 
-    def _is_still_champion(self, version: ModelVersion | None) -> bool:
-        return version is not None and str(version.id) == self._configuration["champion"]["id"]
+    def _conclude(self, session: Session, run: TrainingRun, version: ModelVersion) -> None:
+        judged_against = UUID(self._configuration["champion"]["id"])
+        assert run.outcome is not None
+        if run.outcome is not GateOutcome.PROMOTE:
+            runs.end(session, self._lease, ENDS[run.outcome])
+        elif model_versions.champion_id(session) != judged_against:
+            reason = "Another version was made champion meanwhile, and this one was not judged against it."
+            runs.end(session, self._lease, RunStatus.KEPT, reason)
+        else:
+            model_versions.promote(session, version.id, actor=runs.WORKER, instead_of=judged_against)
+            runs.end(session, self._lease, RunStatus.PROMOTED)
 
     @cached_property
     def _begun(self) -> tuple[str, dict[str, Any]]:
@@ -388,55 +341,6 @@ class Retraining:
         partial.replace(self.folder / name)
 
 
-def configured(rules: Settings, champion: ModelVersion, run: TrainingRun) -> dict[str, Any]:
-    """What the run is done with, whatever the settings become meanwhile. Raises ConfigurationError."""
-    manifest = Manifest.model_validate(champion.manifest)
-    adapter = manifest.adapter
-    if rules.retrain_replay_set and rules.retrain_replay_set == rules.retrain_old_set:
-        raise ConfigurationError("TELLTALE_RETRAIN_OLD_SET is never trained on: name another file than the replay set.")
-    for name in ("retrain_replay_set", "retrain_old_set"):
-        place = getattr(rules, name)
-        if place is not None and not place.is_file():
-            raise ConfigurationError(f"TELLTALE_{name.upper()} {place} is no file.")
-    return {
-        # Always on the pinned base, never on an adapter: what a rejected night learned is not learned from.
-        "base": adapter.base if adapter else champion.checkpoint,
-        "revision": adapter.revision if adapter else manifest.revision,
-        "champion": {"id": str(champion.id), "checkpoint": champion.checkpoint, "manifest": champion.manifest},
-        "name": f"{manifest.kind}-{run.created_at:%Y%m%d}-{run.id.hex[-6:]}",
-        "holdout_share": rules.retrain_holdout_share,
-        "replay_share": rules.retrain_replay_share,
-        "passes": rules.retrain_passes,
-        "burst_s": rules.retrain_burst_s,
-        "min_reviews": rules.retrain_min_reviews,
-        "replay_set": str(rules.retrain_replay_set) if rules.retrain_replay_set else None,
-        "old_set": str(rules.retrain_old_set.resolve()) if rules.retrain_old_set else None,
-        "accelerate": rules.retrain_accelerate,
-        "recipe": _recipe(rules.retrain_recipe),
-    }
-
-
-def _recipe(path: Path | None) -> dict[str, Any]:
-    """Settings for the trainer. Raises ConfigurationError."""
-    if path is None:
-        return {}
-    try:
-        found = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"TELLTALE_RETRAIN_RECIPE {path} cannot be read: {error}") from error
-    if not isinstance(found, dict) or FOR_THE_RUN & found.keys():
-        raise ConfigurationError(
-            f"TELLTALE_RETRAIN_RECIPE {path}: a mapping of finetuning settings is expected, without those that "
-            f"each run sets itself ({', '.join(sorted(FOR_THE_RUN))})."
-        )
-    return found
-
-
-def _wording(champion: ModelVersion) -> Wording:
-    prompt = Manifest.model_validate(champion.manifest).prompt
-    return Wording(prompt.text, prompt.answer_start("real"), prompt.answer_start("fake"))
-
-
 def _weight(example: Example) -> float:
     """How many images of the traffic a held-out one stands for: 1/probability of an audit sample, one of others.
 
@@ -469,108 +373,3 @@ def _require_both(labels: Sequence[Label]) -> None:
         raise NothingToLearn(
             f"There is no {missing.pop().value} image to train on, and one class alone teaches nothing."
         )
-
-
-def work(lease: Lease, store: Storage, rules: Settings, stopping: threading.Event) -> None:
-    """Bring a run to whatever its end is. Where the lease is lost, or the database away, it is left to the next worker.
-
-    Call it on a thread that lives as long as the process: what it starts ends with that.
-    """
-    with Watch(lease, rules.retrain_lease_s, stopping) as watch:
-        run = Retraining(lease, watch, store, rules)
-        try:
-            _finish(lease, *_outcome(run))
-            _tidy(run.folder)
-        except Stopping:
-            with transaction() as session:
-                runs.release(session, lease)
-            log.info("run %s is given back", lease.run_id)
-        except LostLease as error:
-            log.warning("%s It is left to who has it now.", error.message)
-
-
-def _outcome(run: Retraining) -> tuple[RunStatus | None, str | None]:
-    """How the run ended, and why; None where it has brought itself to its end. Raises LostLease, Stopping."""
-    try:
-        run.go()
-    except (LostLease, Stopping, DBAPIError, PoolTimeout):
-        raise
-    except Cancelled:
-        return RunStatus.CANCELLED, None
-    except NothingToLearn as error:
-        return RunStatus.SKIPPED, str(error)
-    except ChildFailed as error:
-        return RunStatus.FAILED, str(error)
-    except TelltaleError as error:
-        return RunStatus.FAILED, error.message
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            log.exception("run %s failed", run.folder.name)
-        return RunStatus.FAILED, _of_the_system(error)
-    except MemoryError:
-        return RunStatus.FAILED, "Memory ran out in the retraining worker."
-    except Exception as error:
-        log.exception("run %s failed", run.folder.name)
-        return RunStatus.FAILED, f"The run failed with {type(error).__name__}: {error}"
-    return None, None
-
-
-def _of_the_system(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk is full: make room in TELLTALE_RETRAIN_FOLDER, and run it again. ({error.strerror})"
-    return f"The run failed: {error}"
-
-
-def _finish(lease: Lease, status: RunStatus | None, reason: str | None) -> None:
-    if status is not None:
-        with transaction() as session:
-            runs.end(session, lease, status, reason)
-    log.info("run %s ended%s", lease.run_id, f": {status.value}, {reason}" if status else "")
-
-
-def _tidy(folder: Path) -> None:
-    """No bytes of anybody's image stay behind: what is erased must be gone."""
-    shutil.rmtree(folder / IMAGES, ignore_errors=True)
-    (folder / REPLAY).unlink(missing_ok=True)
-
-
-def tidy_up(folder: Path, live: UUID | None) -> None:
-    """What runs that were lost have left behind, of all but the live one."""
-    for left in folder.glob("*-*/"):
-        if left.name != str(live):
-            _tidy(left)
-
-
-def turn(store: Storage, rules: Settings, stopping: threading.Event) -> bool:
-    """Take the run that waits, if one does, and work on it; whether there was one."""
-    with transaction() as session:
-        lease = runs.take(session, timedelta(seconds=rules.retrain_lease_s))
-    if lease is None:
-        return False
-    tidy_up(rules.retrain_folder, lease.run_id)
-    work(lease, store, rules, stopping)
-    return True
-
-
-def main() -> None:
-    """Run until SIGTERM or SIGINT."""
-    logging.basicConfig(level=settings().log_level, format="%(asctime)s %(levelname)s retraining: %(message)s")
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
-    store = Storage(settings())
-    log.info("retraining worker started")
-    while not stopping.is_set():
-        try:
-            busy = turn(store, settings(), stopping)
-        except (DBAPIError, PoolTimeout) as error:
-            log.warning("the database is away: %s", error)
-            stopping.wait(PAUSE_AFTER_ERROR_S)
-            continue
-        if not busy:
-            stopping.wait(POLL_S)
-    log.info("retraining worker stopped")
-
-
-if __name__ == "__main__":
-    main()
