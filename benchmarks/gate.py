@@ -6,7 +6,8 @@ answers that stop after the verdict. Four are the good one with one thing made w
 never trained, its calibration, a holdout with images it was trained on. All are judged on the same held-out images, by
 the same gate, from what they really say. The last line is JSON.
 
-Photos serve one purpose each (`model.demo.newtype`): to train on, to calibrate, or to be held out.
+Photos serve one purpose each (`model.demo.newtype`): to train on, to calibrate, or to be held out. A crop, its mirror
+image and their halftones are one group of alike images; other crops of its photo are other pictures.
 """
 
 from __future__ import annotations
@@ -358,7 +359,7 @@ def poisoned(data: Data) -> Data:
     for number, record in enumerate(detailed[:POISON]):
         name = f"holdout/poison/{number}.jpg"
         Image.open(data.folder / record["image"]).save(data.folder / name, quality=80)
-        added.append({**record, "image": name, "photo": f"unknown {number}"})
+        added.append({**record, "image": name, "photo": f"unknown {number}", "crop": f"unknown {number}"})
     return Data(data.folder, {**data.sets, "holdout": [*data.sets["holdout"], *added]})
 
 
@@ -390,7 +391,7 @@ def _sample(folder: Path, record: Record) -> Sample:
         label="real" if record["artifact"] is None else "fake",
         category=record["cate"],
         references=(record["conversations"][1]["value"],),
-        group=record["photo"],
+        group=record["crop"],
     )
 
 

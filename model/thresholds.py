@@ -2,23 +2,26 @@
 
 Selective classification with a guarantee (Geifman and El-Yaniv 2017), by fixed-sequence testing (Angelopoulos et al.
 2021, "Learn then Test"): thresholds of a grid that is fixed beforehand are tested from the strictest on, each by the
-exact one-sided bound of Clopper and Pearson (1934), and the last before the first that fails is proposed. Thresholds
-above which too few images lie to show anything are passed over. Nothing is paid for trying many, and the guarantee is
-exact for images that were drawn alike, if images with higher scores are not less often fake; which one is fitted on
-must not have been used to train or to calibrate.
+exact one-sided bound of Clopper and Pearson (1934), and the last before the first that fails is proposed. Beyond the
+strictest ones lie few images, among which one mistake would end it, so that two searches start at two places, each with
+half of the chance to be wrong: where just enough images lie to show the target, and where three times as many do. The
+guarantee is exact for images that were drawn alike, if images with higher scores are not less often fake; which ones
+are taken must not have been used to train or to calibrate.
 
 Weighted and alike images are worth fewer: Kish's effective number, with groups as units, takes their place in the bound
 (Korn and Graubard 1998), as if a group's images were one. That is an approximation, on the safe side.
 
-`tests/model/test_thresholds.py` draws images again and again and counts how often a proposal misses its target: over
-400 draws of 600 images with a target of 0.95 and a confidence of 0.95, FIGURES.
+`tests/model/test_thresholds.py` draws images again and again, most with scores near 0 or 1, and counts how often a
+threshold misses a target of 0.95 at a confidence of 0.95. Over 200 draws: 1 % of 2000 images and 1 % of 600, none of
+4000 of which sure ones were sampled at 1 in 4, none of 800 that are there three times (25 % of 200 that are there six
+times, where nobody says so). A threshold was proposed for either side in 100, 41, 78 and 64 % of the draws.
 It knows nothing of policies: `moderation` has those, and a person adopts a proposal or does not.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +33,7 @@ Side = Literal["fake", "real"]
 
 # From the strictest on; p_fake from which on an image is decided fake, and for reals 1 − it.
 GRID = tuple(round(1 - step / 200, 3) for step in range(1, 101))  # 0.995, 0.990 … 0.500
+STARTS = (1, 3)  # times as many images as show the target if all are right
 TARGET = 0.95
 CONFIDENCE = 0.95
 
@@ -110,13 +114,13 @@ class Proposal:
 
 
 def propose(judged: Judged, target: float = TARGET, confidence: float = CONFIDENCE) -> Proposal:
-    """The widest thresholds that hold `target` with `confidence`, each side at half the remaining chance.
+    """The widest thresholds that hold `target` with `confidence`; the rest of the chance is shared by sides and starts.
 
     Raises ValueError for a target or confidence outside 0.5 to 1.
     """
     if not (0.5 <= target < 1 and 0.5 <= confidence < 1):
         raise ValueError("Target precision and confidence lie from 0.5 to below 1, such as 0.95.")
-    error = (1 - confidence) / 2
+    error = (1 - confidence) / 2 / len(STARTS)
     halves = [_half(judged, side, target, error) for side in ("fake", "real")]
     return Proposal(target, confidence, *halves)
 
@@ -127,13 +131,9 @@ def least(target: float, error: float) -> int:
 
 
 def _half(judged: Judged, side: Side, target: float, error: float) -> Half:
-    proposed: Bound | None = None
-    for bound in _bounds(judged, side, error):
-        if bound.effective < least(target, error) - 1e-9:
-            continue
-        if bound.at_least < target:
-            break
-        proposed = bound
+    bounds = list(_bounds(judged, side, error))
+    found = [_search(bounds, target, times * least(target, error)) for times in STARTS]
+    proposed = max((bound for bound in found if bound), key=lambda bound: bound.share, default=None)
     if proposed:
         said = "p_fake ≥" if side == "fake" else "p_fake ≤"
         return Half(
@@ -143,12 +143,27 @@ def _half(judged: Judged, side: Side, target: float, error: float) -> Half:
             f"{said} {proposed.threshold:g}: {proposed.precision:.1%} of {proposed.images} images were {side}, at "
             f"least {proposed.at_least:.1%} at this confidence; {proposed.share:.0%} of all images lie there.",
         )
-    return _nothing(judged, side, target, error)
+    return _nothing(judged, bounds, side, target, error)
 
 
-def _nothing(judged: Judged, side: Side, target: float, error: float) -> Half:
+def _search(bounds: Sequence[Bound], target: float, enough: float) -> Bound | None:
+    """The last bound that holds before the first that does not, from the first beyond which enough images lie on.
+
+    Where it starts depends on how many images there are, never on what is true of them.
+    """
+    proposed: Bound | None = None
+    for bound in bounds:
+        if bound.effective < enough - 1e-9:
+            continue
+        if bound.at_least < target:
+            break
+        proposed = bound
+    return proposed
+
+
+def _nothing(judged: Judged, bounds: Sequence[Bound], side: Side, target: float, error: float) -> Half:
     """How far the most promising threshold is from its target."""
-    found = [bound for bound in _bounds(judged, side, error) if bound.images and bound.precision > target]
+    found = [bound for bound in bounds if bound.precision > target]
     if not found:
         return Half(
             side,

@@ -86,7 +86,8 @@ def heldout(purpose: Purpose) -> list[Crop]:
 def draw(crops_: Sequence[Crop], folder: Path, seed: int, *, mirrored: bool = True) -> list[dict[str, Any]]:
     """Records of these crops and of a halftone drawn on each real one, in `folder`; with `mirrored`, of both twice.
 
-    What has letters on it is not mirrored: then they would be none. A category is a fake's type, or `photo`.
+    What has letters on it is not mirrored: then they would be none. A category is a fake's type, or `photo`; `crop` is
+    what a picture, its mirror image and their halftones have in common.
     """
     rng = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -98,12 +99,11 @@ def draw(crops_: Sequence[Crop], folder: Path, seed: int, *, mirrored: bool = Tr
         for view, picture in enumerate(views):
             name = f"images/{number:04}-{view}"
             made = crops.compress(picture, rng) if view else each.path.read_bytes()
-            artifact = each.record["artifact"]
-            records.append(_save(folder, f"{name}.jpg", made, artifact, _said(each), each.record["photo"]))
+            records.append(_save(folder, f"{name}.jpg", made, each, each.record["artifact"], _said(each)))
             if each.is_real:
                 dotted = crops.compress(halftone(picture, rng), rng)
                 said = answer(Image.open(io.BytesIO(dotted)))
-                records.append(_save(folder, f"{name}-{HALFTONE}.jpg", dotted, HALFTONE, said, each.record["photo"]))
+                records.append(_save(folder, f"{name}-{HALFTONE}.jpg", dotted, each, HALFTONE, said))
     return records
 
 
@@ -144,7 +144,7 @@ def _said(crop: Crop) -> str:
     return text
 
 
-def _save(folder: Path, name: str, jpeg: bytes, artifact: str | None, said: str, photo: str) -> dict[str, Any]:
+def _save(folder: Path, name: str, jpeg: bytes, crop: Crop, artifact: str | None, said: str) -> dict[str, Any]:
     (folder / name).write_bytes(jpeg)
     width, height = Image.open(io.BytesIO(jpeg)).size
     return {
@@ -154,6 +154,7 @@ def _save(folder: Path, name: str, jpeg: bytes, artifact: str | None, said: str,
         "width": width,
         "height": height,
         "conversations": [{"from": "human", "value": Prompt().text}, {"from": "gpt", "value": said}],
-        "photo": photo,
+        "photo": crop.record["photo"],
+        "crop": crop.record["image"],
         "artifact": artifact,
     }

@@ -15,7 +15,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import beta, binomtest, norm
+from scipy.special import betaincinv
+from scipy.stats import binomtest, norm
 
 RESAMPLES = 1000
 SEED = 0
@@ -111,7 +112,7 @@ def proportion_at_least(hits: float, images: float, error: float) -> float:
 
     `hits` and `images` may be effective numbers, for weighted or alike images (Korn and Graubard 1998).
     """
-    return float(beta.ppf(error, hits, images - hits + 1)) if hits > 0 else 0.0
+    return float(betaincinv(hits, images - hits + 1, error)) if hits > 0 else 0.0
 
 
 def harmonic(both: int, either: int) -> Interval:
