@@ -45,7 +45,7 @@ def retrain(here: bool, no_follow: bool, cancel: bool, as_json: bool) -> None:
     run_id = _cancelled() if cancel else _asked()
     if here:
         _do_here(run_id)
-    if not no_follow:
+    elif not no_follow:
         _follow(run_id)
     with transaction() as session:
         run = runs.run_of(session, run_id)

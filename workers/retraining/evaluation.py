@@ -6,6 +6,7 @@ was, and one that is done again gives the same. It knows neither rows nor the ob
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import shutil
@@ -204,6 +205,7 @@ def _shipped() -> list[Path]:
 
 def _let_go() -> None:
     """Two 7B networks do not fit one card."""
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
