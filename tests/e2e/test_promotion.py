@@ -21,8 +21,8 @@ from moderation import rejudging
 from moderation.db import transaction
 from moderation.policy import Thresholds
 from moderation.tables import Case, Event
-from moderation.vocabulary import CaseStatus, EventType
-from tests.e2e.conftest import all_in, case, new_tenant, picture, statuses, submit
+from moderation.vocabulary import CaseStatus, EventType, ExplainMode
+from tests.e2e.conftest import all_in, case, picture, statuses, submit
 from tests.e2e.processes import Stage, kept_alive, wait_for
 from tests.factories import make_tenant
 from tests.model import adapted
@@ -30,13 +30,16 @@ from tests.model import adapted
 JUDGED = (CaseStatus.DECIDED, CaseStatus.IN_REVIEW)
 KINDS = 6
 BASE = "telltale-demo"
+# Random adapters write explanations to their limit: here only verdicts are wanted.
+NO_WORDS = Thresholds(fake_from=0.5, real_up_to=0.4999, min_pair_mass=0, explain=ExplainMode.REVIEW)
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A version whose answers differ from the demo model's on every image."""
     golden = sorted((DEMO_FOLDER / "golden").iterdir())[:2]
-    return adapted.make(tmp_path_factory.mktemp("adapter") / "retrained", DEMO, golden)
+    return adapted.make(tmp_path_factory.mktemp("adapter") / "retrained", DEMO, golden, strength=0.03)
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +55,7 @@ def logits(adapter: Path) -> dict[str, list[float]]:
     folders = {BASE: DEMO_FOLDER, "retrained": adapter}
     found = {name: [v.logit for v in Detector.load(at, device="cpu").judge(pictures)] for name, at in folders.items()}
     differences = [abs(one - other) for one, other in zip(*found.values(), strict=True)]
-    assert min(differences) > 0.1
+    assert min(differences) > 0.05
     return found
 
 
@@ -63,7 +66,7 @@ def models(*arguments: str) -> Any:
 
 
 class Load:
-    """Submits an image every few hundredths of a second, each tenant's own, until told to stop."""
+    """Submits an image every third of a second, each for a tenant of its own, until told to stop."""
 
     def __init__(self) -> None:
         self.kinds: dict[UUID, int] = {}
@@ -72,10 +75,12 @@ class Load:
         self._thread.start()
 
     def _submit(self) -> None:
-        while not self._stopping.wait(0.15):
+        while not self._stopping.wait(0.3):
             number = len(self.kinds)
             kind = number % KINDS
-            self.kinds[submit(new_tenant(f"load {number}"), picture(kind))] = kind
+            with transaction() as session:
+                tenant = make_tenant(session, f"load {number}", NO_WORDS)
+            self.kinds[submit(tenant.id, picture(kind))] = kind
 
     def stop(self) -> None:
         self._stopping.set()
@@ -127,13 +132,13 @@ def test_promotion_and_rollback_under_load(
     stage.relay()
     workers = [stage.screening(), stage.screening()]
     assert models("register", str(adapter))["stage"] == "challenger"
-    more_are_judged(load, 10, stage)
+    more_are_judged(load, 8, stage)
     models("promote", "retrained", "--reason", "better on halftone")
     wait_for(lambda: len(served_by("retrained")) == 2, "both workers changing over", 60, stage)
-    more_are_judged(load, 10, stage)
+    more_are_judged(load, 8, stage)
     models("rollback", "--reason", "a test")
     wait_for(lambda: len(served_by(BASE)) == 2, "both workers going back", 60, stage)
-    more_are_judged(load, 10, stage)
+    more_are_judged(load, 8, stage)
     load.stop()
     wait_for(all_in(list(load.kinds), *JUDGED), "every case ending", 120, stage)
     assert require_verdicts_of_their_version(load, logits) == {BASE, "retrained"}
@@ -142,7 +147,6 @@ def test_promotion_and_rollback_under_load(
     took = {version: [one["seconds"] for one in served_by(version)] for version in ("retrained", BASE)}
     lines = [line for w in workers for line in w.output().splitlines() if "golden outputs took" in line]
     report = {"cases": len(load.kinds), "promoted_live_s": took["retrained"], "rolled_back_live_s": took[BASE]}
-    (Path(stage._folder) / "times.json").write_text(json.dumps(report))
     print(json.dumps(report), *lines, sep="\n")  # noqa: T201 - measured times, for `pytest -s`
     assert max(took[BASE]) < 10, "a rollback is live within ten seconds"
     promoted, back = events(EventType.MODEL_PROMOTED)[-2:]

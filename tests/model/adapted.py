@@ -1,4 +1,7 @@
-"""Adapters for tests, made in a second without training: random numbers, strong enough to change every answer."""
+"""Adapters for tests, made in a second without training: random numbers, strong enough to change every score.
+
+On the demo model 0.03 moves scores by 0.1 and more, and explanations still end; from 0.05 on they run to their limit.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def make(
     seed: int = 1,
     rank: int = 4,
     alpha: int = 8,
-    strength: float = 0.05,
+    strength: float = 0.03,
     trained: Sequence[Part] = ("language_model",),
     max_new_tokens: int = 256,
 ) -> Path:
