@@ -67,6 +67,11 @@ def snapshot_key(digest: str) -> str:
     return f"snapshots/{digest}.json"
 
 
+def report_key(run_id: UUID) -> str:
+    """Where a training run's report is, a page that stands alone; making it again replaces it."""
+    return f"reports/{run_id}.html"
+
+
 class Storage:
     """One deployment's bucket. Safe to use from many threads; a process needs one.
 

@@ -23,7 +23,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from model import calibration
+from model import calibration, thresholds
 from model import manifest as manifests
 from model.calibration import CannotCalibrate, Scores
 from model.checkpoint import SAMPLES_FOLDER, CheckpointError, Interface, load_interface
@@ -35,18 +35,19 @@ from model.evaluate.records import dataset
 from model.evaluate.records.rows import UnreadableRecords
 from model.evaluate.records.sample import Sample
 from model.finetune.arguments import Arguments, InvalidConfiguration, read
-from model.gate import evidence
+from model.gate import evidence, report
 from model.gate.comparison import Pair, pair
 from model.gate.evidence import Evidence, Proof, Speeds
 from model.gate.judgement import judge
 from model.gate.leaks import Fingerprint
 from model.manifest import Calibration, Manifest, ManifestError
 from model.prompt import encode_answer
+from model.thresholds import Judged
 
 # What the parent writes, and what the steps write; all in the run's folder.
 JOB, DRAFT, TRAIN, CONFIG, ADAPTER = "job.json", "draft.json", "train.json", "run.yaml", "adapter"
 ROWS, PROOF, SPEEDS, CALIBRATION, JUDGEMENT = "rows", "proof.json", "speeds.json", "calibration.json", "judgement.json"
-GOLDEN = "golden"
+GOLDEN, REPORT = "golden", "report.html"
 
 # Records that are measured on, beside the old set: reviewed since the champion learned, and before that.
 NEW, SEEN, OLD = "new", "seen", "old"
@@ -102,10 +103,11 @@ class Work:
         return {record["image"]: record["weight"] for record in records}
 
     def rows(self, version: str, name: str) -> list[Record]:
-        """What a version said of one set, with each image's weight."""
+        """What a version said of one set, with each image's weight, and whether it was reviewed here."""
         path = self.folder / ROWS / f"{version}-{name}.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
-        return [{**row, "weight": self.weights.get(row["id"], 1.0)} for row in map(json.loads, lines)]
+        of_run = {"reviewed": name != OLD}
+        return [{**row, **of_run, "weight": self.weights.get(row["id"], 1.0)} for row in map(json.loads, lines)]
 
     def read(self, name: str) -> Any:
         return json.loads((self.folder / name).read_text())
@@ -232,7 +234,17 @@ def calibrate(work: Work) -> None:
     proof, _ = evidence.prove(work.adapter)
     work.write(PROOF, asdict(proof))
     p_fake = {row["id"]: float(chance) for row, chance in zip(rows, chances, strict=True)}
-    work.write(CALIBRATION, {"calibration": kept.model_dump(mode="json"), **said, "p_fake": p_fake})
+    found = {"calibration": kept.model_dump(mode="json"), **said, "thresholds": _proposed(scores, chances, rows)}
+    work.write(CALIBRATION, {**found, "p_fake": p_fake})
+
+
+def _proposed(scores: Scores, chances: NDArray[np.float64], rows: Sequence[Record]) -> dict[str, Any]:
+    """Thresholds for a lead to adopt, or not; from reviewed images alone, for the old set is nobody's traffic."""
+    reviewed = np.array([row["reviewed"] for row in rows], dtype=np.bool_)
+    some = scores.where(reviewed)
+    judged = Judged(chances[reviewed], some.fake, some.weight, some.groups)
+    proposal = thresholds.propose(judged)
+    return {**asdict(proposal), "fake_from": proposal.fake_from, "real_up_to": proposal.real_up_to}
 
 
 def _scores(rows: Sequence[Record]) -> Scores:
@@ -291,22 +303,22 @@ def _finish_manifest(work: Work, curve: Calibration) -> None:
 
 
 def gate(work: Work) -> None:
-    """Every rule of the gate on what was measured, into `judgement.json`."""
+    """Every rule of the gate on what was measured, into `judgement.json`, and as a page."""
     proof = Proof(**work.read(PROOF))
     challenger = manifests.read(work.adapter)
     new, old = (_pair(work, NEW), _pair(work, SEEN, OLD)) if proof.loads is None else (None, None)
-    found = judge(
-        Evidence(
-            champion=work.champion,
-            challenger=challenger,
-            new=new,
-            old=old,
-            trained=[Fingerprint(**each) for each in work.job["trained"]],
-            holdout=[Fingerprint(**each) for each in work.job["held"]] + _fingerprints(work.rows("champion", OLD)),
-            proof=proof,
-            speeds=Speeds(**speeds) if len(speeds := work.read(SPEEDS)) == len(VERSIONS) else None,
-        )
+    shown = Evidence(
+        champion=work.champion,
+        challenger=challenger,
+        new=new,
+        old=old,
+        trained=[Fingerprint(**each) for each in work.job["trained"]],
+        holdout=[Fingerprint(**each) for each in work.job["held"]] + _fingerprints(work.rows("champion", OLD)),
+        proof=proof,
+        speeds=Speeds(**speeds) if len(speeds := work.read(SPEEDS)) == len(VERSIONS) else None,
     )
+    found = judge(shown)
+    (work.folder / REPORT).write_text(report.page(found, shown), encoding="utf-8")
     work.write(JUDGEMENT, found.model_dump(mode="json"))
 
 

@@ -37,7 +37,7 @@ from moderation.retraining.replay import Plan
 from moderation.retraining.runs import Lease
 from moderation.retraining.snapshot import Example, Snapshot
 from moderation.settings import Settings
-from moderation.storage import Storage
+from moderation.storage import Storage, report_key
 from moderation.tables import ModelVersion, TrainingRun
 from moderation.vocabulary import GateOutcome, Label, ReviewReason, RunStage, RunStatus, Split
 from workers.retraining import child, training
@@ -50,14 +50,8 @@ SPARE_BYTES = 512 * 1024**2  # beside the images: an adapter, and the states of 
 IMAGES = "images"
 REPLAY = "replay"  # a link to where the replay set's images are
 # Files of the run's folder that evaluation.py reads and writes.
-JOB, DRAFT, CONFIG, ADAPTER, ROWS, JUDGEMENT = (
-    "job.json",
-    "draft.json",
-    "run.yaml",
-    "adapter",
-    "rows",
-    "judgement.json",
-)
+JOB, DRAFT, CONFIG, ADAPTER, ROWS = "job.json", "draft.json", "run.yaml", "adapter", "rows"
+CALIBRATION, JUDGEMENT, REPORT = "calibration.json", "judgement.json", "report.html"
 ENDS = {
     GateOutcome.PROMOTE: RunStatus.PROMOTED,
     GateOutcome.ASK: RunStatus.KEPT,
@@ -101,7 +95,7 @@ class Stages:
             RunStage.DOWNLOAD: self._download,
             RunStage.TRAIN: self._train,
             RunStage.EVALUATE: lambda: self._step("judge"),
-            RunStage.CALIBRATE: lambda: self._step("calibrate"),
+            RunStage.CALIBRATE: self._calibrate,
             RunStage.GATE: self._gate,
             RunStage.PROMOTE: self._promote,
         }
@@ -275,9 +269,19 @@ class Stages:
         command = [sys.executable, "-m", "workers.retraining.evaluation", name, str(self.folder)]
         child.run(command, self.folder / f"{name}.log", self._watch.check)
 
+    def _calibrate(self) -> None:
+        self._step("calibrate")
+        path = self.folder / CALIBRATION
+        if path.exists():  # not where the new version cannot be loaded, which the gate says
+            found = _measured(path)
+            del found["p_fake"]
+            with transaction() as session:
+                runs.note(session, self._lease, RunStage.CALIBRATE, found)
+
     def _gate(self) -> None:
         self._step("gate")
-        judgement = json.loads((self.folder / JUDGEMENT).read_text())
+        judgement = _measured(self.folder / JUDGEMENT)
+        self._store.put(report_key(self._lease.run_id), (self.folder / REPORT).read_bytes(), "text/html")
         with transaction() as session:
             run = runs.note(session, self._lease, RunStage.GATE, judgement)
             run.outcome = GateOutcome(judgement["outcome"])
@@ -339,6 +343,12 @@ class Stages:
         partial = self.folder / f"{name}.partial"
         partial.write_text(json.dumps(value, indent=1) + "\n")
         partial.replace(self.folder / name)
+
+
+def _measured(path: Path) -> dict[str, Any]:
+    """What a step found; a number that is none is no number in a row either."""
+    found: dict[str, Any] = json.loads(path.read_text(), parse_constant=lambda name: None)
+    return found
 
 
 def _weight(example: Example) -> float:

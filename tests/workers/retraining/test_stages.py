@@ -14,6 +14,7 @@ from model import manifest as manifests
 from moderation import model_versions, originals
 from moderation.db import transaction
 from moderation.retraining import runs, snapshot
+from moderation.storage import report_key
 from moderation.tables import Case, ModelVersion, Review, ReviewedSentence
 from moderation.vocabulary import GateOutcome, ModelStage, RunStage, RunStatus, Split
 from tests.workers.retraining.conftest import Bench, Killed
@@ -27,6 +28,7 @@ def judged(monkeypatch: pytest.MonkeyPatch, outcome: GateOutcome) -> None:
 
     def gate(work: evaluation.Work) -> None:
         work.write(evaluation.JUDGEMENT, {"outcome": outcome.value, "reason": "as the test says"})
+        (work.folder / evaluation.REPORT).touch()
 
     monkeypatch.setitem(evaluation.STEPS, "gate", gate)
 
@@ -48,6 +50,9 @@ def test_a_run_leaves_a_version_its_numbers_and_no_image(bench: Bench) -> None:
     assert version.checkpoint.startswith("stored:")
     assert not (bench.folder(run.id) / "images").exists()
     assert not (bench.folder(run.id) / "replay").exists()
+    assert run.numbers["calibrate"]["thresholds"]["fake_from"] is None, "eight images show nothing"
+    report = bench.store.get(report_key(run.id), max_bytes=10**7).decode()
+    assert report.startswith("<!doctype html>") and run.configuration["name"] in report
     golden_images_are_ours(bench.folder(run.id) / "adapter")
     nothing_held_out_was_shown(bench.folder(run.id))
     found = snapshot.read(bench.store, run.snapshot_digest or "")
