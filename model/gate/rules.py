@@ -268,7 +268,7 @@ def speed_is_kept(evidence: Evidence, margins: Margins) -> Iterable[Finding]:
     if ratio >= margins.speed_asks_below:
         yield Finding(**about, answer="pass", reason=f"{said}.")
     elif ratio >= margins.speed_rejects_below:
-        reason = f"{said}: slower, by an amount that other work on the machine can explain. Measure again."
+        reason = f"{said}: slower, by an amount that other work on the machine may explain. Measure again."
         yield Finding(**about, answer="unsure", reason=reason)
     else:
         yield Finding(**about, answer="fail", reason=f"{said}: too slow.")

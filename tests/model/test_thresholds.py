@@ -61,7 +61,7 @@ def test_the_promise_holds_for_images_that_were_sampled() -> None:
 
     missed, proposed = misses(draw, seed=2)
     assert missed <= 0.05
-    assert proposed >= 0.9
+    assert proposed >= 0.6
 
 
 def test_the_promise_holds_for_alike_images() -> None:
