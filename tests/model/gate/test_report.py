@@ -6,6 +6,7 @@ import io
 from dataclasses import replace
 from typing import Any
 
+from markupsafe import escape
 from rich.console import Console
 
 from model.gate import report, table
@@ -38,7 +39,7 @@ def test_the_page_has_every_rule_and_both_versions_plots() -> None:
     found = better()
     judgement = judge(found)
     page = report.page(judgement, found)
-    assert all(each.title in page for each in judgement.findings)
+    assert all(escape(each.title) in page for each in judgement.findings)
     assert page.count("<svg") == 12  # three plots of two versions, on new and on old images
     assert "demo model, not FakeVLM" in page and "--page: #12161c" in page
     assert report.section(judgement, found).lstrip().startswith("<section")
