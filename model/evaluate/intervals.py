@@ -96,7 +96,7 @@ def paired(gained: float, lost: float, images: float, confidence: float = CONFID
     One is added to both and two to the images, so that no change on few images is not taken for none on all.
     """
     up, down, all_ = (gained + 1) / (images + 2), (lost + 1) / (images + 2), images + 2
-    reach = norm.ppf((1 + confidence) / 2) * math.sqrt((up + down - (up - down) ** 2) / all_)
+    reach = float(norm.ppf((1 + confidence) / 2)) * math.sqrt((up + down - (up - down) ** 2) / all_)
     return max(-1.0, up - down - reach), min(1.0, up - down + reach)
 
 
