@@ -217,6 +217,7 @@ def calibrate(work: Work) -> None:
 
     The golden images are the shipped samples: those that the trainer took are somebody's, and could not be erased.
     """
+    _forget_goldens(work.adapter)
     if work.read(PROOF)["loads"] is not None:
         return
     rows = [row for name in (NEW, SEEN, OLD) for row in work.rows("challenger", name) if row["error"] is None]
@@ -288,13 +289,18 @@ def _method(curve: Calibration) -> calibration.Method:
     return method
 
 
+def _forget_goldens(folder: Path) -> None:
+    """The manifest first: one that speaks of images that are gone would be no manifest."""
+    manifests.read(folder).model_copy(update={"golden": ()}).write(folder)
+    shutil.rmtree(folder / GOLDEN, ignore_errors=True)
+
+
 def _finish_manifest(work: Work, curve: Calibration) -> None:
     """Write the calibration and golden outputs on the shipped samples into the adapter's manifest."""
     folder = work.adapter
-    shutil.rmtree(folder / GOLDEN, ignore_errors=True)
     (folder / GOLDEN).mkdir()
     images = [Path(shutil.copy(path, folder / GOLDEN)) for path in _shipped()]
-    plain = manifests.read(folder).model_copy(update={"calibration": curve, "golden": ()})
+    plain = manifests.read(folder).model_copy(update={"calibration": curve})
     try:
         golden = make_goldens(Detector.load(folder, manifest=plain), folder, images)
     except ValueError as error:

@@ -21,7 +21,7 @@ from moderation.settings import Settings
 from moderation.storage import Storage
 from moderation.vocabulary import RunStatus
 from workers.retraining.child import ChildFailed
-from workers.retraining.stages import IMAGES, REPLAY, NothingToLearn, Stages
+from workers.retraining.stages import ADAPTER, CALIBRATION, IMAGES, REPLAY, NothingToLearn, Stages
 from workers.retraining.watch import Cancelled, Stopping, Watch
 
 log = logging.getLogger(__name__)
@@ -85,8 +85,13 @@ def _finish(lease: Lease, status: RunStatus | None, reason: str | None) -> None:
 
 
 def _tidy(folder: Path) -> None:
-    """No bytes of anybody's image stay behind: what is erased must be gone."""
+    """No bytes of anybody's image stay behind: what is erased must be gone.
+
+    Until it is calibrated, a new version's golden images are some that it was trained on.
+    """
     shutil.rmtree(folder / IMAGES, ignore_errors=True)
+    if not (folder / CALIBRATION).exists():
+        shutil.rmtree(folder / ADAPTER, ignore_errors=True)
     (folder / REPLAY).unlink(missing_ok=True)
 
 

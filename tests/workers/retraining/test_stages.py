@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from model import manifest as manifests
+from model.checkpoint import CheckpointError
+from model.finetune import results
 from moderation import model_versions, originals
 from moderation.db import transaction
 from moderation.retraining import runs, snapshot
@@ -249,6 +251,22 @@ def test_a_worker_that_is_to_stop_gives_the_run_back(bench: Bench, monkeypatch: 
     bench.stopping.clear()
     assert bench.go_on(run_id).status is RunStatus.REJECTED
     assert bench.run_of(run_id).attempts == 1
+
+
+def test_a_run_that_fails_after_training_leaves_no_golden_image_of_a_tenant(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "TRIED", 4)
+    seen = []
+
+    def failing(work: evaluation.Work) -> None:
+        seen.extend((work.adapter / "golden").iterdir())
+        raise CheckpointError("as the test says")
+
+    monkeypatch.setitem(evaluation.STEPS, "judge", failing)
+    run = bench.go()
+    assert run.status is RunStatus.FAILED
+    assert seen and not any(path.exists() for path in seen)
 
 
 def test_a_full_disk_is_named_before_anything_is_fetched(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
