@@ -24,6 +24,11 @@ COMMANDS = {
     "up": ("infra.commands.up:up", "Start everything on this machine and keep it running until Ctrl-C."),
     "migrate": ("infra.commands.migrate:migrate", "Bring the database's schema up to date."),
     "models": ("infra.commands.models:models", "Register model versions, list them, choose the champion."),
+    "retrain": ("infra.commands.retrain:retrain", "Have the model learn from what was reviewed, now, and follow it."),
+    "export-dataset": (
+        "infra.commands.export_dataset:export_dataset",
+        "Write what a training run learned from as a FakeClue folder.",
+    ),
     "renditions": ("infra.commands.renditions:renditions", "Make the pictures of images judged by an older Telltale."),
     "tenants": ("infra.commands.tenants:tenants", "Create and list tenants: the platforms that send images."),
     "keys": ("infra.commands.keys:keys", "Create, list and revoke API keys."),

@@ -17,13 +17,14 @@ QUEUES = {"screening": ("screening",), "fetching": ("fetching",), "delivery": ("
 
 
 def processes(folder: Path, port: int) -> list[Program]:
-    """Api, relay, the workers of each role, and beat; the api listens on `port` at loopback."""
+    """Api, relay, the workers of each role and of retraining, and beat; the api listens on `port` at loopback."""
     return [
         _program(
             "api", ["gunicorn", "--config", "python:infra.gunicorn", "--bind", f"{LOOPBACK}:{port}", "api.wsgi:app"]
         ),
         _program("relay", ["workers.relay"]),
         *(worker(role) for role in QUEUES),
+        _program("retraining", ["workers.retraining"], TELLTALE_RETRAIN_FOLDER=str(folder / "retraining")),
         _program(
             "beat", ["celery", "--quiet", "-A", "workers.celery_app", "beat", "--schedule", str(folder / "beat.db")]
         ),
@@ -39,6 +40,6 @@ def worker(role: str) -> Program:
     return _program(role, command, role)
 
 
-def _program(name: str, module: list[str], role: str | None = None) -> Program:
-    variables = {"PYTHONUNBUFFERED": "1"} | ({"TELLTALE_WORKER_ROLE": role} if role else {})
+def _program(name: str, module: list[str], role: str | None = None, **variables: str) -> Program:
+    variables |= {"PYTHONUNBUFFERED": "1"} | ({"TELLTALE_WORKER_ROLE": role} if role else {})
     return Program(name, GROUP, [sys.executable, "-m", *module], ROOT, variables=variables)

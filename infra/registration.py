@@ -22,8 +22,10 @@ from infra.demo.samples import FOLDER as SAMPLES
 from infra.demo.samples import samples
 from model import manifest as manifests
 from model.manifest import Manifest, ManifestError
-from moderation import model_versions
+from moderation import checkpoints, model_versions
 from moderation.errors import ConfigurationError
+from moderation.settings import settings
+from moderation.storage import Storage
 from moderation.tables import ModelVersion
 
 if TYPE_CHECKING:
@@ -55,6 +57,12 @@ class Source:
         if not HUB_ID.fullmatch(name):
             raise ConfigurationError(f"{given} is neither a checkpoint folder nor a hub id (owner/name).")
         return cls(name, None, revision or at or None)
+
+    def place(self, manifest: Manifest) -> str:
+        """What the version's row is to say of where it is: an adapter is in the object store, by its digest."""
+        if manifest.adapter is None or self.folder is None:
+            return self.text
+        return checkpoints.place_of(self.folder)
 
     def manifest(self) -> Manifest | None:
         """The manifest that comes with it. Raises ConfigurationError where there is one that cannot be read."""
@@ -132,10 +140,21 @@ def pinned(source: Source, say: Say) -> Source:
     return Source(source.text, None, revision)
 
 
-def write(session: Session, source: Source, manifest: Manifest) -> ModelVersion:
+def stored(source: Source, manifest: Manifest, say: Say) -> str:
+    """Where the workers find it, to be written into the version's row: an adapter's folder is stored for them now.
+
+    Raises InvalidRequest for a folder that cannot be, StorageUnavailable.
+    """
+    if manifest.adapter is None or source.folder is None:
+        return source.text
+    say("Storing the adapter where workers find it …")
+    return checkpoints.store(Storage(settings()), source.folder)
+
+
+def write(session: Session, place: str, manifest: Manifest) -> ModelVersion:
     """The version's row; registering the same manifest again is the same version. Raises Conflict for a taken name."""
-    stored = manifest.model_dump(mode="json")
-    return model_versions.register(session, checkpoint=source.text, manifest=stored, digest=manifest.digest())
+    described = manifest.model_dump(mode="json")
+    return model_versions.register(session, checkpoint=place, manifest=described, digest=manifest.digest())
 
 
 def unambiguous(session: Session, manifest: Manifest) -> Manifest:

@@ -8,6 +8,7 @@ where it is used, because whoever serves a full checkpoint need not wait for it.
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
+    from peft import LoraConfig, PeftModel
 
 # peft imports bitsandbytes, and that says on every machine without a GPU which of its CPU kernels is not installed.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -34,6 +35,9 @@ WEIGHTS = "adapter_model.safetensors"
 # `model.vision_tower` and keeps the rest: with it, both find the module. All other names suit both.
 TOWER = "base_model.model.model.vision_tower."
 PORTABLE_TOWER = TOWER + "vision_model."
+
+# What an adapter's configuration says of where it was made, and not of what it does.
+ORIGINS = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision"}
 
 # Above rounding in float32, far below what one update of any use changes.
 SMALLEST_CHANGE = 1e-5
@@ -127,28 +131,127 @@ def portable_name(name: str) -> str:
     return name
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Adapters as their folder has them, in the CPU's memory; no network has been asked yet whether they fit."""
+
+    folder: Path
+    configuration: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+
+    def replaces(self, other: Weights) -> bool:
+        """Whether these fit where the others are, number for number: same configuration, names and shapes."""
+        shapes, theirs = ({name: tensor.shape for name, tensor in one.tensors.items()} for one in (self, other))
+        return shapes == theirs and _effective(self.configuration) == _effective(other.configuration)
+
+
+@dataclass(frozen=True)
+class Mounted:
+    """Adapters on a network: peft's model around it, and the weights that were put there."""
+
+    adapted: PeftModel
+    weights: Weights
+
+
+def read(folder: Path) -> Weights:
+    """The adapters of `folder`. Raises AdapterError where they cannot be read."""
+    try:
+        configuration = json.loads((folder / CONFIGURATION).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{folder / CONFIGURATION} cannot be read: {error}") from error
+    return Weights(folder, configuration, _read(folder))
+
+
 def put_on(network: Any, folder: Path, inputs: Inputs) -> Any:
     """`network` with the adapters of `folder`, not merged, so that others can take their place on the same base.
 
     `inputs` is any input of the network: its logits must differ with the adapters on. Raises AdapterError where a
     weight is missing, left over, of another shape, or where nothing changed.
     """
-    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    return mount(network, folder, inputs).adapted
 
-    weights = _read(folder)
+
+def mount(network: Any, folder: Path, inputs: Inputs) -> Mounted:
+    """`put_on`, for a network whose adapters are to be exchanged later."""
+    weights = read(folder)
+    placed = Mounted(_wrapped(network, weights), weights)
+    _write(placed.adapted, weights)
+    _prove(placed.adapted, folder, inputs)
+    return placed
+
+
+def exchange(network: Any, mounted: Mounted | None, weights: Weights | None, inputs: Inputs) -> Mounted | None:
+    """`network` with `weights` (None: bare) instead of what is `mounted` on it, proven on `inputs` as `put_on` says.
+
+    Weights that fit where the others are, as from one night's run to the next, are written into the same memory: it
+    takes a copy's time, and what was compiled for the network stays good. Others have the old ones taken off first.
+    Raises AdapterError; then the network has neither, or not surely, and `restore` must follow.
+    """
+    placed = _placed(network, mounted, weights)
+    if placed is not None:
+        _prove(placed.adapted, placed.weights.folder, inputs)
+    return placed
+
+
+def restore(network: Any, mounted: Mounted | None, tried: Weights | None) -> Mounted | None:
+    """Put back what was `mounted` before an exchange for `tried`, to the bit; as it is then mounted.
+
+    Raises AdapterError where that fails: the network must not be used any more.
+    """
+    if mounted is not None and tried is not None and tried.replaces(mounted.weights):
+        _write(mounted.adapted, mounted.weights)
+        return mounted
+    return _placed(network, None, mounted.weights if mounted else None)
+
+
+def _placed(network: Any, mounted: Mounted | None, weights: Weights | None) -> Mounted | None:
+    if weights is None or mounted is None or not weights.replaces(mounted.weights):
+        take_off(network)
+        if weights is None:
+            return None
+        mounted = Mounted(_wrapped(network, weights), weights)
+    _write(mounted.adapted, weights)
+    return Mounted(mounted.adapted, weights)
+
+
+def take_off(network: Any) -> None:
+    """Leave the network as it was before any adapters, also where putting some on has failed halfway."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import ModulesToSaveWrapper
+
+    for name, module in list(network.named_modules()):
+        if isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper)):
+            parent, _, own = name.rpartition(".")
+            base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module.original_module
+            setattr(network.get_submodule(parent), own, base)
+    if hasattr(network, "peft_config"):
+        del network.peft_config  # peft would take the next ones for a second set
+
+
+def _wrapped(network: Any, weights: Weights) -> PeftModel:
+    from peft import PeftConfig, get_peft_model
+
     try:
-        configuration = PeftConfig.from_pretrained(folder)
+        configuration = PeftConfig.from_pretrained(weights.folder)
         configuration.base_model_name_or_path = None  # which base it is has been settled, by more than its name
-        adapted = get_peft_model(network, configuration)
-        outcome = set_peft_model_state_dict(adapted, weights)
-    except KeyError as error:
-        raise AdapterError(f"The names in {folder / WEIGHTS} do not fit this network: {error} is missing.") from error
+        return get_peft_model(network, configuration).eval()  # new layers begin with their dropout on
     except (TypeError, ValueError, RuntimeError) as error:
-        raise AdapterError(f"The adapters in {folder} do not fit their base: {error}") from error
+        raise AdapterError(f"The adapters in {weights.folder} do not fit their base: {error}") from error
+
+
+def _write(adapted: PeftModel, weights: Weights) -> None:
+    """Put the numbers where they belong; every one has a place, and every place gets one."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    try:
+        outcome = set_peft_model_state_dict(adapted, weights.tensors)
+    except KeyError as error:
+        file = weights.folder / WEIGHTS
+        raise AdapterError(f"The names in {file} do not fit this network: {error} is missing.") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise AdapterError(f"The adapters in {weights.folder} do not fit their base: {error}") from error
     ours = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    _require_complete(folder, ours.keys(), outcome)
-    _prove(adapted.eval(), folder, inputs)
-    return adapted
+    _require_complete(weights.folder, ours.keys(), outcome)
 
 
 def merge(adapted: Any, inputs: Inputs) -> tuple[Any, Effect]:
@@ -161,6 +264,15 @@ def merge(adapted: Any, inputs: Inputs) -> tuple[Any, Effect]:
     merged = adapted.merge_and_unload(safe_merge=True)
     effect.require_merged(merged)
     return merged, effect
+
+
+def _effective(configuration: dict[str, Any]) -> dict[str, Any]:
+    """What decides how adapters act; lists of modules in any order."""
+    return {
+        name: sorted(value) if isinstance(value, list) else value
+        for name, value in configuration.items()
+        if name not in ORIGINS
+    }
 
 
 def _read(folder: Path) -> dict[str, torch.Tensor]:

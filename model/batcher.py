@@ -1,8 +1,8 @@
 """The one place of a process that runs the detector: threads hand in images, one thread runs them in batches.
 
 Decoding and preprocessing happen in the threads that submit, and so overlap the batch that is running. One image that
-raises never takes its batch-mates with it; a batch that hangs, or a device that fails, ends the process. It knows
-nothing of cases.
+raises never takes its batch-mates with it; a batch that hangs, or a device that fails, ends the process. Between two
+batches the detector can be exchanged. It knows nothing of cases.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from model.detector import Detection, Detector, Explain
+from model.detector import Detection, Detector, DetectorLost, Explain
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +35,23 @@ class BatcherClosed(RuntimeError):
 
 @dataclass
 class _Waiting:
+    image: Image.Image
     prepared: Any
+    prepared_by: Detector
     explain: Explain
     future: Future[Detection] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
+
+
+@dataclass
+class _Change:
+    make: Callable[[Detector], Detector]
+    watched: bool
+    future: Future[Detector] = field(default_factory=Future)
+
+
+# What is queued; None is its end.
+_Item = _Waiting | _Change | None
 
 
 def exit_process(seconds: float) -> None:
@@ -75,7 +89,7 @@ class Batcher:
         self._hang_after_s = hang_after_s
         self._on_hang = on_hang
         self._on_broken = on_broken
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._closing = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
@@ -89,17 +103,37 @@ class Batcher:
     ) -> None:
         self.close(cancel=error is not None)
 
+    @property
+    def detector(self) -> Detector:
+        """The one that runs the batches now; to be asked what it is, not to be run."""
+        return self._detector
+
     def submit(self, image: Image.Image, explain: Explain = True) -> Future[Detection]:
         """Preprocess an RGB image in this thread and queue it; the future ends with its detection or its error.
 
         Raises BatcherClosed, and whatever preprocessing raises.
         """
-        waiting = _Waiting(self._detector.prepare(image), explain)
+        detector = self._detector
+        waiting = _Waiting(image, detector.prepare(image), detector, explain)
+        self._put(waiting)
+        return waiting.future
+
+    def exchange(self, make: Callable[[Detector], Detector], *, watched: bool = True) -> Future[Detector]:
+        """Have `make` called with the detector, between two batches; what it returns runs the batches from then on.
+
+        Images submitted before are judged before. Where `make` raises, the detector stays, and the future ends with
+        the error; only DetectorLost ends the process as a broken device does. `watched`: whether `make` must end within
+        `hang_after_s` as a batch must. Raises BatcherClosed.
+        """
+        change = _Change(make, watched)
+        self._put(change)
+        return change.future
+
+    def _put(self, item: _Waiting | _Change) -> None:
         with self._closing:
             if self._closed:
                 raise BatcherClosed("The batcher is closed.")
-            self._queue.put(waiting)
-        return waiting.future
+            self._queue.put(item)
 
     def close(self, *, cancel: bool = False) -> None:
         """Take no more, finish what is queued (or cancel it), and return when the last batch is done."""
@@ -123,15 +157,20 @@ class Batcher:
 
     def _run(self) -> None:
         while (first := self._queue.get()) is not None:
-            batch, is_last = self._fill(first)
+            if isinstance(first, _Change):
+                self._change(first)
+                continue
+            batch, is_last, change = self._fill(first)
             started = [waiting for waiting in batch if waiting.future.set_running_or_notify_cancel()]
             if started:
                 self._settle(started)
+            if change is not None:
+                self._change(change)
             if is_last:
                 return
 
-    def _fill(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
-        """The batch that `first` begins, and whether the queue ended with it."""
+    def _fill(self, first: _Waiting) -> tuple[list[_Waiting], bool, _Change | None]:
+        """The batch that `first` begins, whether the queue ended with it, and a change that cut it short."""
         batch, deadline = [first], first.arrived + self._max_wait_s
         while len(batch) < self._max_batch:
             try:
@@ -139,9 +178,26 @@ class Batcher:
             except queue.Empty:
                 break
             if following is None:
-                return batch, True
+                return batch, True, None
+            if isinstance(following, _Change):
+                return batch, False, following
             batch.append(following)
-        return batch, False
+        return batch, False, None
+
+    def _change(self, change: _Change) -> None:
+        """Take the detector that comes of it, or keep the one there is."""
+        if not change.future.set_running_or_notify_cancel():
+            return
+        try:
+            with self._watched(change.watched):
+                self._detector = change.make(self._detector)
+        except (DetectorLost, torch.AcceleratorError) as error:
+            self._on_broken(error)
+            change.future.set_exception(error)
+        except Exception as error:  # noqa: BLE001  (as in `_settle`)
+            change.future.set_exception(error)
+        else:
+            change.future.set_result(self._detector)
 
     def _settle(self, batch: Sequence[_Waiting]) -> None:
         """Every future of the batch gets its result or its own error: a batch that raises is run again one by one."""
@@ -164,12 +220,27 @@ class Batcher:
             waiting.future.set_result(detection)
 
     def _detect(self, batch: Sequence[_Waiting]) -> list[Detection]:
+        with self._watched():
+            return self._detector.detect_prepared(
+                [self._prepared(waiting) for waiting in batch], [waiting.explain for waiting in batch]
+            )
+
+    def _prepared(self, waiting: _Waiting) -> Any:
+        """As this detector wants it: the one it was prepared for may have been exchanged since."""
+        if waiting.prepared_by is not self._detector:
+            waiting.prepared, waiting.prepared_by = self._detector.prepare(waiting.image), self._detector
+        return waiting.prepared
+
+    @contextmanager
+    def _watched(self, is_on: bool = True) -> Iterator[None]:
+        """Report a block that takes longer than a batch may."""
+        if not is_on:
+            yield
+            return
         watchdog = threading.Timer(self._hang_after_s, self._on_hang, args=[self._hang_after_s])
         watchdog.daemon = True
         watchdog.start()
         try:
-            return self._detector.detect_prepared(
-                [waiting.prepared for waiting in batch], [waiting.explain for waiting in batch]
-            )
+            yield
         finally:
             watchdog.cancel()

@@ -80,14 +80,31 @@ class Interface:
 
 
 @dataclass(frozen=True)
+class Ground:
+    """What of a version is loaded once: a network, its processor and its precision. Adapters on it come and go.
+
+    `digest` is that of the network's own manifest: another one at the same place is another network.
+    """
+
+    place: str
+    revision: str | None
+    digest: str
+    processor: str | None
+    processor_revision: str | None
+    quantization: str
+
+
+@dataclass(frozen=True)
 class Checkpoint(Interface):
     """A network ready to run, and its interface.
 
     An adapter is on the network, but not merged into it: merging would round the weights and could not be undone, and
-    the same base can carry the next adapter.
+    the same base can carry the next adapter. `ground` and `mounted` say what it would be exchanged on, and with what.
     """
 
     model: Any
+    ground: Ground | None = None
+    mounted: adapters.Mounted | None = None
 
     @property
     def device(self) -> torch.device:
@@ -123,12 +140,31 @@ def load(
     below = _below(place, revision, manifest)
     model = _load_network(*below, device, dtype, manifest)
     interface = _interface(*below, model.config, manifest)
-    if manifest.adapter is not None:
-        model = put_adapter_on(model, place, interface.tokens).get_base_model()
+    mounted = _mounted(model, place, interface.tokens) if manifest.adapter is not None else None
     log.info("loaded %s from %s (%s on %s)", manifest.name, place, dtype, device)
     if manifest.is_demo:
         log.warning("%s is a demo model, not FakeVLM", manifest.name)
-    return Checkpoint(interface.processor, manifest, interface.tokens, model)
+    ground = ground_of(place, revision, manifest)
+    return Checkpoint(interface.processor, manifest, interface.tokens, model, ground, mounted)
+
+
+def ground_of(place: Path | str, revision: str | None, manifest: Manifest) -> Ground:
+    """What a version at `place` stands on: itself, or the base of its adapter.
+
+    Raises CheckpointError where that is not there.
+    """
+    if manifest.adapter is None:
+        below, commit, found = place, revision, manifest_of(place, revision)
+    else:
+        below, commit, found = base_of(manifest)
+    return Ground(
+        place=str(below.resolve() if isinstance(below, Path) else below),
+        revision=commit,
+        digest=found.digest(),
+        processor=manifest.processor,
+        processor_revision=manifest.processor_revision,
+        quantization=manifest.quantization,
+    )
 
 
 def load_interface(source: str | Path, *, revision: str | None = None, manifest: Manifest | None = None) -> Interface:
@@ -223,8 +259,12 @@ def put_adapter_on(network: Any, folder: Path | str, tokens: prompts.PromptToken
 
     Raises CheckpointError.
     """
+    return _mounted(network, folder, tokens).adapted
+
+
+def _mounted(network: Any, folder: Path | str, tokens: prompts.PromptTokens) -> adapters.Mounted:
     try:
-        return adapters.put_on(network, Path(folder), probe(network, tokens))
+        return adapters.mount(network, Path(folder), probe(network, tokens))
     except adapters.AdapterError as error:
         raise CheckpointError(str(error)) from error
 

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
 from model import checkpoint as checkpoints
 from model.decode import to_rgb
-from model.engines.engine import Engine, Score
+from model.engines.engine import Engine, Score, Successor
 from model.engines.transformers import TransformersEngine
 from model.engines.vllm import VllmEngine
 from model.manifest import Calibration, Golden, Manifest
@@ -39,6 +40,10 @@ LOGIT_TOLERANCE |= dict.fromkeys(QUANTIZED, LOGIT_TOLERANCE["bfloat16"])
 
 class GoldenMismatch(RuntimeError):
     """The loaded checkpoint does not answer as its manifest says it did; it must not be served."""
+
+
+class DetectorLost(RuntimeError):
+    """The network could not be brought back to what it was: nothing it says can be believed any more."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +200,37 @@ class Detector:
         if differences:
             raise GoldenMismatch(f"{self.manifest.name} does not answer as measured: {'; '.join(differences)}.")
 
+    def successor(self, source: str | Path, *, revision: str | None, manifest: Manifest) -> Successor:
+        """Get another version ready to take this one's place, while this one works; see `Engine.successor`.
+
+        Raises OtherBase where `release` and `load` is the only way, CheckpointError, EngineError.
+        """
+        return self._engine.successor(source, revision, manifest)
+
+    def succeeded_by(self, successor: Successor, golden: Path) -> Detector:
+        """The detector of another version, proven on its golden images below `golden`; for between two batches.
+
+        This one must not be used any more, unless this raises: then the network answers as before, to the bit.
+        Raises GoldenMismatch, AdapterError, EngineError, and DetectorLost where it could not be put back.
+        """
+        try:
+            made = Detector(successor.take_over())
+            made.verify_golden(golden)
+        except Exception:
+            self._take_back(successor)
+            raise
+        return made
+
+    def release(self) -> None:
+        """Let go of the network and its memory: this detector must not be used any more."""
+        self._engine.release()
+
+    def _take_back(self, successor: Successor) -> None:
+        try:
+            successor.give_back()
+        except Exception as error:
+            raise DetectorLost(f"{self.manifest.name} could not be put back on its network: {error}") from error
+
     def _verdict(self, score: Score) -> Verdict:
         p_fake = calibrate(self.manifest.calibration, score.logit)
         return Verdict(
@@ -223,7 +259,10 @@ class Detector:
 
 
 def calibrate(calibration: Calibration, logit: float) -> float:
-    """p_fake = sigmoid(scale · logit + bias), without overflow for any finite logit."""
+    """p_fake as the calibration says: along its knots, or sigmoid(scale · logit + bias), without overflow."""
+    if calibration.method == "isotonic":
+        logits, chances = zip(*calibration.knots, strict=True)
+        return float(np.interp(logit, logits, chances))
     value = calibration.scale * logit + calibration.bias
     return 1 / (1 + math.exp(-value)) if value >= 0 else math.exp(value) / (1 + math.exp(value))
 
@@ -246,8 +285,8 @@ def make_goldens(detector: Detector, folder: Path, images: Sequence[Path]) -> tu
 
 
 def _is_clear(calibration: Calibration, logit: float) -> bool:
-    boundary = -calibration.bias / calibration.scale
-    return abs(logit - boundary) > max(LOGIT_TOLERANCE.values())
+    furthest = max(LOGIT_TOLERANCE.values())
+    return (calibrate(calibration, logit - furthest) >= 0.5) == (calibrate(calibration, logit + furthest) >= 0.5)
 
 
 def _golden(path: Path, folder: Path, detection: Detection) -> Golden:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 FILE_NAME = "telltale.json"
 
@@ -49,12 +49,28 @@ class Prompt(_Frozen):
 
 
 class Calibration(_Frozen):
-    """Platt scaling (Platt 1999): p_fake = sigmoid(scale · logit + bias), where logit = z_fake − z_real."""
+    """Platt scaling (Platt 1999): p_fake = sigmoid(scale · logit + bias), where logit = z_fake − z_real.
 
-    method: Literal["none", "temperature", "platt"] = "none"
+    A temperature is a scale without a bias. `isotonic` has `knots` instead, each a logit and its p_fake: linear between
+    them, and beyond the outermost as they are.
+    """
+
+    method: Literal["none", "temperature", "platt", "isotonic"] = "none"
     scale: float = Field(default=1.0, gt=0)
     bias: float = 0.0
+    knots: tuple[tuple[float, float], ...] = ()
     fitted_on: str | None = None
+
+    @model_validator(mode="after")
+    def _is_one_curve_that_rises(self) -> Self:
+        if (self.method == "isotonic") != bool(self.knots):
+            raise ValueError("`knots` belong to isotonic calibration, and it needs them")
+        logits, chances = [logit for logit, _ in self.knots], [chance for _, chance in self.knots]
+        if logits != sorted(set(logits)) or chances != sorted(chances):
+            raise ValueError("`knots` must rise, in their logits strictly")
+        if any(not 0 <= chance <= 1 for chance in chances):
+            raise ValueError("`knots` must have p_fake from 0 to 1")
+        return self
 
 
 class Golden(_Frozen):

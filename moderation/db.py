@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 import uuid_utils.compat
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 # The relay listens here.
 WORK_CHANNEL = "telltale_work"
+# Screening workers listen here: another version may be champion.
+MODEL_CHANNEL = "telltale_model"
 
 # A server that vanishes without a word (a host lost, a firewall that forgets) is given up after 20 to 25 s, not after
 # the two hours of Linux's own keepalives. Seconds, but for tcp_user_timeout: libpq takes it in milliseconds.
@@ -84,17 +86,18 @@ def storable(text_: str) -> str:
     return text_.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
 
 
-def ring() -> None:
-    """Wake the relay; a warning where that fails, for the work is committed and the relay's next turn finds it."""
+def ring(channel: str = WORK_CHANNEL) -> None:
+    """Wake whoever listens; a warning where that fails: what they would find is committed, and they look again soon."""
     try:
-        _notify()
+        with autonomous() as connection:
+            connection.execute(text(f"NOTIFY {channel}"))
     except (DBAPIError, PoolTimeout) as error:
-        log.warning("the relay's bell did not ring: %s", error)
+        log.warning("the bell of %s did not ring: %s", channel, error)
 
 
-def _notify() -> None:
-    with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f"NOTIFY {WORK_CHANNEL}"))
+def autonomous() -> Connection:
+    """A connection on which every statement stands alone, so that holding it holds no transaction open."""
+    return engine().connect().execution_options(isolation_level="AUTOCOMMIT")
 
 
 def ping() -> None:
@@ -103,9 +106,9 @@ def ping() -> None:
         connection.execute(text("SELECT 1"))
 
 
-def listener() -> psycopg.Connection:
-    """A connection of its own that hears the bell (`connection.notifies(timeout=…)`)."""
+def listener(channel: str = WORK_CHANNEL, name: str = "telltale-relay") -> psycopg.Connection:
+    """A connection of its own that hears the bell (`connection.notifies(timeout=…)`), `name` to the server."""
     url = engine().url.set(drivername="postgresql").render_as_string(hide_password=False)
-    connection = psycopg.connect(url, autocommit=True, application_name="telltale-relay", **CONNECTION)
-    connection.execute(f"LISTEN {WORK_CHANNEL}")
+    connection = psycopg.connect(url, autocommit=True, application_name=name, **CONNECTION)
+    connection.execute(f"LISTEN {channel}")
     return connection

@@ -133,8 +133,34 @@ _OFFER_EXPLANATIONS = text(
     """
 )
 
+# Cases that are to be judged by a new version too, while no new case waits: a few, so that one that comes then waits
+# for no more than about one batch of them.
+REJUDGING_WINDOW = 8
+_OFFER_REJUDGINGS = text(
+    """
+    WITH under_way AS (
+        SELECT count(*) AS n FROM rejudgings
+        WHERE failed_at IS NULL AND (offered_until > now() OR lease_until > now())
+    ), due AS (
+        SELECT case_id FROM rejudgings
+        WHERE failed_at IS NULL AND next_attempt_at <= now()
+          AND (offered_until IS NULL OR offered_until <= now())
+          AND (lease_until IS NULL OR lease_until <= now())
+          AND NOT EXISTS (
+            SELECT FROM cases
+            WHERE status IN ('fetching', 'queued', 'screening') AND status <> 'fetching' AND next_attempt_at <= now()
+              AND (lease_until IS NULL OR lease_until <= now())
+          )
+        ORDER BY next_attempt_at, case_id
+        LIMIT greatest(:window - (SELECT n FROM under_way), 0)
+        FOR UPDATE SKIP LOCKED
+    )
+    UPDATE rejudgings SET offered_until = now() + :lease FROM due WHERE rejudgings.case_id = due.case_id
+    RETURNING rejudgings.case_id
+    """
+)
 # Where offers are made: the tables, and what their rows are known by.
-_OFFERED_BY = {"cases": "id", "deliveries": "id", "explanation_requests": "verdict_id"}
+OFFERED = {"cases": "id", "deliveries": "id", "explanation_requests": "verdict_id", "rejudgings": "case_id"}
 
 
 def offer_cases(session: Session, statuses: Sequence[CaseStatus], *, window: int, lease: timedelta) -> list[UUID]:
@@ -174,6 +200,14 @@ def offer_explanations(session: Session, *, window: int, lease: timedelta) -> li
     return list(session.execute(_OFFER_EXPLANATIONS, {"window": window, "lease": lease}).scalars())
 
 
+def offer_rejudgings(session: Session, *, lease: timedelta) -> list[UUID]:
+    """Offer cases to be judged by the champion too, unless a new case waits; none while another relay does."""
+    if not _alone(session, "rejudgings"):
+        return []
+    rows = session.execute(_OFFER_REJUDGINGS, {"window": REJUDGING_WINDOW, "lease": lease})
+    return list(rows.scalars())
+
+
 def _alone(session: Session, work: str) -> bool:
     """Whether no other relay is making offers of this work, from now until the commit.
 
@@ -185,7 +219,7 @@ def _alone(session: Session, work: str) -> bool:
 
 def withdraw(session: Session, table: str, ids: Sequence[UUID]) -> None:
     """Take back offers the broker did not accept, so that they are made again at the next turn."""
-    if table not in _OFFERED_BY:
+    if table not in OFFERED:
         raise ValueError(f"no offers are made on {table}")
-    withdrawn = text(f"UPDATE {table} SET offered_until = NULL WHERE {_OFFERED_BY[table]} = ANY(:ids)")
-    session.execute(withdrawn, {"ids": list(ids)})
+    query = text(f"UPDATE {table} SET offered_until = NULL WHERE {OFFERED[table]} = ANY(:ids)")
+    session.execute(query, {"ids": list(ids)})

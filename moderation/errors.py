@@ -87,6 +87,10 @@ class StorageUnavailable(TelltaleError):
     """The object store did not answer."""
 
 
+class DamagedCheckpoint(TelltaleError):
+    """What the object store holds of a model version is not what was stored."""
+
+
 class OutboundError(TelltaleError):
     """A URL that somebody gave could not be reached."""
 

@@ -1,21 +1,29 @@
-"""Which model versions there are, and which one is champion.
+"""Which model versions there are, which one is champion, and which was before.
 
-A manifest is stored as the JSON its checkpoint came with; this module does not load checkpoints.
+A manifest is stored as the JSON its checkpoint came with; this module does not load checkpoints. Workers find a new
+champion in its row: the bell that `changing` rings only makes it sooner.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from moderation import webhooks
-from moderation.errors import Conflict, NotFound
-from moderation.tables import ModelVersion
+from moderation import checkpoints, db, webhooks
+from moderation.errors import Conflict, InvalidRequest, NotFound
+from moderation.storage import Storage
+from moderation.tables import Event, ModelVersion
 from moderation.vocabulary import EventType, ModelStage
+
+# Any constant: the advisory lock of a worker that puts another network into its memory.
+RELOAD_LOCK = 4_207_313
+MOST_REASON = 500  # characters
 
 
 def register(session: Session, *, checkpoint: str, manifest: dict[str, Any], digest: str) -> ModelVersion:
@@ -26,7 +34,7 @@ def register(session: Session, *, checkpoint: str, manifest: dict[str, Any], dig
     name = manifest["name"]
     known = session.scalar(select(ModelVersion).where(ModelVersion.digest == digest))
     if known is not None:
-        known.checkpoint = checkpoint
+        known.checkpoint, known.removed_at = checkpoint, None
         return known
     if session.scalar(select(ModelVersion.id).where(ModelVersion.name == name)):
         raise Conflict(f"There is another model version named {name}; give this one a name of its own with --name.")
@@ -56,30 +64,199 @@ def version_named(session: Session, name: str) -> ModelVersion:
     return version
 
 
-def promote(session: Session, version_id: UUID, *, actor: str) -> ModelVersion:
-    """Make a version champion and retire the one that was; promoting the champion changes nothing. Raises NotFound."""
-    # All of them, so that of two promotions at once the second sees what the first did.
-    everything = select(ModelVersion).order_by(ModelVersion.id).with_for_update()
-    versions = session.scalars(everything, execution_options={"populate_existing": True}).all()
-    version = next((version for version in versions if version.id == version_id), None)
-    if version is None:
-        raise NotFound(f"There is no model version {version_id}; `telltale models list` shows them.")
+def champion_id(session: Session) -> UUID | None:
+    """The champion's id, without its manifest."""
+    return session.scalar(select(ModelVersion.id).where(ModelVersion.stage == ModelStage.CHAMPION))
+
+
+@contextmanager
+def changing() -> Iterator[Session]:
+    """A transaction in which the champion may change: once it stands, relay and screening workers are woken."""
+    with db.transaction(wake=True) as session:
+        yield session
+    db.ring(db.MODEL_CHANNEL)
+
+
+def promote(
+    session: Session,
+    version_id: UUID,
+    *,
+    actor: str,
+    reason: str | None = None,
+    instead_of: UUID | None = None,
+) -> ModelVersion:
+    """Make a version champion and retire the one that was; promoting the champion changes nothing.
+
+    `instead_of` is the champion that whoever decides this has seen: a page's, or a gate's. Call it within `changing`.
+    Raises NotFound, InvalidRequest for a reason too long, and Conflict where the version's adapter is no longer kept,
+    or another version has become champion since.
+    """
+    return _promote(session, version_id, actor=actor, reason=reason, instead_of=instead_of, rollback=False)
+
+
+def rollback(
+    session: Session, *, actor: str, reason: str | None = None, instead_of: UUID | None = None
+) -> ModelVersion:
+    """Make the version champion that was before this one; again, the one before that. Otherwise as `promote`.
+
+    Raises Conflict where there was none.
+    """
+    now = champion(session)
+    before = previous(session)
+    if now is None or before is None:
+        raise Conflict("No version was champion before this one: there is nothing to go back to.")
+    return _promote(session, before.id, actor=actor, reason=reason, instead_of=instead_of or now.id, rollback=True)
+
+
+def previous(session: Session) -> ModelVersion | None:
+    """The version that `rollback` would make champion, if any: a rollback undoes a promotion, and is not one."""
+    query = select(Event.after).where(Event.type == EventType.MODEL_PROMOTED).order_by(Event.id)
+    names: list[str] = []
+    for after in session.scalars(query):
+        assert after is not None
+        if after.get("rollback"):
+            del names[-2:]
+        names.append(after["version"])
+    return version_named(session, names[-2]) if len(names) > 1 else None
+
+
+def _promote(
+    session: Session, version_id: UUID, *, actor: str, reason: str | None, instead_of: UUID | None, rollback: bool
+) -> ModelVersion:
+    seen = instead_of or champion_id(session)
+    version = _locked(session, version_id)
     before = champion(session)
     if before is not None and before.id == version.id:
         return version
-    session.execute(
-        update(ModelVersion).where(ModelVersion.stage == ModelStage.CHAMPION).values(stage=ModelStage.RETIRED)
-    )
+    _require_unchanged(before, seen)
+    if version.removed_at is not None:
+        raise Conflict(f"The adapter of {version.name} is no longer kept: register it anew from its folder.")
+    _move(session, before, version)
+    _tell(session, before, version, actor=actor, reason=_checked(reason), rollback=rollback)
+    return version
+
+
+def _locked(session: Session, version_id: UUID) -> ModelVersion:
+    """All of them, so that of two promotions at once the second sees what the first did."""
+    everything = select(ModelVersion).order_by(ModelVersion.id).with_for_update()
+    found = session.scalars(everything, execution_options={"populate_existing": True}).all()
+    version = next((version for version in found if version.id == version_id), None)
+    if version is None:
+        raise NotFound(f"There is no model version {version_id}; `telltale models list` shows them.")
+    return version
+
+
+def _require_unchanged(before: ModelVersion | None, seen: UUID | None) -> None:
+    if before is not None and before.id != seen:
+        raise Conflict(
+            f"{before.name} has become champion meanwhile, so nothing was changed: look at it, and decide again."
+        )
+
+
+def _move(session: Session, before: ModelVersion | None, version: ModelVersion) -> None:
+    if before is not None:
+        before.stage = ModelStage.RETIRED
+        session.flush()  # one champion at a time, in the database's eyes too
     version.stage = ModelStage.CHAMPION
     version.promoted_at = datetime.now(UTC)
     session.flush()
+
+
+def _tell(
+    session: Session,
+    before: ModelVersion | None,
+    version: ModelVersion,
+    *,
+    actor: str,
+    reason: str | None,
+    rollback: bool,
+) -> None:
+    """The reason stays in the audit trail: it may speak of one tenant, and every tenant's endpoints are told."""
+    instead = before.name if before else None
     webhooks.record(
         session,
         EventType.MODEL_PROMOTED,
         tenant_id=None,
         actor=actor,
-        before={"version": before.name} if before else None,
-        after={"version": version.name},
-        data={"version": version.name, "kind": version.manifest["kind"]},
+        before={"version": instead} if instead else None,
+        after={"version": version.name, "reason": reason, "rollback": rollback},
+        data={"version": version.name, "kind": version.manifest["kind"], "instead_of": instead, "rollback": rollback},
     )
-    return version
+
+
+def _checked(reason: str | None) -> str | None:
+    reason = db.storable(reason or "").strip()
+    if len(reason) > MOST_REASON:
+        raise InvalidRequest(f"The reason has {len(reason)} characters; at most {MOST_REASON} are kept.")
+    return reason or None
+
+
+def swapped(session: Session, version: ModelVersion, *, worker: str, instead_of: str, seconds: float) -> None:
+    """Write down that a worker judges with another version from now on; `seconds` since that became champion."""
+    after = {"version": version.name, "worker": worker, "seconds": round(seconds, 3)}
+    before = {"version": instead_of}
+    webhooks.record(session, EventType.MODEL_SWAPPED, tenant_id=None, actor="worker", before=before, after=after)
+
+
+def swap_refused(
+    session: Session, version: ModelVersion, *, worker: str, serving: str, reason: str, again: bool
+) -> None:
+    """Write down that a worker stays with the version it has, and why; `again`: it goes on trying."""
+    after = {
+        "version": version.name,
+        "serving": serving,
+        "worker": worker,
+        "reason": db.storable(reason),
+        "tries_again": again,
+    }
+    webhooks.record(session, EventType.MODEL_SWAP_REFUSED, tenant_id=None, actor="worker", after=after)
+
+
+@contextmanager
+def turn_to_reload() -> Iterator[bool]:
+    """Whether it is this worker's turn to put another network into its memory: one does at a time.
+
+    The turn ends with the block, or with the process.
+    """
+    with db.autonomous() as connection:
+        mine = bool(connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": RELOAD_LOCK}).scalar_one())
+        try:
+            yield mine
+        finally:
+            if mine:
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": RELOAD_LOCK})
+
+
+def expendable(session: Session, *, keep: int, older_than: timedelta) -> list[ModelVersion]:
+    """Versions whose stored adapter may go: neither champion nor the one before it, nor among the `keep` newest, and
+    neither made nor promoted within `older_than`; oldest first.
+    """
+    before = previous(session)
+    stored = [version for version in versions(session) if checkpoints.digest_of(version.checkpoint) is not None]
+    limit = datetime.now(UTC) - older_than
+    return [
+        version
+        for version in reversed(stored[keep:])
+        if version.stage is not ModelStage.CHAMPION
+        and version.removed_at is None
+        and (before is None or version.id != before.id)
+        and max(version.created_at, version.promoted_at or version.created_at) < limit
+    ]
+
+
+def remove(storage: Storage, *, keep: int, older_than: timedelta, actor: str) -> list[str]:
+    """Remove the adapters of `expendable` versions, in rows first: whoever is killed in between leaves bytes, no lies.
+
+    Their names. A version that is removed cannot be promoted; registering its folder again brings it back.
+    """
+    with db.transaction() as session:
+        session.execute(select(ModelVersion.id).with_for_update())
+        gone = expendable(session, keep=keep, older_than=older_than)
+        for version in gone:
+            version.removed_at = datetime.now(UTC)
+            after = {"version": version.name}
+            webhooks.record(session, EventType.MODEL_REMOVED, tenant_id=None, actor=actor, after=after)
+        kept = set(session.scalars(select(ModelVersion.checkpoint).where(ModelVersion.removed_at.is_(None))))
+    for place in {version.checkpoint for version in gone} - kept:  # two versions may have one adapter
+        checkpoints.remove(storage, checkpoints.digest_of(place) or "")
+    return [version.name for version in gone]

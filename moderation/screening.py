@@ -14,13 +14,13 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from moderation import cases, exhibits, policy, tenants
+from moderation import cases, exhibits, model_versions, policy, tenants
 from moderation.cases import Lease
 from moderation.db import storable, transaction
 from moderation.dispatch import SCREENING
 from moderation.policy import Thresholds
 from moderation.settings import Settings
-from moderation.tables import Case, Explanation, Policy, Verdict
+from moderation.tables import Case, Explanation, Image, Policy, Rejudging, Verdict
 from moderation.vocabulary import DecidedBy, FailureReason, Label
 
 
@@ -81,16 +81,21 @@ def begin(case_id: UUID, model_version_id: UUID, settings: Settings) -> Job | No
             return None
         image = case.image
         assert image is not None
-        return Job(
-            lease,
-            case.submission.request_id,
-            image.id,
-            image.s3_key,
-            exhibits.are_complete(session, image),
-            image.bytes,
-            _thresholds(rules),
-            rules.id,
-        )
+        return job_of(session, case, image, lease, rules)
+
+
+def job_of(session: Session, case: Case, image: Image, lease: Lease, rules: Policy) -> Job:
+    """What a worker is told of a case it has leased."""
+    return Job(
+        lease,
+        case.submission.request_id,
+        image.id,
+        image.s3_key,
+        exhibits.are_complete(session, image),
+        image.bytes,
+        _thresholds(rules),
+        rules.id,
+    )
 
 
 def _settled_at_once(
@@ -117,7 +122,7 @@ def finish(job: Job, reading: Reading, model_version_id: UUID) -> None:
     with transaction(wake=True) as session:
         case = cases.held(session, job.lease)
         assert case.image_id is not None
-        verdict = _keep_verdict(session, case.image_id, model_version_id, reading)
+        verdict = keep_verdict(session, case.image_id, model_version_id, reading)
         _settle(session, case, verdict, session.get_one(Policy, job.policy_id))
 
 
@@ -147,9 +152,18 @@ def _settle(session: Session, case: Case, verdict: Verdict, rules: Policy) -> No
         cases.audit(session, case)
     elif outcome.review is not None:
         cases.send_to_review(session, case, outcome.review)
+    _ask_champion(session, case, verdict)
 
 
-def _keep_verdict(session: Session, image_id: UUID, model_version_id: UUID, reading: Reading) -> Verdict:
+def _ask_champion(session: Session, case: Case, verdict: Verdict) -> None:
+    """A case that was in flight when its version was retired gets the champion's verdict too, beside this one."""
+    champion = model_versions.champion_id(session)
+    if champion not in (None, verdict.model_version_id):
+        wanted = insert(Rejudging).values(case_id=case.id, asked_by=cases.WORKER)
+        session.execute(wanted.on_conflict_do_nothing())
+
+
+def keep_verdict(session: Session, image_id: UUID, model_version_id: UUID, reading: Reading) -> Verdict:
     """The image's one verdict by this model version: the first one written stands."""
     session.execute(
         insert(Verdict)

@@ -6,7 +6,9 @@ It knows no defaults for addresses: `telltale up` sets them for the embedded ser
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Literal
+from zoneinfo import ZoneInfo
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -19,7 +21,7 @@ MEBIBYTE = 1024 * 1024
 class Settings(BaseSettings):
     """One deployment's settings; every field is the variable TELLTALE_<FIELD> in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="TELLTALE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="TELLTALE_", frozen=True, extra="ignore", env_parse_none_str="never")
 
     # Where the three services are.
     database_url: str = Field(description="postgresql+psycopg://user:password@host/database")
@@ -82,6 +84,33 @@ class Settings(BaseSettings):
     delivery_timeout_s: float = Field(default=15, gt=0)
     deliveries_per_endpoint: int = Field(default=4, ge=1, description="in flight at once")
     delivery_threads: int = Field(default=16, ge=1, description="of a delivery worker, and of a fetching worker")
+
+    # Retraining, every night or when asked.
+    retrain_hour: int | None = Field(
+        default=2, ge=0, le=23, description="at which hour beat asks for a run every night; `never`: it does not"
+    )
+    retrain_timezone: ZoneInfo = Field(default=ZoneInfo("UTC"), description="whose hour it is, such as Europe/Berlin")
+    retrain_min_reviews: int = Field(default=50, ge=1, description="new reviewed images without which a run is skipped")
+    retrain_holdout_share: float = Field(
+        default=0.2, gt=0, lt=1, description="of new images: measured on, never trained on"
+    )
+    retrain_replay_share: float = Field(default=0.67, ge=0, lt=1, description="of what is trained on: earlier images")
+    retrain_passes: int = Field(default=4, ge=1, description="how often a run shows each new image")
+    retrain_burst_s: float = Field(
+        default=2, ge=0, description="images one tenant sends within so many seconds stay on one side of the split"
+    )
+    retrain_replay_set: Path | None = Field(
+        default=None, description="FakeClue-format records to repeat against forgetting, beside earlier reviews"
+    )
+    retrain_old_set: Path | None = Field(
+        default=None, description="FakeClue-format records never trained on: nothing may get worse on them"
+    )
+    retrain_recipe: Path | None = Field(
+        default=None, description="YAML of finetuning settings (docs/finetune.md) but base, data, output and name"
+    )
+    retrain_accelerate: str = Field(default="single", description="as of `telltale finetune --accelerate`")
+    retrain_folder: Path = Field(default=Path("retraining"), description="where runs keep their images and adapters")
+    retrain_lease_s: float = Field(default=120, gt=0, description="renewed while the retraining worker lives")
 
     worker_role: Literal["screening", "fetching", "delivery"] | None = Field(
         default=None, description="which tasks this worker process runs; only screening loads torch"

@@ -6,8 +6,9 @@ Keys are named here and nowhere else. It does not know what the bytes are, nor w
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -28,6 +29,7 @@ READ_TIMEOUT_S = 15  # between two pieces of an answer
 ATTEMPTS = 3
 CONNECTIONS = 64  # at once; as many as a process's threads, or they wait for one another
 FOREIGN_LINK_S = 300
+PIECE_BYTES = 1024 * 1024
 
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _HAVE_IT = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
@@ -59,6 +61,21 @@ def view_key(tenant_id: UUID, image_id: UUID, view: View) -> str:
 def upload_key(tenant_id: UUID, upload_id: UUID) -> str:
     """Where a platform puts a large file before submitting it; whoever has the link may write it again."""
     return f"uploads/{tenant_id}/{upload_id}"
+
+
+def adapter_key(digest: str, path: str = "") -> str:
+    """Where a file of a stored adapter is; without `path`, what all of them begin with. Written once."""
+    return f"adapters/{digest}/{path}"
+
+
+def snapshot_key(digest: str) -> str:
+    """Where a training run's snapshot is, by the sha256 of its bytes; so it never changes."""
+    return f"snapshots/{digest}.json"
+
+
+def report_key(run_id: UUID) -> str:
+    """Where a training run's report is, a page that stands alone; making it again replaces it."""
+    return f"reports/{run_id}.html"
 
 
 class Storage:
@@ -95,6 +112,21 @@ class Storage:
         with _translated(key):
             answer = self._client.head_object(Bucket=self._bucket, Key=key)
             return StoredObject(answer["ContentLength"], answer["ContentType"])
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Store a file; an object of this key is replaced."""
+        with _translated(key), path.open("rb") as file:
+            self._client.put_object(Bucket=self._bucket, Key=key, Body=file, ContentType="application/octet-stream")
+
+    def get_file(self, key: str, path: Path, *, max_bytes: int) -> None:
+        """Write an object to a file. Raises NotFound, and ImageTooLarge above `max_bytes` without reading it."""
+        with _translated(key):
+            answer = self._client.get_object(Bucket=self._bucket, Key=key)
+            with closing(answer["Body"]) as body, path.open("wb") as file:
+                if answer["ContentLength"] > max_bytes:
+                    raise ImageTooLarge(f"The file has {answer['ContentLength']} bytes; at most {max_bytes} are read.")
+                for piece in body.iter_chunks(PIECE_BYTES):
+                    file.write(piece)
 
     def exists(self, key: str) -> bool:
         """Whether there is an object of this key."""

@@ -6,7 +6,7 @@ carries its `tenant_id`, so that every query can be bound to one tenant.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 from uuid import UUID
@@ -40,13 +40,17 @@ from moderation.vocabulary import (
     EventType,
     ExplainMode,
     FailureReason,
+    GateOutcome,
     Grade,
     Label,
     ModelStage,
     ReviewReason,
     Role,
+    RunStage,
+    RunStatus,
     SourceKind,
     SourceScheme,
+    Split,
 )
 
 WORDS: tuple[type[StrEnum], ...] = (
@@ -58,13 +62,17 @@ WORDS: tuple[type[StrEnum], ...] = (
     EventType,
     ExplainMode,
     FailureReason,
+    GateOutcome,
     Grade,
     Label,
     ModelStage,
     ReviewReason,
     Role,
+    RunStage,
+    RunStatus,
     SourceKind,
     SourceScheme,
+    Split,
 )
 
 
@@ -329,7 +337,11 @@ class IdempotencyKey(Row):
 
 
 class ModelVersion(_Identified, Row):
-    """One checkpoint with its manifest. At most one is champion."""
+    """One checkpoint with its manifest. At most one is champion.
+
+    `checkpoint` is where it is: a folder, a hub id, `demo`, or `stored:` and the digest of an adapter in the object
+    store. That is gone once `removed_at` is set; the row stays, for the verdicts that name it.
+    """
 
     __tablename__ = "model_versions"
     __table_args__ = (Index("uq_model_versions_champion", "stage", unique=True, postgresql_where="stage = 'champion'"),)
@@ -340,6 +352,7 @@ class ModelVersion(_Identified, Row):
     manifest: Mapped[dict[str, Any]]
     stage: Mapped[ModelStage]
     promoted_at: Mapped[datetime | None]
+    removed_at: Mapped[datetime | None]
 
 
 class Verdict(_Identified, Row):
@@ -550,6 +563,27 @@ class QueueSummary(Row):
     ranked: Mapped[list[float]] = mapped_column(ARRAY(Float))
 
 
+class Rejudging(Row):
+    """The champion's verdict is wanted on a case that another version judged, beside that one's; gone once it is there.
+
+    Columns as of the row for an explanation that is asked for; `failed_at` where it cannot be had.
+    """
+
+    __tablename__ = "rejudgings"
+    __table_args__ = (Index("ix_rejudgings_due", "next_attempt_at", postgresql_where="failed_at IS NULL"),)
+
+    case_id: Mapped[UUID] = mapped_column(ForeignKey(Case.id), primary_key=True)
+    asked_by: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    fence: Mapped[int] = mapped_column(server_default=text("0"))
+    next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    offered_until: Mapped[datetime | None]
+    lease_until: Mapped[datetime | None]
+    failed_at: Mapped[datetime | None]
+    failure_detail: Mapped[str | None]
+
+
 class Claim(_Identified, Row):
     """A person's lease on a case in review, kept after its end. One at a time is live, expired or not."""
 
@@ -705,3 +739,60 @@ class DeliveryAttempt(_Identified, Row):
     response_excerpt: Mapped[str | None]
     error: Mapped[str | None]
     elapsed_ms: Mapped[int]
+
+
+RUN_LIVE = "status IN ('asked', 'running')"
+
+
+class TrainingRun(_Identified, Row):
+    """One try to make a better model of what was reviewed (moderation/retraining/runs.py). At most one is live.
+
+    `night` is the local date that beat asked for it on, once. `lease_until` and `fence` are its worker's, as with
+    cases; `attempts` counts workers that took it and died. `progress`: update, updates, loss, and seconds left of the
+    training. `numbers` is whatever the stages measured, by stage. `outcome` and `reasons` are the gate's, `reason` says
+    why a run ended without one. `model_version_id` is the version that came of it.
+    """
+
+    __tablename__ = "training_runs"
+    __table_args__ = (
+        Index("uq_training_runs_live", text("(true)"), unique=True, postgresql_where=RUN_LIVE),
+        UniqueConstraint("night"),
+    )
+
+    status: Mapped[RunStatus]
+    stage: Mapped[RunStage | None]
+    asked_by: Mapped[str]
+    night: Mapped[date | None]
+    lease_until: Mapped[datetime | None]
+    fence: Mapped[int] = mapped_column(server_default=text("0"))
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    heartbeat_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    cancel_requested_by: Mapped[str | None]
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    snapshot_key: Mapped[str | None]
+    snapshot_digest: Mapped[str | None] = mapped_column(index=True)
+    base: Mapped[str | None]
+    configuration: Mapped[dict[str, Any] | None]
+    progress: Mapped[dict[str, Any] | None]
+    numbers: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    outcome: Mapped[GateOutcome | None]
+    reasons: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    reason: Mapped[str | None]
+    model_version_id: Mapped[UUID | None] = mapped_column(ForeignKey(ModelVersion.id))
+
+
+class TrainingExample(Row):
+    """Which case was what in which run. It stays when the image is erased: an id and a hash, never bytes."""
+
+    __tablename__ = "training_examples"
+    __table_args__ = (Index("ix_training_examples_sha256", "sha256"),)
+
+    run_id: Mapped[UUID] = mapped_column(ForeignKey(TrainingRun.id, ondelete="CASCADE"), primary_key=True)
+    case_id: Mapped[UUID] = mapped_column(ForeignKey(Case.id), primary_key=True, index=True)
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey(Tenant.id), index=True)
+    image_id: Mapped[UUID] = mapped_column(ForeignKey(Image.id), index=True)
+    sha256: Mapped[str]
+    cluster: Mapped[str]
+    split: Mapped[Split]

@@ -153,6 +153,7 @@ class EventType(StrEnum):
     CASE_SAMPLED = "case.sampled"
     CASE_RESTRICTED = "case.restricted"
     CASE_UNRESTRICTED = "case.unrestricted"
+    CASE_REJUDGED = "case.rejudged"  # another version's verdict is beside its own
     REVIEW_ANSWERED = "review.answered"
     REVIEW_UNDONE = "review.undone"
     REVIEW_UPHELD = "review.upheld"
@@ -164,6 +165,15 @@ class EventType(StrEnum):
     ENDPOINT_DISABLED = "endpoint.disabled"
     ENDPOINT_PING = "endpoint.ping"
     MODEL_PROMOTED = "model.promoted"
+    MODEL_SWAPPED = "model.swapped"  # a worker judges with another version from now on
+    MODEL_SWAP_REFUSED = "model.swap_refused"  # a worker stays with the version it has
+    MODEL_REMOVED = "model.removed"
+    REJUDGING_ASKED = "rejudging.asked"
+    RUN_ASKED = "run.asked"
+    RUN_STARTED = "run.started"
+    RUN_CANCELLED = "run.cancelled"  # somebody asked for it; the worker ends it
+    RUN_ENDED = "run.ended"
+    DATASET_EXPORTED = "dataset.exported"
     USER_SIGNED_IN = "user.signed_in"
     USER_SIGNED_OUT = "user.signed_out"
     USER_PASSWORD_CHANGED = "user.password_changed"
@@ -265,3 +275,46 @@ class ModelStage(StrEnum):
     CHAMPION = "champion"
     CHALLENGER = "challenger"
     RETIRED = "retired"
+
+
+class RunStatus(StrEnum):
+    """Where a training run is; all but the first two are its end."""
+
+    ASKED = "asked"
+    RUNNING = "running"
+    PROMOTED = "promoted"
+    KEPT = "kept"  # for a lead to decide
+    REJECTED = "rejected"
+    SKIPPED = "skipped"  # there was not enough to learn from
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    LOST = "lost"  # its worker died, and nobody went on with it
+
+
+class RunStage(StrEnum):
+    """What a training run is at, in this order."""
+
+    SNAPSHOT = "snapshot"
+    SPLIT = "split"
+    DOWNLOAD = "download"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    CALIBRATE = "calibrate"
+    GATE = "gate"
+    PROMOTE = "promote"
+
+
+class GateOutcome(StrEnum):
+    """What is to become of a new model version."""
+
+    PROMOTE = "promote"
+    ASK = "ask"
+    REJECT = "reject"
+
+
+class Split(StrEnum):
+    """What a reviewed image is for."""
+
+    TRAIN = "train"
+    HOLDOUT = "holdout"  # measured on, and never trained on
+    LEFT_OUT = "left_out"  # near-copies of it are on both sides

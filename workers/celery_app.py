@@ -11,26 +11,31 @@ import time
 from typing import Any
 
 from celery import Celery, Task
+from celery.schedules import crontab
 
 from moderation.errors import LostLease
-from moderation.settings import settings
+from moderation.settings import Settings, settings
 
 log = logging.getLogger(__name__)
 
 # Task name → queue. The relay and beat know tasks by these names alone.
 SCREEN = "screening.screen"
 EXPLAIN = "screening.explain"
+REJUDGE = "screening.rejudge"
 FETCH = "fetching.fetch"
 DELIVER = "delivery.deliver"
 SETTLE = "reviews.settle"
 CLEAN_UP = "housekeeping.clean_up"
+RETRAIN = "nightly.retrain"
 ROUTES = {
     SCREEN: "screening",
     EXPLAIN: "screening",
+    REJUDGE: "screening",
     FETCH: "fetching",
     DELIVER: "delivery",
     SETTLE: "reviews",
     CLEAN_UP: "housekeeping",
+    RETRAIN: "housekeeping",
 }
 
 # Only the screening role's module loads torch. Links have a process of their own: those that hang would fill the
@@ -38,7 +43,7 @@ ROUTES = {
 TASK_MODULES = {
     "screening": ["workers.screening"],
     "fetching": ["workers.fetching"],
-    "delivery": ["workers.delivery", "workers.housekeeping", "workers.reviews"],
+    "delivery": ["workers.delivery", "workers.housekeeping", "workers.nightly", "workers.reviews"],
 }
 
 CLEAN_UP_EVERY_S = 60.0
@@ -57,6 +62,14 @@ class LoggedTask(Task):  # type: ignore[misc]
             log.info("%s %s took %.0f ms", self.name, args, (time.monotonic() - started) * 1000)
 
 
+def schedule(rules: Settings) -> dict[str, Any]:
+    """What beat sends, and when; hours are of `retrain_timezone`."""
+    sent: dict[str, Any] = {"clean up": {"task": CLEAN_UP, "schedule": CLEAN_UP_EVERY_S}}
+    if rules.retrain_hour is not None:
+        sent["retrain"] = {"task": RETRAIN, "schedule": crontab(hour=rules.retrain_hour, minute=0)}
+    return sent
+
+
 def make_app() -> Celery:
     """The application for this process's role; the relay has none and imports no task."""
     role = settings().worker_role
@@ -73,8 +86,8 @@ def make_app() -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={"socket_timeout": 10, "socket_connect_timeout": 5, "health_check_interval": 15},
-        beat_schedule={"clean up": {"task": CLEAN_UP, "schedule": CLEAN_UP_EVERY_S}},
-        timezone="UTC",
+        beat_schedule=schedule(settings()),
+        timezone=settings().retrain_timezone.key,
     )
     return made
 

@@ -21,6 +21,7 @@ from moderation.explanations import Job, Words
 from moderation.sandbox import Sandbox, SandboxClosed, SandboxCrash, SandboxMemory, SandboxTimeout
 from moderation.settings import Settings
 from moderation.storage import Storage
+from workers.champion import Champion
 from workers.gate import Gate
 from workers.heartbeat import BEATS_PER_LEASE, Heartbeat
 
@@ -38,9 +39,9 @@ class Explainer:
     """What one process needs to explain, beside what it screens with."""
 
     def __init__(
-        self, model_version_id: UUID, batcher: Batcher, sandbox: Sandbox, store: Storage, gate: Gate, settings: Settings
+        self, champion: Champion, batcher: Batcher, sandbox: Sandbox, store: Storage, gate: Gate, settings: Settings
     ) -> None:
-        self._model_version_id = model_version_id
+        self._champion = champion
         self._batcher = batcher
         self._sandbox = sandbox
         self._store = store
@@ -102,4 +103,4 @@ class Explainer:
                 f"The model that runs now judges this image {detection.verdict.label}, "
                 f"and cannot explain an earlier verdict of {job.label.value}."
             )
-        return Words(detection.explanation, self._model_version_id)
+        return Words(detection.explanation, self._champion.id_of(detection.verdict.model_version))

@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from moderation import dispatch
 from moderation.db import listener, transaction
 from moderation.settings import Settings, settings
-from workers.celery_app import DELIVER, EXPLAIN, FETCH, ROUTES, SCREEN, SETTLE, app
+from workers.celery_app import DELIVER, EXPLAIN, FETCH, REJUDGE, ROUTES, SCREEN, SETTLE, app
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +90,9 @@ class Relay:
         def explanations(session: Session) -> list[UUID]:
             return dispatch.offer_explanations(session, window=window, lease=lease)
 
+        def rejudgings(session: Session) -> list[UUID]:
+            return dispatch.offer_rejudgings(session, lease=lease)
+
         return (
             # Before the cases of the same queue: a person is looking at the page.
             self._send(EXPLAIN, "explanation_requests", explanations)
@@ -97,6 +100,7 @@ class Relay:
             + self._send(FETCH, "cases", fetching)
             + self._send(SETTLE, "cases", answers)
             + self._send(DELIVER, "deliveries", deliveries)
+            + self._send(REJUDGE, "rejudgings", rejudgings)
         )
 
     def _send(self, task: str, table: str, offer: Offer) -> int:

@@ -11,27 +11,28 @@ import logging
 import time
 from datetime import timedelta
 from functools import partial
+from typing import Protocol
 from uuid import UUID
 
 from celery.signals import worker_init, worker_shutdown
 
 from model.batcher import Batcher, BatcherClosed
-from model.checkpoint import CheckpointError, golden_folder
+from model.checkpoint import CheckpointError
 from model.decode import UndecodableImage, to_rgb
 from model.detector import Detection, Detector, GoldenMismatch, Verdict
 from model.engines.engine import EngineError
 from model.engines.vllm import ServerUnavailable
-from model.manifest import Manifest
-from moderation import exhibits, model_versions, screening
-from moderation.db import transaction
-from moderation.errors import ConfigurationError, NotFound, StorageUnavailable
+from model.manifest import ManifestError
+from moderation import exhibits, rejudging, screening
+from moderation.errors import ConfigurationError, DamagedCheckpoint, NotFound, StorageUnavailable
 from moderation.sandbox import Sandbox, SandboxClosed, SandboxCrash, SandboxMemory, SandboxTimeout
 from moderation.screening import Job, Reading
 from moderation.settings import Settings, settings
 from moderation.storage import Storage
 from moderation.tables import ModelVersion
 from moderation.vocabulary import FailureReason, Label
-from workers.celery_app import EXPLAIN, SCREEN, app
+from workers.celery_app import EXPLAIN, REJUDGE, SCREEN, app
+from workers.champion import Champion, load_champion
 from workers.explaining import Explainer
 from workers.gate import Gate
 from workers.heartbeat import BEATS_PER_LEASE, Heartbeat
@@ -40,13 +41,26 @@ log = logging.getLogger(__name__)
 
 AWAY_RETRY_AFTER = timedelta(seconds=10)
 ERROR_RETRY_AFTER = timedelta(seconds=5)
+CANNOT_START = (
+    *(ConfigurationError, StorageUnavailable, DamagedCheckpoint),
+    *(CheckpointError, ManifestError, EngineError, GoldenMismatch),
+)
+
+
+class Desk(Protocol):
+    """Where a job comes from and what became of it goes: `moderation.screening`, or `moderation.rejudging`."""
+
+    def finish(self, job: Job, reading: Reading, model_version_id: UUID) -> None: ...
+
+    def give_up(self, job: Job, reason: FailureReason, detail: str) -> None: ...
+
+    def postpone(self, job: Job, delay: timedelta, *, counts: bool) -> None: ...
 
 
 class Screener:
     """What one process needs to screen: a detector behind its batcher, a sandbox for decoding, the store."""
 
-    def __init__(self, detector: Detector, model_version_id: UUID, store: Storage, settings: Settings) -> None:
-        self.model_version_id = model_version_id
+    def __init__(self, detector: Detector, version: ModelVersion, store: Storage, settings: Settings) -> None:
         self._settings = settings
         self._store = store
         self._gate = Gate()
@@ -57,58 +71,75 @@ class Screener:
             hang_after_s=settings.gpu_timeout_s,
         )
         self._sandbox = Sandbox(settings.decode_processes, settings.decode_memory_bytes, settings.decode_timeout_s)
-        self._heart = Heartbeat(partial(screening.renew, settings=settings), settings.case_lease_s / BEATS_PER_LEASE)
-        self.explainer = Explainer(model_version_id, self._batcher, self._sandbox, store, self._gate, settings)
+        beat_s = settings.case_lease_s / BEATS_PER_LEASE
+        self._heart = Heartbeat(partial(screening.renew, settings=settings), beat_s)
+        self._second_heart = Heartbeat(partial(rejudging.renew, settings=settings), beat_s)
+        self.champion = Champion(version, self._batcher, self._gate, store, settings)
+        self.explainer = Explainer(self.champion, self._batcher, self._sandbox, store, self._gate, settings)
 
     def close(self) -> None:
         """Finish what is in flight and let go of everything."""
+        self.champion.stop()
         self._batcher.close()
         self._heart.stop()
+        self._second_heart.stop()
         self.explainer.close()
         self._sandbox.close()
 
     def screen(self, case_id: UUID) -> None:
         """Take one case through to its end. Running it twice is harmless."""
         with self._gate.enter(alone=screening.must_run_alone(case_id)):
-            job = screening.begin(case_id, self.model_version_id, self._settings)
+            job = screening.begin(case_id, self.champion.version_id, self._settings)
             if job is None:
                 return
             with self._heart.keeping(job.lease):
-                self._judge_and_write(job)
+                self._judge_and_write(job, screening)
 
-    def _judge_and_write(self, job: Job) -> None:
+    def rejudge(self, case_id: UUID) -> None:
+        """Give a case this version's verdict beside its own. Running it twice is harmless."""
+        with self._gate.enter(alone=rejudging.must_run_alone(case_id)):
+            job = rejudging.begin(case_id, self.champion.version_id, self._settings)
+            if job is None:
+                return
+            with self._second_heart.keeping(job.lease):
+                self._judge_and_write(job, rejudging)
+
+    def _judge_and_write(self, job: Job, desk: Desk) -> None:
         try:
-            reading = self._judge(job)
+            reading, version_id = self._judge(job)
         except StorageUnavailable as error:
             log.warning("case %s waits for the object store: %s", job.lease.case_id, error)
-            screening.postpone(job, AWAY_RETRY_AFTER, counts=False)
+            desk.postpone(job, AWAY_RETRY_AFTER, counts=False)
         except ServerUnavailable as error:
             log.warning("case %s waits for the vLLM server: %s", job.lease.case_id, error)
-            screening.postpone(job, AWAY_RETRY_AFTER, counts=False)
+            desk.postpone(job, AWAY_RETRY_AFTER, counts=False)
         except (BatcherClosed, SandboxClosed):
-            screening.postpone(job, timedelta(0), counts=False)
+            desk.postpone(job, timedelta(0), counts=False)
         except NotFound:
-            screening.give_up(job, FailureReason.IMAGE_ERASED, "The image's bytes are no longer stored.")
+            desk.give_up(job, FailureReason.IMAGE_ERASED, "The image's bytes are no longer stored.")
         except UndecodableImage as error:
-            screening.give_up(job, FailureReason.UNDECODABLE, str(error))
+            desk.give_up(job, FailureReason.UNDECODABLE, str(error))
         except SandboxMemory as error:
-            screening.give_up(job, FailureReason.IMAGE_TOO_LARGE, error.message)
+            desk.give_up(job, FailureReason.IMAGE_TOO_LARGE, error.message)
         except (SandboxTimeout, SandboxCrash) as error:
             # It may be the machine, overloaded or out of memory, and not the image.
-            self._try_again_or_give_up(job, FailureReason.UNDECODABLE, error.message)
+            self._try_again_or_give_up(desk, job, FailureReason.UNDECODABLE, error.message)
         except Exception as error:
             log.exception("case %s could not be judged", job.lease.case_id)
-            self._try_again_or_give_up(job, FailureReason.INTERNAL, f"Judging failed with {type(error).__name__}.")
+            self._try_again_or_give_up(
+                desk, job, FailureReason.INTERNAL, f"Judging failed with {type(error).__name__}."
+            )
         else:
-            screening.finish(job, reading, self.model_version_id)
+            desk.finish(job, reading, version_id)
 
-    def _try_again_or_give_up(self, job: Job, reason: FailureReason, detail: str) -> None:
+    def _try_again_or_give_up(self, desk: Desk, job: Job, reason: FailureReason, detail: str) -> None:
         if job.lease.attempt < self._settings.case_attempts:
-            screening.postpone(job, ERROR_RETRY_AFTER, counts=True)
+            desk.postpone(job, ERROR_RETRY_AFTER, counts=True)
         else:
-            screening.give_up(job, reason, detail)
+            desk.give_up(job, reason, detail)
 
-    def _judge(self, job: Job) -> Reading:
+    def _judge(self, job: Job) -> tuple[Reading, UUID]:
+        """What was said of the image, and the version that said it: the batch's, whatever is served since."""
         started = time.monotonic()
         data = self._store.get(job.s3_key, max_bytes=job.image_bytes)
         image = self._sandbox.call(partial(to_rgb, max_pixels=self._settings.max_image_pixels), data)
@@ -117,7 +148,8 @@ class Screener:
         if not job.exhibited:
             # Here, for the wait is the GPU's.
             exhibits.make(self._store, self._sandbox, job.image_id, data, image)
-        reading = _reading(detection.result())
+        said = detection.result()
+        reading = _reading(said)
         log.info(
             "case %s: %s, p_fake %.3f (fetched and decoded in %.0f ms, judged in %.0f ms) [%s]",
             job.lease.case_id,
@@ -127,7 +159,7 @@ class Screener:
             (time.monotonic() - prepared) * 1000,
             job.request_id,
         )
-        return reading
+        return reading, self.champion.id_of(said.verdict.model_version)
 
 
 def _reading(said: Verdict | Detection) -> Reading:
@@ -143,33 +175,6 @@ def _reading(said: Verdict | Detection) -> Reading:
     )
 
 
-def load_champion() -> tuple[Detector, ModelVersion]:
-    """The champion, loaded (or connected to, where `vllm_url` is set) and proven to answer as when it was registered.
-
-    Raises ConfigurationError where there is none, CheckpointError where it cannot be loaded, EngineError where the
-    server is away or serves something else, GoldenMismatch where it answers otherwise.
-    """
-    with transaction() as session:
-        version = model_versions.champion(session)
-    if version is None:
-        raise ConfigurationError(
-            "No model version is champion: run `telltale models register CHECKPOINT --promote` once."
-        )
-    detector = _detector(version)
-    detector.verify_golden(golden_folder(version.checkpoint))
-    log.info("champion %s answers its golden images as measured", version.name)
-    return detector, version
-
-
-def _detector(version: ModelVersion) -> Detector:
-    manifest, rules = Manifest.model_validate(version.manifest), settings()
-    if rules.vllm_url is not None:
-        return Detector.connect(rules.vllm_url, version.checkpoint, revision=manifest.revision, manifest=manifest)
-    return Detector.load(
-        version.checkpoint, revision=manifest.revision, manifest=manifest, compiled_rows=rules.compiled_batch
-    )
-
-
 _screener: Screener | None = None
 
 
@@ -177,12 +182,14 @@ _screener: Screener | None = None
 def _start(**_: object) -> None:
     """Load before the first task; a worker that cannot serve its champion must not start."""
     global _screener  # noqa: PLW0603 - one per process, made by Celery's own hook
+    store = Storage(settings())
     try:
-        detector, version = load_champion()
-    except (ConfigurationError, CheckpointError, EngineError, GoldenMismatch) as error:
+        detector, version = load_champion(store)
+    except CANNOT_START as error:
         log.critical("this worker cannot start: %s", error)
         raise SystemExit(1) from error
-    _screener = Screener(detector, version.id, Storage(settings()), settings())
+    _screener = Screener(detector, version, store, settings())
+    _screener.champion.start()
 
 
 @worker_shutdown.connect
@@ -194,14 +201,22 @@ def _stop(**_: object) -> None:
 @app.task(name=SCREEN)
 def screen(case_id: str) -> None:
     """Screen one case."""
-    if _screener is None:
-        raise ConfigurationError("The screening task runs in a Celery worker of the screening role only.")
-    _screener.screen(UUID(case_id))
+    _ours().screen(UUID(case_id))
+
+
+@app.task(name=REJUDGE)
+def rejudge(case_id: str) -> None:
+    """Give one case the champion's verdict beside its own."""
+    _ours().rejudge(UUID(case_id))
 
 
 @app.task(name=EXPLAIN)
 def explain(verdict_id: str) -> None:
     """Explain one verdict, because somebody asked."""
+    _ours().explainer.explain(UUID(verdict_id))
+
+
+def _ours() -> Screener:
     if _screener is None:
-        raise ConfigurationError("The explaining task runs in a Celery worker of the screening role only.")
-    _screener.explainer.explain(UUID(verdict_id))
+        raise ConfigurationError("The screening tasks run in a Celery worker of the screening role only.")
+    return _screener

@@ -39,6 +39,7 @@ HISTORY = {
     EventType.CASE_RETRIED: "asked for another try",
     EventType.VERDICT_COMPLETED: "judged it",
     EventType.VERDICT_FAILED: "could not judge it",
+    EventType.CASE_REJUDGED: "judged it with a newer model version too",
     EventType.CASE_IN_REVIEW: "sent it to review",
     EventType.CASE_APPEALED: "appealed the decision",
     EventType.CASE_CLAIMED: "began to review it",

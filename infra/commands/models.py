@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import click
 
 from infra import listings, registration
 from infra.printing import as_json_option, print_list, print_record
 from infra.registration import Say, Source
 from model.manifest import Manifest
-from moderation import model_versions
+from moderation import model_versions, rejudging, tenants
 from moderation.db import transaction
 from moderation.settings import Settings, settings
+from moderation.storage import Storage
 from moderation.tables import ModelVersion
 
 ACTOR = "operator"
@@ -18,7 +21,10 @@ ACTOR = "operator"
 
 @click.group()
 def models() -> None:
-    """Register model versions, list them, choose the champion."""
+    """Register model versions, list them, choose the champion, go back to the one before."""
+
+
+reason_option = click.option("--reason", help="Why; kept in the audit trail.")
 
 
 @models.command()
@@ -44,13 +50,14 @@ def register(
 
     CHECKPOINT is a folder, a hub id such as lingcco/fakeVLM, or `demo`. One that has no telltale.json is taken for a
     published FakeVLM: it gets a manifest with its pinned revision, the raw prompt, and golden outputs made now on the
-    shipped samples.
+    shipped samples. The folder of an adapter is put into the object store, where every worker finds it.
     """
     settings()  # before the weights are loaded, which takes minutes
     source = Source.of(checkpoint, revision)
     manifest = registration.prepared(source, name, _say, quantization)
-    with transaction() as session:
-        version = registration.write(session, source, manifest)
+    place = registration.stored(source, manifest, _say)
+    with model_versions.changing() as session:
+        version = registration.write(session, place, manifest)
         if promoted:
             model_versions.promote(session, version.id, actor=ACTOR)
     _print(version, as_json)
@@ -67,12 +74,45 @@ def list_(as_json: bool) -> None:
 
 @models.command()
 @click.argument("name")
+@reason_option
 @as_json_option
-def promote(name: str, as_json: bool) -> None:
-    """Make a version champion; restart screening workers to have it judge."""
-    with transaction(wake=True) as session:
-        version = model_versions.promote(session, model_versions.version_named(session, name).id, actor=ACTOR)
+def promote(name: str, reason: str | None, as_json: bool) -> None:
+    """Make a version champion: workers change over to it between two batches."""
+    with model_versions.changing() as session:
+        chosen = model_versions.version_named(session, name)
+        version = model_versions.promote(session, chosen.id, actor=ACTOR, reason=reason)
     _print(version, as_json)
+
+
+@models.command()
+@reason_option
+@as_json_option
+def rollback(reason: str | None, as_json: bool) -> None:
+    """Make the version champion that was before; once more, the one before that."""
+    with model_versions.changing() as session:
+        version = model_versions.rollback(session, actor=ACTOR, reason=reason)
+    _print(version, as_json)
+
+
+@models.command()
+@click.option("--tenant", help="Its cases only; default: every tenant's.")
+@as_json_option
+def rejudge(tenant: str | None, as_json: bool) -> None:
+    """Have the champion judge the cases in review too, beside the verdict each has; workers do it when free."""
+    with transaction(wake=True) as session:
+        tenant_id = tenants.tenant_named(session, tenant).id if tenant else None
+        asked = rejudging.ask(session, actor=ACTOR, tenant_id=tenant_id)
+    print_record({"cases": asked}, as_json=as_json)
+
+
+@models.command()
+@click.option("--keep", type=click.IntRange(min=2), default=10, show_default=True, help="So many of the newest stay.")
+@click.option("--days", type=click.IntRange(min=0), default=30, show_default=True, help="Younger ones stay.")
+@as_json_option
+def prune(keep: int, days: int, as_json: bool) -> None:
+    """Remove old adapters from the object store; the champion's, and that of the version before it, stay."""
+    gone = model_versions.remove(Storage(settings()), keep=keep, older_than=timedelta(days=days), actor=ACTOR)
+    print_list([{"removed": name} for name in gone], as_json=as_json, none="No adapter is old enough to go.")
 
 
 def ensure_champion(rules: Settings, say: Say | None = None) -> None:
@@ -93,8 +133,9 @@ def ensure_champion(rules: Settings, say: Say | None = None) -> None:
     manifest = source.manifest()
     if manifest is None or not manifest.golden:
         manifest = registration.prepared(source, None, say)
-    with transaction() as session:
-        version = registration.write(session, source, registration.unambiguous(session, manifest))
+    place = registration.stored(source, manifest, say)
+    with model_versions.changing() as session:
+        version = registration.write(session, place, registration.unambiguous(session, manifest))
         model_versions.promote(session, version.id, actor=ACTOR)
     instead = f" instead of {before.name}, because TELLTALE_MODEL is {rules.model or 'not set'}" if before else ""
     say(f"{version.name} is champion now{instead}.")
@@ -102,9 +143,9 @@ def ensure_champion(rules: Settings, say: Say | None = None) -> None:
 
 def _is(version: ModelVersion, source: Source) -> bool:
     """Whether a version is of this checkpoint, as it is now."""
-    if version.checkpoint != source.text:
-        return False
     manifest = source.manifest()
+    if version.checkpoint != (source.text if manifest is None else source.place(manifest)):
+        return False
     if manifest is None:
         return source.revision in (None, version.manifest["revision"])
     stored = Manifest.model_validate(version.manifest)

@@ -17,10 +17,12 @@ from typing import Any
 import torch
 from PIL import Image
 
+from model import calibration
 from model import manifest as manifests
+from model.calibration import Scores
 from model.checkpoint import save_classic
 from model.decode import to_rgb
-from model.demo import base, calibrate, card, dataset, evaluate, fakes, photos, samples, warmup
+from model.demo import base, card, dataset, evaluate, fakes, photos, samples, warmup
 from model.demo.crops import SIDE
 from model.demo.evaluate import CHECKPOINT, HELDOUT
 from model.demo.fakes import Autoencoders
@@ -177,8 +179,9 @@ def _describe(
     shutil.rmtree(staged, ignore_errors=True)
     shutil.copytree(trained, staged, ignore=shutil.ignore_patterns("logs"))
     scored = evaluate.score(_detector(staged), validation)
-    calibration = calibrate.fit(scored, f"{len(scored.fake)} images of {len(set(scored.photos))} validation photos")
-    _rewrite(staged, base=BASE, calibration=calibration)
+    fitted_on = f"{len(scored.fake)} images of {len(set(scored.photos))} validation photos"
+    fitted = calibration.fit(Scores(scored.logit, scored.fake), "platt", fitted_on)
+    _rewrite(staged, base=BASE, calibration=fitted)
     measured = evaluate.score(_detector(staged), places.heldout)
     _rewrite(staged, metrics={"measured_on": "model/demo/heldout", **evaluate.summary(measured)})
     detector = _detector(staged)

@@ -82,13 +82,18 @@ def collect(work: Path) -> list[Photo]:
     Raises PhotosUnavailable.
     """
     work.mkdir(parents=True, exist_ok=True)
-    photos = [*_bundled("skimage", "data", SKIMAGE), *_bundled("sklearn", "datasets/images", SKLEARN)]
+    photos = bundled()
     roots = {package: unpack(package, work) for package in PACKAGES}
     photos += _lomiri(roots["lomiri-wallpapers-16.04"], "16.04") + _lomiri(roots["lomiri-wallpapers-20.04"], "20.04")
     photos += _gcompris(roots["gcompris-qt-data"], work / "gcompris-photos")
     photos += _wesaturate(roots["libjxl-testdata"])
     kept = [photo for photo in photos if not NO_PHOTOS.search(photo.name) and photo.author not in ILLUSTRATORS]
     return sorted(kept, key=lambda photo: photo.name)
+
+
+def bundled() -> list[Photo]:
+    """The photos that come with scikit-image and scikit-learn: nothing is fetched. Raises PhotosUnavailable."""
+    return [*_bundled("skimage", "data", SKIMAGE), *_bundled("sklearn", "datasets/images", SKLEARN)]
 
 
 def split(names: Sequence[str]) -> dict[str, Split]:

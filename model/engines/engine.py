@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
@@ -17,6 +18,10 @@ from model.prompt import Label
 
 class EngineError(RuntimeError):
     """The engine ran, but what came out cannot be used."""
+
+
+class OtherBase(EngineError):
+    """That version needs another network than the one that is loaded."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,18 @@ class Answer:
 Chooser = Callable[[int, Score], Label | None]
 
 
+class Successor(Protocol):
+    """Another version, ready to take an engine's place. While it has it, the earlier engine must not be used."""
+
+    def take_over(self) -> Engine:
+        """The engine that runs this version from now on. Raises where it cannot; then `give_back` must follow."""
+
+    def give_back(self) -> None:
+        """Leave everything as it was before `take_over`. Raises where that fails: then nothing must be used."""
+
+
 class Engine(Protocol):
-    """`prepare` is safe to call from any thread, `answer` from one thread at a time."""
+    """`prepare` and `successor` are safe to call from any thread, all else from one thread at a time."""
 
     @property
     def name(self) -> str:
@@ -70,3 +85,13 @@ class Engine(Protocol):
 
     def complete(self, prepared: Sequence[Any]) -> list[str]:
         """What the model says by itself after the prompt, nothing forced: for measuring as the paper did."""
+
+    def successor(self, source: str | Path, revision: str | None, manifest: Manifest) -> Successor:
+        """Get another version ready, as far as that can be done while this engine works.
+
+        Raises OtherBase where `release` and loading anew is the only way, CheckpointError or EngineError where that
+        version cannot be run.
+        """
+
+    def release(self) -> None:
+        """Let go of network and memory; this engine must not be used any more."""

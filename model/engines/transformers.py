@@ -6,9 +6,13 @@ gradient, no sampling. It knows nothing of how batches are filled.
 
 from __future__ import annotations
 
+import copy
+import gc
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 import psutil
@@ -16,10 +20,13 @@ import torch
 from PIL import Image
 from transformers import Cache
 
+from model import adapters
+from model import checkpoint as checkpoints
+from model.adapters import AdapterError, Weights
 from model.answer import decoded
-from model.checkpoint import Checkpoint
+from model.checkpoint import Checkpoint, CheckpointError, Interface
 from model.engines.decoding import CompiledDecoder, Slab, decode
-from model.engines.engine import Answer, Chooser, EngineError, Score
+from model.engines.engine import Answer, Chooser, EngineError, OtherBase, Score
 from model.manifest import Manifest
 from model.preprocess import to_pixels
 from model.prompt import Label
@@ -60,6 +67,23 @@ def free_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
+@dataclass(frozen=True)
+class Incoming:
+    """Another version on the same base, for the engine that runs one there: see `engine.Successor`."""
+
+    engine: TransformersEngine
+    interface: Interface
+    weights: Weights | None
+
+    def take_over(self) -> TransformersEngine:
+        """The adapters change places. Raises AdapterError."""
+        return self.engine.exchanged(self.interface, self.weights)
+
+    def give_back(self) -> None:
+        """The adapters that were there before are put back. Raises AdapterError."""
+        self.engine.restore(self.weights)
+
+
 class TransformersEngine:
     """Runs one checkpoint on the device it was loaded to. `max_new_tokens` bounds an explanation after its opening.
 
@@ -98,6 +122,48 @@ class TransformersEngine:
     def complete(self, prepared: Sequence[torch.Tensor]) -> list[str]:
         """See `Engine.complete`."""
         return self._in_parts(prepared, lambda part, start: self._complete(part))
+
+    def successor(self, source: str | Path, revision: str | None, manifest: Manifest) -> Incoming:
+        """See `Engine.successor`: the adapter is read here, and the prompt encoded."""
+        place, revision = checkpoints.locate(source, revision)
+        ground = checkpoints.ground_of(place, revision, manifest)
+        if ground != self._checkpoint.ground:
+            raise OtherBase(f"{manifest.name} stands on another network than {self.manifest.name}.")
+        interface = checkpoints.load_interface(place, revision=revision, manifest=manifest)
+        try:
+            weights = adapters.read(Path(place)) if manifest.adapter is not None else None
+        except AdapterError as error:
+            raise CheckpointError(str(error)) from error
+        return Incoming(self, interface, weights)
+
+    def exchanged(self, interface: Interface, weights: Weights | None) -> TransformersEngine:
+        """The engine of another version on this network, with `weights` on it.
+
+        What was learned of the memory is kept, and so is what was compiled. Raises AdapterError.
+        """
+        before = self._checkpoint
+        network = before.model
+        mounted = adapters.exchange(network, before.mounted, weights, checkpoints.probe(network, interface.tokens))
+        other = copy.copy(self)
+        other._carry(replace(before, manifest=interface.manifest, tokens=interface.tokens, mounted=mounted))
+        if other._compiled is not None and other._length != self._length:
+            other._compiled = CompiledDecoder(network, other._compiled.rows, other._length)
+        return other
+
+    def restore(self, tried: Weights | None) -> None:
+        """Put back on the network what it had before `exchanged`, whether that worked or not. Raises AdapterError."""
+        before = self._checkpoint
+        self._carry(replace(before, mounted=adapters.restore(before.model, before.mounted, tried)))
+
+    def release(self) -> None:
+        """See `Engine.release`."""
+        self._compiled = None
+        self._carry(replace(self._checkpoint, model=None, mounted=None))
+        gc.collect()  # networks and their hooks refer to one another in circles
+        torch.cuda.empty_cache()
+
+    def _carry(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint, self._model = checkpoint, checkpoint.model
 
     def _in_parts(
         self, prepared: Sequence[torch.Tensor], run: Callable[[Sequence[torch.Tensor], int], list[Outcome]]

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +24,7 @@ from safetensors import safe_open
 
 from model.adapters import WEIGHTS, is_adapter
 from model.answer import decoded
-from model.checkpoint import Interface
+from model.checkpoint import Interface, load_interface, locate
 from model.engines.engine import Answer, Chooser, EngineError, Score
 from model.manifest import Manifest
 from model.prompt import Label
@@ -43,6 +44,8 @@ TIMEOUT = httpx.Timeout(120, connect=5, pool=None)
 # A lost connection or a gateway's 5xx is tried again after these pauses: a server that restarts, or has hung up.
 PAUSES_S = (0.5, 2.0)
 GATEWAY_LOST_IT = frozenset({502, 504})
+# What vLLM 0.32 says of a model it does not serve (any more), with 404.
+GONE = "does not exist"
 # vLLM's HTTP server hangs up on a connection that was idle for 5 s; ours is dropped before that can cross a request.
 KEEPALIVE_S = 3
 
@@ -55,6 +58,20 @@ Made = TypeVar("Made")
 
 class ServerUnavailable(EngineError):
     """No server answers, or it says that it cannot now. No image is at fault: wait, or start the server."""
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A version that a server serves: see `engine.Successor`. Nothing of the earlier one is touched."""
+
+    engine: VllmEngine
+
+    def take_over(self) -> VllmEngine:
+        """The engine that asks for this version."""
+        return self.engine
+
+    def give_back(self) -> None:
+        """Nothing has changed."""
 
 
 class VllmEngine:
@@ -108,6 +125,19 @@ class VllmEngine:
     def complete(self, prepared: Sequence[str]) -> list[str]:
         """See `Engine.complete`."""
         return _each(lambda image: self._write(image, None, ()), prepared)
+
+    def successor(self, source: str | Path, revision: str | None, manifest: Manifest) -> Serving:
+        """See `Engine.successor`: the server must serve that version too, and under its name.
+
+        Raises EngineError while it does not.
+        """
+        interface = load_interface(source, revision=revision, manifest=manifest)
+        place, _ = locate(source, revision)
+        folder = place if isinstance(place, Path) else None
+        return Serving(VllmEngine(self._server.url, interface, folder=folder, max_new_tokens=self._max_new_tokens))
+
+    def release(self) -> None:
+        """See `Engine.release`; the network is the server's."""
 
     def _find_model(self) -> tuple[str, str]:
         """The served name `VERSION:DTYPE` of our model version, and the dtype in it."""
@@ -288,6 +318,8 @@ class Server:
         said = f"{self.url}{path} answered {response.status_code}: {_message(response)}"
         if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
             raise ServerUnavailable(f"{said}. It is starting, overloaded or down: wait, or look into its log.")
+        if response.status_code == httpx.codes.NOT_FOUND and GONE in said:
+            raise ServerUnavailable(f"{said} It served that before: wait for it, or for a worker to change over.")
         if response.status_code in GATEWAY_LOST_IT:
             raise _ConnectionLost(f"{said}. The server behind that address hung up: look into its log.")
         if response.status_code == httpx.codes.NOT_FOUND:

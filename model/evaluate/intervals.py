@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
+from scipy.special import betaincinv
 from scipy.stats import binomtest, norm
 
 RESAMPLES = 1000
@@ -31,7 +32,9 @@ Interval = tuple[float, float]
 Statistic = Callable[[Numbers], float]
 
 
-def bootstrap(statistic: Statistic, groups: Groups, resamples: int = RESAMPLES) -> Interval:
+def bootstrap(
+    statistic: Statistic, groups: Groups, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
+) -> Interval:
     """The percentile interval of a statistic when groups are drawn with replacement (Efron and Tibshirani 1993).
 
     `groups` names each image's group; for images that have none, `np.arange(images)`. A draw in which the statistic is
@@ -44,7 +47,7 @@ def bootstrap(statistic: Statistic, groups: Groups, resamples: int = RESAMPLES) 
     values = values[np.isfinite(values)]
     if not len(values):
         return float("nan"), float("nan")
-    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
@@ -83,11 +86,33 @@ def mean_of_two(one: tuple[int, int], other: tuple[int, int]) -> Interval:
 
     Zou and Donner 2008 have the general form, here for half the sum, of Wilson's intervals.
     """
-    parts = [(hits / images, *wilson(hits, images)) for hits, images in (one, other)]
-    value = sum(share for share, _, _ in parts) / 2
-    down = math.hypot(*(share - low for share, low, _ in parts)) / 2
-    up = math.hypot(*(high - share for share, _, high in parts)) / 2
-    return value - down, value + up
+    return half_sum(wilson(*one), wilson(*other), (one[0] / one[1], other[0] / other[1]))
+
+
+def paired(gained: float, lost: float, images: float, confidence: float = CONFIDENCE) -> Interval:
+    """Of the change of a proportion on the same images (Bonett and Price 2012, J. Educ. Behav. Stat. 37: 479).
+
+    `gained` images were hit afterwards only, `lost` ones before only; they need not be whole where images are weighted.
+    One is added to both and two to the images, so that no change on few images is not taken for none on all.
+    """
+    up, down, all_ = (gained + 1) / (images + 2), (lost + 1) / (images + 2), images + 2
+    reach = float(norm.ppf((1 + confidence) / 2)) * math.sqrt((up + down - (up - down) ** 2) / all_)
+    return max(-1.0, up - down - reach), min(1.0, up - down + reach)
+
+
+def half_sum(one: Interval, other: Interval, values: tuple[float, float]) -> Interval:
+    """Of the mean of two independent quantities that have these intervals and values, by squares added."""
+    down = math.hypot(values[0] - one[0], values[1] - other[0]) / 2
+    up = math.hypot(one[1] - values[0], other[1] - values[1]) / 2
+    return sum(values) / 2 - down, sum(values) / 2 + up
+
+
+def proportion_at_least(hits: float, images: float, error: float) -> float:
+    """The lower end of a proportion, too high with a chance of `error` at most (Clopper and Pearson 1934, one-sided).
+
+    `hits` and `images` may be effective numbers, for weighted or alike images (Korn and Graubard 1998).
+    """
+    return float(betaincinv(hits, images - hits + 1, error)) if hits > 0 else 0.0
 
 
 def harmonic(both: int, either: int) -> Interval:

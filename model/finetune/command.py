@@ -56,7 +56,7 @@ def finetune(config: Path, how: str) -> None:
         read(config)
     except InvalidConfiguration as error:
         raise click.ClickException(str(error)) from error
-    raise SystemExit(launch(config, _launcher_options(how)))
+    raise SystemExit(launch(config, launcher_options(how)))
 
 
 @click.command()
@@ -132,7 +132,7 @@ def _passed_on() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _launcher_options(how: str) -> list[str]:
+def launcher_options(how: str) -> list[str]:
     """A shipped configuration with a process for each GPU, or a file as it stands."""
     if how not in SHIPPED:
         if not Path(how).is_file():

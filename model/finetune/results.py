@@ -20,7 +20,7 @@ from model.detector import Detector, Verdict, make_goldens
 from model.evaluate import metrics as measures
 from model.evaluate.metrics import Estimate, Outcomes
 from model.finetune.records import Records, Row
-from model.manifest import Golden, Manifest
+from model.manifest import Calibration, Golden, Manifest
 from model.prompt import Label
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,19 @@ def complete(folder: Path, training: Records, validation: Records | None, batch_
         metrics = metrics | measure(detector, validation, batch_size)
     golden = goldens(detector, folder, (validation or training).rows)
     manifest = manifests.read(folder).model_copy(update={"golden": golden, "metrics": metrics})
+    manifest.write(folder)
+    return manifest
+
+
+def calibrate(folder: Path, calibration: Calibration) -> Manifest:
+    """Write a calibration into a checkpoint's manifest, and its golden outputs anew: their labels follow from it.
+
+    Raises what `Detector.load` raises, and UndecodableImage.
+    """
+    manifest = manifests.read(folder).model_copy(update={"calibration": calibration})
+    detector = Detector.load(folder, manifest=manifest)
+    golden = settled(folder, clear(detector, folder, [folder / each.image for each in manifest.golden]))
+    manifest = manifest.model_copy(update={"golden": golden})
     manifest.write(folder)
     return manifest
 

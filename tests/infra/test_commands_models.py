@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from sqlalchemy import select
 
 from infra import registration
 from infra.cli import telltale
@@ -19,11 +20,15 @@ from infra.demo.samples import Sample
 from infra.registration import Source
 from model import manifest as manifests
 from model.checkpoint import save_classic
-from moderation import model_versions
+from moderation import checkpoints, model_versions
 from moderation.db import transaction
 from moderation.errors import ConfigurationError
 from moderation.settings import Settings, settings
-from tests.model import tiny
+from moderation.storage import Storage
+from moderation.tables import Event
+from moderation.vocabulary import CaseStatus, EventType
+from tests.factories import make_case, make_tenant
+from tests.model import adapted, tiny
 
 HASH = "0123456789abcdef0123456789abcdef01234567"
 
@@ -131,6 +136,76 @@ class TestPromote:
         result = run("promote", "nobody")
         assert result.exit_code == 1
         assert "'nobody'" in result.stderr
+
+
+@pytest.mark.usefixtures("db", "shipped")
+class TestRollback:
+    def test_goes_back_and_says_why(self, checkpoint: Path) -> None:
+        as_json("register", checkpoint, "--promote")
+        as_json("register", checkpoint, "--name", "second", "--promote")
+        back = as_json("rollback", "--reason", "reals fell")
+        assert (back["name"], back["stage"]) == ("tiny", "champion")
+        with transaction() as session:
+            query = select(Event.after).where(Event.type == EventType.MODEL_PROMOTED).order_by(Event.id.desc())
+            assert session.scalars(query).first() == {"version": "tiny", "reason": "reals fell", "rollback": True}
+
+    def test_without_a_version_before_it_says_so(self, checkpoint: Path) -> None:
+        as_json("register", checkpoint, "--promote")
+        result = run("rollback")
+        assert result.exit_code == 1
+        assert "nothing to go back to" in result.stderr
+
+
+@pytest.mark.usefixtures("db", "shipped", "bucket")
+class TestAdapter:
+    @pytest.fixture
+    def adapter(self, checkpoint: Path, tmp_path: Path) -> Path:
+        """An adapter that nobody has given golden outputs yet."""
+        return adapted.make(tmp_path / "retrained", checkpoint, strength=0.5)
+
+    def test_it_is_stored_where_every_worker_finds_it(self, adapter: Path, tmp_path: Path) -> None:
+        registered = as_json("register", adapter)
+        assert registered["golden"] > 0
+        digest = checkpoints.digest_of(registered["checkpoint"])
+        assert digest is not None
+        cache = tmp_path / "cache"
+        cache.mkdir()
+        fetched = checkpoints.fetch(Storage(settings()), digest, cache)
+        assert manifests.read(fetched) == manifests.read(adapter)
+        assert as_json("register", adapter) == registered
+        assert len(as_json("list")) == 1
+
+    def test_a_start_that_is_configured_with_it_registers_it_once(self, adapter: Path) -> None:
+        for _ in range(2):
+            ensure_champion(with_model(adapter))
+        (listed,) = as_json("list")
+        assert (listed["name"], listed["stage"]) == ("retrained", "champion")
+        assert listed["checkpoint"].startswith("stored:")
+
+    def test_old_ones_are_pruned(self, adapter: Path) -> None:
+        as_json("register", adapter)
+        for number in range(2):
+            manifests.read(adapter).model_copy(update={"name": f"later {number}"}).write(adapter)
+            as_json("register", adapter)
+        assert as_json("prune", "--keep", "2", "--days", "1") == []
+        assert as_json("prune", "--keep", "2", "--days", "0") == [{"removed": "retrained"}]
+        assert "No adapter is old enough" in run("prune").stdout
+
+
+@pytest.mark.usefixtures("db", "shipped")
+class TestRejudge:
+    def test_says_how_many_cases_were_asked_for(self, checkpoint: Path) -> None:
+        with transaction() as session:
+            tenant = make_tenant(session, "acme")
+            make_case(session, tenant, CaseStatus.IN_REVIEW)
+        assert as_json("rejudge") == {"cases": 0}
+        as_json("register", checkpoint, "--promote")
+        assert as_json("rejudge", "--tenant", "acme") == {"cases": 1}
+
+    def test_an_unknown_tenant_is_named(self) -> None:
+        result = run("rejudge", "--tenant", "nobody")
+        assert result.exit_code == 1
+        assert "nobody" in result.stderr
 
 
 @pytest.mark.usefixtures("db", "shipped")

@@ -100,7 +100,7 @@ def test_it_heals_ends_whole_and_keeps_its_data(up: Up) -> None:
     up.telltale("tenants", "create", "a-platform")
     before = up.supervisor.pids()
     workers = {"screening", "fetching", "delivery"}
-    assert set(before) == {"postgres", "valkey", "seaweedfs", "api", "relay", "beat"} | workers
+    assert set(before) == {"postgres", "valkey", "seaweedfs", "api", "relay", "retraining", "beat"} | workers
 
     killed = ("delivery", "postgres")
     for name in killed:

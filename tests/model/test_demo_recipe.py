@@ -14,9 +14,8 @@ import torch
 from PIL import Image
 
 from model.answer import parse
-from model.demo import calibrate, crops, dataset, explanations, fakes, photos, warmup
+from model.demo import crops, dataset, explanations, fakes, photos, warmup
 from model.demo.base import network, processor
-from model.demo.evaluate import Scored
 from model.demo.fakes import ARTIFACTS, Autoencoders
 from model.manifest import Prompt
 
@@ -188,12 +187,3 @@ def test_warming_up_tells_apart_what_it_is_shown() -> None:
     before = [weight.clone() for weight in model.model.language_model.parameters()]
     assert warmup.warm_up(model, pixels.half(), targets, epochs=6, seed=0) < 1.0
     assert all(torch.equal(old, new) for old, new in zip(before, model.model.language_model.parameters(), strict=True))
-
-
-def test_calibration_recovers_a_known_scale_and_bias() -> None:
-    generator = np.random.default_rng(0)
-    logit = generator.normal(0, 4, 20_000)
-    fake = generator.random(20_000) < 1 / (1 + np.exp(-(0.5 * logit + 1)))
-    names = np.array(["p"] * 20_000)
-    found = calibrate.fit(Scored(logit, logit, fake, names, (None,) * 20_000), "made up")
-    assert (found.scale, found.bias) == (pytest.approx(0.5, abs=0.03), pytest.approx(1, abs=0.08))

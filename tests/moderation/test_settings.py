@@ -40,6 +40,9 @@ def test_every_missing_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         ("TELLTALE_WORKER_ROLE", "gpu"),
         ("TELLTALE_LOG_LEVEL", "LOUD"),
         ("TELLTALE_MAX_METADATA_BYTES", "8193"),
+        ("TELLTALE_RETRAIN_HOUR", "24"),
+        ("TELLTALE_RETRAIN_TIMEZONE", "Mars/Olympus"),
+        ("TELLTALE_RETRAIN_REPLAY_SHARE", "1"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -68,3 +71,10 @@ def test_every_setting_can_be_given_as_a_variable(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("TELLTALE_WORKER_ROLE", "delivery")
     assert (settings().case_lease_s, settings().worker_role) == (12.5, "delivery")
     assert Settings.model_config["env_prefix"] == "TELLTALE_"
+
+
+def test_retraining_every_night_can_be_put_off_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TELLTALE_RETRAIN_HOUR", "never")
+    monkeypatch.setenv("TELLTALE_RETRAIN_TIMEZONE", "Europe/Berlin")
+    assert settings().retrain_hour is None
+    assert settings().retrain_timezone.key == "Europe/Berlin"

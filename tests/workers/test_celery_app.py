@@ -12,7 +12,19 @@ import pytest
 
 from moderation.errors import LostLease
 from workers import celery_app
-from workers.celery_app import CLEAN_UP, DELIVER, FETCH, ROUTES, SCREEN, SETTLE, TASK_MODULES, LoggedTask, app
+from workers.celery_app import (
+    CLEAN_UP,
+    DELIVER,
+    FETCH,
+    REJUDGE,
+    RETRAIN,
+    ROUTES,
+    SCREEN,
+    SETTLE,
+    TASK_MODULES,
+    LoggedTask,
+    app,
+)
 
 ROOT = Path(celery_app.__file__).resolve().parents[1]
 # In a process of its own, for what is imported stays imported.
@@ -40,8 +52,8 @@ def loaded(role: str | None) -> dict[str, object]:
     [
         (None, [], False),
         ("fetching", [FETCH], False),
-        ("delivery", sorted([DELIVER, SETTLE, CLEAN_UP]), False),
-        ("screening", [SCREEN], True),
+        ("delivery", sorted([DELIVER, SETTLE, CLEAN_UP, RETRAIN]), False),
+        ("screening", sorted([SCREEN, REJUDGE]), True),
     ],
 )
 def test_a_role_loads_its_own_tasks_and_only_screening_the_model(
@@ -51,8 +63,8 @@ def test_a_role_loads_its_own_tasks_and_only_screening_the_model(
 
 
 def test_every_task_has_a_queue_of_its_own_role() -> None:
-    assert set(ROUTES) == {SCREEN, FETCH, DELIVER, SETTLE, CLEAN_UP}
-    assert len(set(ROUTES.values())) == len(ROUTES)
+    assert set(ROUTES) == {SCREEN, REJUDGE, FETCH, DELIVER, SETTLE, CLEAN_UP, RETRAIN}
+    assert ROUTES[REJUDGE] == ROUTES[SCREEN], "the same network judges, new cases first"
     assert set(TASK_MODULES) == {"screening", "fetching", "delivery"}
     assert {name: app.amqp.router.route({}, name)["queue"].name for name in ROUTES} == ROUTES
 

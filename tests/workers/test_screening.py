@@ -25,8 +25,10 @@ from moderation.tables import Case
 from moderation.vocabulary import CaseStatus, EventType, FailureReason
 from tests.factories import events_of, make_tenant, make_version
 from tests.model.engines.replay import Replay, serving
+from workers import champion as serving_worker
 from workers import screening as worker
-from workers.screening import Screener, load_champion
+from workers.champion import load_champion
+from workers.screening import Screener
 
 torch.set_num_threads(1)
 JUDGED = (CaseStatus.DECIDED, CaseStatus.IN_REVIEW)
@@ -41,7 +43,7 @@ def detector() -> Detector:
 def screener(detector: Detector, db: Engine, bucket: str) -> Iterator[Screener]:
     with transaction() as session:
         version = make_version(session)
-    made = Screener(detector, version.id, Storage(settings()), settings())
+    made = Screener(detector, version, Storage(settings()), settings())
     yield made
     made.close()
 
@@ -159,18 +161,18 @@ class TestLoadChampion:
 
     def test_the_shipped_checkpoint_answers_as_measured(self) -> None:
         self.register()
-        detector, version = load_champion()
+        detector, version = load_champion(Storage(settings()))
         assert detector.manifest.name == version.name
 
     def test_without_a_champion_it_says_what_to_do(self) -> None:
         with pytest.raises(ConfigurationError, match="telltale models register"):
-            load_champion()
+            load_champion(Storage(settings()))
 
     def test_a_checkpoint_that_answers_otherwise_is_refused(self) -> None:
         golden = manifests.read(golden_folder(DEMO)).golden
         self.register(golden=(golden[0].model_copy(update={"logit": golden[0].logit + 5}), *golden[1:]))
         with pytest.raises(GoldenMismatch):
-            load_champion()
+            load_champion(Storage(settings()))
         with pytest.raises(SystemExit):
             worker._start()
 
@@ -178,23 +180,23 @@ class TestLoadChampion:
         """The golden outputs are compared with what a real server said of them."""
         self.register()
         with serving(Replay()) as url:
-            monkeypatch.setattr(worker, "settings", lambda: settings().model_copy(update={"vllm_url": url}))
-            detector, version = load_champion()
+            monkeypatch.setattr(serving_worker, "settings", lambda: settings().model_copy(update={"vllm_url": url}))
+            detector, version = load_champion(Storage(settings()))
         assert (detector.engine, detector.manifest.name) == ("vllm", version.name)
 
     def test_a_vllm_server_that_answers_otherwise_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         golden = manifests.read(golden_folder(DEMO)).golden
         self.register(golden=(golden[0].model_copy(update={"logit": golden[0].logit + 5}), *golden[1:]))
         with serving(Replay()) as url:
-            monkeypatch.setattr(worker, "settings", lambda: settings().model_copy(update={"vllm_url": url}))
+            monkeypatch.setattr(serving_worker, "settings", lambda: settings().model_copy(update={"vllm_url": url}))
             with pytest.raises(GoldenMismatch):
-                load_champion()
+                load_champion(Storage(settings()))
 
     def test_a_vllm_server_of_another_model_stops_the_worker(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.register(name="another")
         with serving(Replay()) as url:
-            monkeypatch.setattr(worker, "settings", lambda: settings().model_copy(update={"vllm_url": url}))
+            monkeypatch.setattr(serving_worker, "settings", lambda: settings().model_copy(update={"vllm_url": url}))
             with pytest.raises(EngineError, match="serves telltale-demo:float32, not another"):
-                load_champion()
+                load_champion(Storage(settings()))
             with pytest.raises(SystemExit):
                 worker._start()

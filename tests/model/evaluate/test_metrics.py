@@ -222,3 +222,16 @@ def test_calibration_error_s_interval_holds_its_value() -> None:
 
 def test_intervals_are_the_same_every_time() -> None:
     assert metrics.measure(MIXED) == metrics.measure(MIXED)
+
+
+def test_a_paired_change_by_hand_and_no_change_on_few_images() -> None:
+    """8 gained, 2 lost of 98: one is added to both, two to all: 0.06 ± 1.96 · sqrt((0.12 − 0.0036) / 100)."""
+    assert intervals.paired(8, 2, 98) == pytest.approx((0.06 - 0.06687, 0.06 + 0.06687), abs=1e-4)
+    low, high = intervals.paired(0, 0, 10)
+    assert low < -0.2 and high > 0.2
+
+
+def test_a_lower_end_by_clopper_and_pearson() -> None:
+    """Of 10 hits in 10 at 5 %: the tenth root of 0.05."""
+    assert intervals.proportion_at_least(10, 10, 0.05) == pytest.approx(0.05**0.1)
+    assert intervals.proportion_at_least(0, 10, 0.05) == 0.0

@@ -1,0 +1,379 @@
+"""How one worker changes over: fetched, proven between two batches, or refused with a reason that can be read."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import torch
+from sqlalchemy import Engine, select
+
+from infra.demo.samples import samples
+from model import manifest as manifests
+from model.adapters import WEIGHTS
+from model.checkpoint import DEMO, DEMO_FOLDER
+from model.detector import Detector
+from moderation import checkpoints, images, model_versions, rejudging, submissions
+from moderation.db import transaction
+from moderation.settings import settings
+from moderation.storage import Storage, adapter_key
+from moderation.tables import Case, Event, ModelVersion, Rejudging
+from moderation.vocabulary import CaseStatus, EventType
+from tests.factories import make_case, make_tenant
+from tests.model import adapted, tiny
+from workers import champion as following
+from workers.champion import load_champion
+from workers.screening import Screener
+
+torch.set_num_threads(1)
+GOLDEN = sorted((DEMO_FOLDER / "golden").iterdir())[:2]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Adapters on the demo checkpoint, each with answers of its own."""
+    folder = tmp_path_factory.mktemp("adapters")
+    first = adapted.make(folder / "first", DEMO, GOLDEN, seed=1, strength=0.03)
+    second = adapted.make(folder / "second", DEMO, GOLDEN, seed=2, strength=0.03)
+    return {"first": first, "second": second}
+
+
+@pytest.fixture
+def storage(bucket: str) -> Storage:
+    return Storage(settings())
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own, so that adapters are fetched."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    monkeypatch.setattr(checkpoints, "default_cache", lambda: folder)
+    return folder
+
+
+def register(storage: Storage, folder: Path | str, *, champion: bool = False, **changes: Any) -> ModelVersion:
+    """As the command does it."""
+    path = DEMO_FOLDER if folder == DEMO else Path(folder)
+    manifest = manifests.read(path).model_copy(update=changes)
+    place = checkpoints.store(storage, path) if manifest.adapter else str(folder)
+    with transaction() as session:
+        version = model_versions.register(
+            session, checkpoint=place, manifest=manifest.model_dump(mode="json"), digest=manifest.digest()
+        )
+        if champion:
+            model_versions.promote(session, version.id, actor="test")
+        return version
+
+
+def promote(name: str) -> None:
+    with model_versions.changing() as session:
+        version = model_versions.version_named(session, name)
+        model_versions.promote(session, version.id, actor="test")
+
+
+@pytest.fixture
+def screener(db: Engine, storage: Storage) -> Iterator[Screener]:
+    """A worker that serves the demo checkpoint; it does not look for a champion by itself."""
+    register(storage, DEMO, champion=True)
+    running = Screener(*load_champion(storage), storage, settings())
+    yield running
+    running.close()
+
+
+def submitted(number: int = 0) -> UUID:
+    with transaction() as session:
+        tenant = make_tenant(session)
+    data = samples()[number].path.read_bytes()
+    request = submissions.Request(tenant_id=tenant.id, actor="test", request_id="test")
+    facts = images.inspect(data, settings().max_image_pixels)
+    return submissions.submit_image(request, data, facts, storage=Storage(settings()), settings=settings()).id
+
+
+def judged_by(screener: Screener) -> str:
+    """The version on the verdict of a case that is screened now, and that its score is that version's."""
+    case_id = submitted()
+    screener.screen(case_id)
+    with transaction() as session:
+        case = session.get_one(Case, case_id)
+        assert case.status in (CaseStatus.DECIDED, CaseStatus.IN_REVIEW), case.failure_detail
+        assert case.verdict is not None
+        return case.verdict.model_version.name
+
+
+def events(type_: EventType) -> list[dict[str, Any]]:
+    with transaction() as session:
+        query = select(Event.after).where(Event.type == type_).order_by(Event.id)
+        return [after for after in session.scalars(query) if after]
+
+
+def test_an_adapter_is_fetched_and_takes_over(screener: Screener, storage: Storage, made: dict[str, Path]) -> None:
+    register(storage, made["first"], champion=True)
+    register(storage, made["second"])
+    assert judged_by(screener) == "telltale-demo"
+    assert screener.champion.look() is True
+    assert judged_by(screener) == "first"
+    promote("second")
+    assert screener.champion.look() is True
+    assert judged_by(screener) == "second"
+    swapped = events(EventType.MODEL_SWAPPED)
+    assert [one["version"] for one in swapped] == ["first", "second"]
+    assert all(one["worker"] == following.worker_name() and one["seconds"] < 60 for one in swapped)
+
+
+def test_back_to_the_base_without_an_adapter(screener: Screener, storage: Storage, made: dict[str, Path]) -> None:
+    register(storage, made["first"], champion=True)
+    screener.champion.look()
+    with model_versions.changing() as session:
+        model_versions.rollback(session, actor="test", reason="too strict")
+    assert screener.champion.look() is True
+    assert judged_by(screener) == "telltale-demo"
+
+
+def test_a_worker_starts_with_an_adapter(db: Engine, storage: Storage, made: dict[str, Path]) -> None:
+    register(storage, made["first"], champion=True)
+    detector, version = load_champion(storage)
+    assert (detector.manifest.name, version.name) == ("first", "first")
+
+
+def test_nothing_happens_while_the_champion_is_the_same(screener: Screener) -> None:
+    assert screener.champion.look() is True
+    assert events(EventType.MODEL_SWAPPED) == events(EventType.MODEL_SWAP_REFUSED) == []
+
+
+def test_the_bell_is_enough_and_so_is_patience(
+    screener: Screener, storage: Storage, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(storage, made["first"])
+    register(storage, made["second"])
+    monkeypatch.setattr(following, "LOOK_EVERY_S", 30)
+    screener.champion.start()
+    promote("first")
+    wait_until(lambda: screener.champion.version_id == version_id("first"))
+    monkeypatch.setattr(following, "LOOK_EVERY_S", 0.2)
+    promote("second")  # ends the look of 30 s
+    with transaction() as session:  # and nobody rings for this one
+        model_versions.rollback(session, actor="test")
+    wait_until(lambda: screener.champion.version_id == version_id("first"))
+
+
+def test_golden_outputs_that_differ_are_refused_once_and_for_all(
+    screener: Screener, storage: Storage, made: dict[str, Path]
+) -> None:
+    golden = manifests.read(made["first"]).golden
+    wrong = (golden[0].model_copy(update={"logit": golden[0].logit + 5}), *golden[1:])
+    register(storage, made["first"], champion=True, golden=wrong)
+    for _ in range(3):
+        assert screener.champion.look() is False
+    assert judged_by(screener) == "telltale-demo"
+    (refused,) = events(EventType.MODEL_SWAP_REFUSED)
+    assert (refused["version"], refused["serving"], refused["tries_again"]) == ("first", "telltale-demo", False)
+    assert "does not answer as measured" in refused["reason"]
+    register(storage, made["second"], champion=True)
+    assert screener.champion.look() is True, "the next promotion is another matter"
+    assert judged_by(screener) == "second"
+
+
+def test_damage_in_the_store_is_refused_until_it_is_mended(
+    screener: Screener, storage: Storage, made: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(made["first"], tmp_path / "damaged"))
+    manifests.read(folder).model_copy(update={"name": "damaged"}).write(folder)
+    version = register(storage, folder, champion=True)
+    digest = checkpoints.digest_of(version.checkpoint)
+    assert digest is not None
+    storage.put(adapter_key(digest, WEIGHTS), b"something else", "application/octet-stream")
+    assert screener.champion.look() is False
+    assert judged_by(screener) == "telltale-demo"
+    (refused,) = events(EventType.MODEL_SWAP_REFUSED)
+    assert f"{WEIGHTS} is missing or longer" in refused["reason"] or "is not what was stored" in refused["reason"]
+    assert refused["tries_again"] is True
+    checkpoints.store(storage, folder)
+    wait_until(screener.champion.look)
+    assert judged_by(screener) == "damaged"
+
+
+def test_a_store_that_is_away_is_asked_again_later(
+    screener: Screener, storage: Storage, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(storage, made["first"], champion=True)
+    away = Storage(settings().model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"}))
+    monkeypatch.setattr(screener.champion, "_store", away)
+    assert screener.champion.look() is False
+    monkeypatch.setattr(screener.champion, "_store", storage)
+    assert screener.champion.look() is False, "not at once"
+    assert judged_by(screener) == "telltale-demo"
+    (refused,) = events(EventType.MODEL_SWAP_REFUSED)
+    assert refused["tries_again"] is True
+    wait_until(screener.champion.look)
+    assert judged_by(screener) == "first"
+
+
+class TestAnotherBase:
+    @pytest.fixture
+    def other(self, tmp_path: Path) -> Path:
+        return adapted.prove(tiny.save(tmp_path / "other"), GOLDEN)
+
+    def test_the_worker_is_drained_and_loads_it(self, screener: Screener, storage: Storage, other: Path) -> None:
+        register(storage, other, champion=True)
+        assert screener.champion.look() is True
+        assert judged_by(screener) == "tiny"
+        promote("telltale-demo")
+        assert screener.champion.look() is True
+        assert judged_by(screener) == "telltale-demo"
+
+    def test_cases_wait_outside_meanwhile_and_none_is_lost(
+        self, screener: Screener, storage: Storage, other: Path
+    ) -> None:
+        cases = [submitted(number % 3) for number in range(9)]
+        register(storage, other, champion=True)
+        with ThreadPoolExecutor(4) as threads:
+            running = [threads.submit(screener.screen, case_id) for case_id in cases[:5]]
+            changing = threads.submit(screener.champion.look)
+            running += [threads.submit(screener.screen, case_id) for case_id in cases[5:]]
+            assert changing.result(timeout=120) is True
+            for one in running:
+                one.result(timeout=120)
+        with transaction() as session:
+            found = session.scalars(select(Case).where(Case.id.in_(cases))).all()
+            assert {case.status for case in found} <= {CaseStatus.DECIDED, CaseStatus.IN_REVIEW}
+            assert {case.verdict.model_version.name for case in found if case.verdict} <= {"telltale-demo", "tiny"}
+
+    def test_while_another_worker_loads_this_one_goes_on(
+        self, screener: Screener, storage: Storage, other: Path
+    ) -> None:
+        register(storage, other, champion=True)
+        with model_versions.turn_to_reload():
+            assert screener.champion.look() is False
+            assert judged_by(screener) == "telltale-demo"
+        assert screener.champion.look() is True
+
+    def test_one_that_does_not_answer_as_measured_has_the_old_one_loaded_again(
+        self, screener: Screener, storage: Storage, other: Path
+    ) -> None:
+        golden = manifests.read(other).golden
+        wrong = (golden[0].model_copy(update={"logit": golden[0].logit + 5}), *golden[1:])
+        register(storage, other, champion=True, golden=wrong)
+        assert screener.champion.look() is False
+        assert judged_by(screener) == "telltale-demo"
+        (refused,) = events(EventType.MODEL_SWAP_REFUSED)
+        assert refused["tries_again"] is False
+
+
+class TestRejudging:
+    def test_cases_in_review_get_the_new_verdict_beside_the_old(
+        self, screener: Screener, storage: Storage, made: dict[str, Path]
+    ) -> None:
+        case_id = submitted()
+        screener.screen(case_id)
+        with transaction() as session:
+            case = session.get_one(Case, case_id)
+            if case.status is CaseStatus.DECIDED:
+                from moderation import cases
+
+                cases.appeal(session, case.tenant_id, case_id, actor="test", message=None)
+        register(storage, made["first"], champion=True)
+        screener.champion.look()
+        with transaction() as session:
+            assert rejudging.ask(session, actor="test") == 1
+        screener.rejudge(case_id)
+        screener.rejudge(case_id)
+        with transaction() as session:
+            case = session.get_one(Case, case_id)
+            said = rejudging.verdicts_of(session, case)
+            assert [one.model_version.name for one in said] == ["telltale-demo", "first"]
+            assert case.verdict_id == said[0].id
+            assert said[0].logit != pytest.approx(said[1].logit, abs=0.02)
+            assert session.scalar(select(Rejudging)) is None
+
+    def test_an_image_whose_bytes_are_gone_asks_for_no_more(self, screener: Screener) -> None:
+        with transaction() as session:
+            case = make_case(session, make_tenant(session), CaseStatus.IN_REVIEW)
+            session.add(Rejudging(case_id=case.id, asked_by="test"))
+            verdict = case.verdict
+            assert verdict is not None
+            other = model_versions.register(
+                session, checkpoint="/x", manifest=verdict.model_version.manifest | {"name": "gone"}, digest="gone"
+            )
+            verdict.model_version_id = other.id
+        screener.rejudge(case.id)
+        with transaction() as session:
+            assert session.scalar(select(Rejudging)) is None
+
+    def test_a_case_in_flight_while_its_version_retires(
+        self, screener: Screener, storage: Storage, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        register(storage, made["first"])
+        case_id = submitted()
+        judge = Detector.detect_prepared
+
+        def promoted_meanwhile(self: Detector, *arguments: Any, **options: Any) -> Any:
+            promote("first")
+            return judge(self, *arguments, **options)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Detector, "detect_prepared", promoted_meanwhile)
+            screener.screen(case_id)
+        screener.champion.look()
+        screener.rejudge(case_id)
+        with transaction() as session:
+            said = rejudging.verdicts_of(session, session.get_one(Case, case_id))
+            assert [one.model_version.name for one in said] == ["telltale-demo", "first"]
+
+
+def test_verdicts_carry_the_version_of_their_batch(screener: Screener, storage: Storage, made: dict[str, Path]) -> None:
+    """Many threads, and a change amid them: every score is what the version that it names says of that image."""
+    register(storage, made["first"], champion=True)
+    cases = {submitted(number % 6): number % 6 for number in range(24)}
+    halfway = threading.Event()
+
+    def screen(item: tuple[int, UUID]) -> None:
+        if item[0] == 8:
+            halfway.set()
+        screener.screen(item[1])
+
+    with ThreadPoolExecutor(5) as threads:
+        done = [threads.submit(screen, item) for item in enumerate(cases)]
+        halfway.wait(30)
+        assert screener.champion.look() is True
+        for one in done:
+            one.result(timeout=120)
+    pictures = [samples()[number].path for number in range(6)]
+    alone = {
+        name: logits_of(folder, pictures) for name, folder in (("telltale-demo", DEMO_FOLDER), ("first", made["first"]))
+    }
+    assert min(abs(one - other) for one, other in zip(*alone.values(), strict=True)) > 0.01
+    names = set()
+    with transaction() as session:
+        for case in session.scalars(select(Case).where(Case.id.in_(cases))):
+            assert case.verdict is not None, case.failure_detail
+            name = case.verdict.model_version.name
+            names.add(name)
+            assert case.verdict.logit == pytest.approx(alone[name][cases[case.id]], abs=0.002)
+    assert names == {"telltale-demo", "first"}
+
+
+def logits_of(folder: Path, pictures: list[Path]) -> list[float]:
+    from model.decode import to_rgb
+
+    return [one.logit for one in Detector.load(folder, device="cpu").judge([to_rgb(path) for path in pictures])]
+
+
+def version_id(name: str) -> UUID:
+    with transaction() as session:
+        return model_versions.version_named(session, name).id
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+    done = threading.Event()
+    for _ in range(int(seconds / 0.1)):
+        if condition():
+            return
+        done.wait(0.1)
+    raise AssertionError(f"it did not happen within {seconds:.0f} s")
