@@ -22,6 +22,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 SCOPE = "telltale_scope"
 ROLE = "telltale_role"
 PUBLIC = "telltale_public"
+OPERATOR = "telltale_operator"
 # Where people work; everything else is for programs.
 DASHBOARD = "/dashboard"
 # In the OpenAPI document.
@@ -51,6 +52,12 @@ def requires_role(role: Role) -> Callable[[View], View]:
         return view
 
     return mark
+
+
+def operators_only(view: View) -> View:
+    """Mark a page or action that concerns every tenant at once; beside `requires_role`, and below it."""
+    setattr(view, OPERATOR, True)
+    return view
 
 
 def signed_in(view: View) -> View:

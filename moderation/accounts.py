@@ -64,6 +64,7 @@ class Person:
     email: str
     sign_in_id: UUID
     memberships: tuple[Member, ...]
+    operator: bool = False
 
     @property
     def actor(self) -> str:
@@ -94,6 +95,14 @@ class Person:
             raise NotFound("There is nothing here, or nothing of a platform that you work for.")
         if not own.covers(role):
             raise Forbidden(f"Only a {role.value} may do this; for this platform you are a {own.value}.")
+
+    def require_operator(self) -> None:
+        """Raise Forbidden for whoever may not decide for every tenant at once."""
+        if not self.operator:
+            raise Forbidden(
+                "This concerns every platform, so only an operator may do it. Whoever runs this deployment grants "
+                f"it: telltale users operator {self.email}"
+            )
 
 
 def sign_in(email: str, password: str, *, address: str, browser: str) -> str:
@@ -152,7 +161,7 @@ def person_with(token: str, *, touch: bool = True) -> Person:
         opened, user = found
         if touch:
             _touch(session, opened.id)
-        return Person(user.id, user.email, opened.id, _memberships(session, user.id))
+        return Person(user.id, user.email, opened.id, _memberships(session, user.id), user.operator)
 
 
 def _memberships(session: Session, user_id: UUID) -> tuple[Member, ...]:
@@ -254,6 +263,15 @@ def enable(session: Session, user: User, *, actor: str) -> None:
         raise Conflict(f"The account of {user.email} is not disabled.")
     user.disabled_at = None
     webhooks.record(session, EventType.USER_ENABLED, tenant_id=None, actor=actor, after={"user": f"user:{user.id}"})
+
+
+def set_operator(session: Session, user: User, operator: bool, *, actor: str) -> None:
+    """Let a person decide for the whole deployment (which version judges, training runs), or no longer."""
+    if user.operator == operator:
+        return
+    user.operator = operator
+    type_ = EventType.OPERATOR_GRANTED if operator else EventType.OPERATOR_REVOKED
+    webhooks.record(session, type_, tenant_id=None, actor=actor, after={"user": f"user:{user.id}"})
 
 
 def _end_all(session: Session, user: User, *, actor: str) -> int:

@@ -44,6 +44,7 @@ from moderation.vocabulary import (
     Grade,
     Label,
     ModelStage,
+    PanelSet,
     ReviewReason,
     Role,
     RunStage,
@@ -66,6 +67,7 @@ WORDS: tuple[type[StrEnum], ...] = (
     Grade,
     Label,
     ModelStage,
+    PanelSet,
     ReviewReason,
     Role,
     RunStage,
@@ -135,13 +137,14 @@ class Tenant(_Identified, Row):
 
 
 class User(_Identified, Row):
-    """A person who reviews; passwords are argon2id."""
+    """A person who reviews; passwords are argon2id. An operator decides what judges for every tenant."""
 
     __tablename__ = "users"
 
     email: Mapped[str] = mapped_column(unique=True)
     password_hash: Mapped[str]
     disabled_at: Mapped[datetime | None]
+    operator: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
 class Membership(Row):
@@ -750,7 +753,8 @@ class TrainingRun(_Identified, Row):
     `night` is the local date that beat asked for it on, once. `lease_until` and `fence` are its worker's, as with
     cases; `attempts` counts workers that took it and died. `progress`: update, updates, loss, and seconds left of the
     training. `numbers` is whatever the stages measured, by stage. `outcome` and `reasons` are the gate's, `reason` says
-    why a run ended without one. `model_version_id` is the version that came of it.
+    why a run ended without one. `model_version_id` is the version that came of it. `upkeep_at`: from then on somebody
+    is to measure the panel and to clear up, in `upkeep_attempts`; `panel_note` says why nothing was measured.
     """
 
     __tablename__ = "training_runs"
@@ -781,6 +785,41 @@ class TrainingRun(_Identified, Row):
     reasons: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
     reason: Mapped[str | None]
     model_version_id: Mapped[UUID | None] = mapped_column(ForeignKey(ModelVersion.id))
+    upkeep_at: Mapped[datetime | None]
+    upkeep_attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    panel_note: Mapped[str | None]
+
+
+class PanelMeasurement(_Identified, Row):
+    """The champion on one of the panel's sets, after one run (moderation/retraining/panel.py).
+
+    `value` with its 95 % interval is balanced accuracy, of audits the share of decisions that were right; None where
+    there were too few images, which `note` says. `change` since `before` with its interval is on the images that
+    `reference_id` has too. `scores`: of each image its sha256, group, whether it is fake, logit and p_fake.
+    """
+
+    __tablename__ = "panel_measurements"
+    __table_args__ = (UniqueConstraint("run_id", "measured"),)
+
+    run_id: Mapped[UUID] = mapped_column(ForeignKey(TrainingRun.id))
+    model_version_id: Mapped[UUID] = mapped_column(ForeignKey(ModelVersion.id))
+    measured: Mapped[PanelSet]
+    images: Mapped[int]
+    value: Mapped[float | None]
+    low: Mapped[float | None]
+    high: Mapped[float | None]
+    auc: Mapped[float | None]
+    reference_id: Mapped[UUID | None] = mapped_column(ForeignKey("panel_measurements.id"))
+    before: Mapped[float | None]
+    change: Mapped[float | None]
+    change_low: Mapped[float | None]
+    change_high: Mapped[float | None]
+    margin: Mapped[float]
+    drifted: Mapped[bool]
+    note: Mapped[str | None]
+    scores: Mapped[list[list[Any]] | None] = mapped_column(JSONB(none_as_null=True), deferred=True)
+
+    model_version: Mapped[ModelVersion] = relationship()
 
 
 class TrainingExample(Row):

@@ -168,17 +168,21 @@ class EventType(StrEnum):
     MODEL_SWAPPED = "model.swapped"  # a worker judges with another version from now on
     MODEL_SWAP_REFUSED = "model.swap_refused"  # a worker stays with the version it has
     MODEL_REMOVED = "model.removed"
+    MODEL_DRIFTED = "model.drifted"  # the standing panel: the champion is worse than it, or another one, was
     REJUDGING_ASKED = "rejudging.asked"
     RUN_ASKED = "run.asked"
     RUN_STARTED = "run.started"
     RUN_CANCELLED = "run.cancelled"  # somebody asked for it; the worker ends it
     RUN_ENDED = "run.ended"
+    SNAPSHOT_REMOVED = "snapshot.removed"
     DATASET_EXPORTED = "dataset.exported"
     USER_SIGNED_IN = "user.signed_in"
     USER_SIGNED_OUT = "user.signed_out"
     USER_PASSWORD_CHANGED = "user.password_changed"
     USER_DISABLED = "user.disabled"
     USER_ENABLED = "user.enabled"
+    OPERATOR_GRANTED = "operator.granted"
+    OPERATOR_REVOKED = "operator.revoked"
     TENANT_CREATED = "tenant.created"
     TENANT_CHANGED = "tenant.changed"
     KEY_CREATED = "key.created"
@@ -310,6 +314,16 @@ class GateOutcome(StrEnum):
     PROMOTE = "promote"
     ASK = "ask"
     REJECT = "reject"
+
+
+class PanelSet(StrEnum):
+    """What the standing panel measures the champion on."""
+
+    HOLDOUT = "holdout"  # as sent; never trained on, and the same images night after night
+    RECOMPRESSED = "recompressed"
+    BLURRED = "blurred"
+    RESIZED = "resized"
+    AUDITS = "audits"  # what people said of the champion's own automatic decisions
 
 
 class Split(StrEnum):

@@ -50,6 +50,8 @@ def authenticate() -> Response | None:
     csrf.check()
     if not public:
         _require(getattr(view, auth.ROLE))
+        if hasattr(view, auth.OPERATOR):
+            person().require_operator()
     return None
 
 

@@ -67,6 +67,18 @@ def grant(email: str, tenant: str, role: str, as_json: bool) -> None:
 
 @users.command()
 @click.argument("email")
+@click.option("--revoke", is_flag=True, help="No longer.")
+@as_json_option
+def operator(email: str, revoke: bool, as_json: bool) -> None:
+    """Let a lead decide for every tenant at once: which model version judges, and what becomes of training runs."""
+    with transaction() as session:
+        user = listings.user_with(session, email)
+        accounts.set_operator(session, user, not revoke, actor=ACTOR)
+    print_record({"email": user.email, "operator": not revoke}, as_json=as_json)
+
+
+@users.command()
+@click.argument("email")
 @as_json_option
 def disable(email: str, as_json: bool) -> None:
     """Close an account: every sign-in ends, and what the person has in hand goes back to the others."""

@@ -217,6 +217,7 @@ def _end(session: Session, run: TrainingRun, status: RunStatus, reason: str | No
     run.status = status
     run.lease_until = None
     run.ended_at = _now(session)
+    run.upkeep_at = run.upkeep_at or run.ended_at
     run.reason = storable(reason[:MAX_REASON]) if reason else None
     _record(session, run, EventType.RUN_ENDED, before, actor=actor)
 
