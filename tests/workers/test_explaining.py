@@ -40,7 +40,7 @@ def detector() -> Detector:
 def screener(detector: Detector, db: Engine, bucket: str) -> Iterator[Screener]:
     with transaction() as session:
         version = make_version(session)
-    made = Screener(detector, version.id, Storage(settings()), settings())
+    made = Screener(detector, version, Storage(settings()), settings())
     yield made
     made.close()
 
@@ -95,7 +95,8 @@ def test_the_task_explains_what_the_policy_had_skipped(
     with transaction() as session:
         found = session.get_one(Verdict, verdict_of(case))
         assert said.text.startswith(f"This is a {found.label} image.")
-        assert found.explanation is not None and found.explanation.model_version_id == screener.model_version_id
+        assert found.explanation is not None
+        assert found.explanation.model_version_id == screener.champion.version_id == found.model_version_id
         before = session.get_one(Case, case.id).sequence
     worker.explain(str(case.verdict_id))
     assert progress(case) == said

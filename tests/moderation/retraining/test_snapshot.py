@@ -273,24 +273,49 @@ def test_what_was_learned_or_judged_is_neither_new_nor_fresh(tenant: Tenant, ann
     assert ({each.case: each.new for each in third.examples}[case.id], third.fresh) == (False, 1)
 
 
-def test_the_history_of_a_group_comes_with_it_also_of_images_that_are_gone(
-    tenant: Tenant, anna: Person, lead: Person
+def test_the_history_of_a_group_comes_with_it_also_of_images_that_may_not_be_learned_from_any_more(
+    tenant: Tenant, anna: Person
 ) -> None:
-    """The erased image was measured on: what is near it must not be trained on, as it must not be were it there."""
+    """The restricted image was measured on: what is near it must not be trained on, as it must not be were it free."""
     old, unrelated = reviewed(tenant, anna), reviewed(tenant, anna)
     with transaction() as session:
         make_hash(session, old.image, bytes(32))
     sides = {old.id: Split.HOLDOUT, unrelated.id: Split.TRAIN}
     judged(tenant, taken(), sides, RunStatus.FAILED)
     with transaction() as session:
-        _erase(session, old, anna, lead)
-        _erase(session, unrelated, anna, lead)
+        for case in (old, unrelated):
+            session.get_one(Case, case.id).restricted = True
         copy = make_reviewed(session, tenant, anna)
         make_hash(session, copy.image, b"\x01" + bytes(31))
     found = taken()
     assert old.image is not None
     assert [(row.sha256, row.split) for row in found.earlier] == [(old.image.sha256, Split.HOLDOUT)]
     assert examples.divided(found, 0.0) == {copy.id: Split.HOLDOUT}
+
+
+def test_of_an_erased_image_its_bytes_are_known_again_and_what_it_was_like_is_not(
+    tenant: Tenant, anna: Person, lead: Person
+) -> None:
+    """Its hash went with it, and so did its place among what is measured on: a near copy leaks nothing."""
+    old = reviewed(tenant, anna)
+    with transaction() as session:
+        make_hash(session, old.image, bytes(32))
+    judged(tenant, taken(), {old.id: Split.HOLDOUT}, RunStatus.PROMOTED)
+    with transaction() as session:
+        _erase(session, old, anna, lead)
+        near = make_reviewed(session, tenant, anna)
+        make_hash(session, near.image, b"\x01" + bytes(31))
+        again = make_reviewed(session, tenant, anna, image=make_same(session, old))
+    assert examples.divided(taken(), 0.0) == {near.id: Split.TRAIN, again.id: Split.HOLDOUT}
+
+
+def make_same(session: Session, case: Case) -> Image:
+    """The same bytes, sent once more."""
+    assert case.image is not None
+    image = make_image(session, session.get_one(Tenant, case.tenant_id))
+    image.sha256 = case.image.sha256
+    session.flush()
+    return image
 
 
 def test_a_growing_group_never_moves_what_was_learned_into_the_holdout(tenant: Tenant, anna: Person) -> None:
