@@ -15,6 +15,7 @@ from workers import celery_app
 from workers.celery_app import (
     CLEAN_UP,
     DELIVER,
+    EXPLAIN,
     FETCH,
     REJUDGE,
     RETRAIN,
@@ -53,7 +54,7 @@ def loaded(role: str | None) -> dict[str, object]:
         (None, [], False),
         ("fetching", [FETCH], False),
         ("delivery", sorted([DELIVER, SETTLE, CLEAN_UP, RETRAIN]), False),
-        ("screening", sorted([SCREEN, REJUDGE]), True),
+        ("screening", sorted([SCREEN, EXPLAIN, REJUDGE]), True),
     ],
 )
 def test_a_role_loads_its_own_tasks_and_only_screening_the_model(
@@ -63,8 +64,8 @@ def test_a_role_loads_its_own_tasks_and_only_screening_the_model(
 
 
 def test_every_task_has_a_queue_of_its_own_role() -> None:
-    assert set(ROUTES) == {SCREEN, REJUDGE, FETCH, DELIVER, SETTLE, CLEAN_UP, RETRAIN}
-    assert ROUTES[REJUDGE] == ROUTES[SCREEN], "the same network judges, new cases first"
+    assert set(ROUTES) == {SCREEN, EXPLAIN, REJUDGE, FETCH, DELIVER, SETTLE, CLEAN_UP, RETRAIN}
+    assert ROUTES[REJUDGE] == ROUTES[EXPLAIN] == ROUTES[SCREEN], "the same network judges, new cases first"
     assert set(TASK_MODULES) == {"screening", "fetching", "delivery"}
     assert {name: app.amqp.router.route({}, name)["queue"].name for name in ROUTES} == ROUTES
 

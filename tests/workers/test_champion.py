@@ -18,13 +18,16 @@ from infra.demo.samples import samples
 from model import manifest as manifests
 from model.adapters import WEIGHTS
 from model.checkpoint import DEMO, DEMO_FOLDER
+from model.decode import to_rgb
 from model.detector import Detector
-from moderation import checkpoints, images, model_versions, rejudging, submissions
+from moderation import cases as moderated
+from moderation import checkpoints, exhibits, explanations, images, model_versions, rejudging, submissions
 from moderation.db import transaction
+from moderation.policy import Thresholds
 from moderation.settings import settings
 from moderation.storage import Storage, adapter_key
-from moderation.tables import Case, Event, ModelVersion, Rejudging
-from moderation.vocabulary import CaseStatus, EventType
+from moderation.tables import Case, Event, ModelVersion, Rejudging, Verdict
+from moderation.vocabulary import CaseStatus, EventType, ExplainMode
 from tests.factories import make_case, make_tenant
 from tests.model import adapted, tiny
 from workers import champion as following
@@ -33,6 +36,9 @@ from workers.screening import Screener
 
 torch.set_num_threads(1)
 GOLDEN = sorted((DEMO_FOLDER / "golden").iterdir())[:2]
+PICTURES = 6
+# Everything is decided at once, without words: they take most of the time, and are wanted in few tests.
+NO_WORDS = Thresholds(fake_from=0.5, real_up_to=0.4999, min_pair_mass=0, explain=ExplainMode.REVIEW)
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +85,9 @@ def promote(name: str) -> None:
 
 
 @pytest.fixture
-def screener(db: Engine, storage: Storage) -> Iterator[Screener]:
-    """A worker that serves the demo checkpoint; it does not look for a champion by itself."""
+def screener(db: Engine, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Screener]:
+    """A worker that serves the demo checkpoint; it does not look for a champion by itself, and makes no exhibits."""
+    monkeypatch.setattr(exhibits, "make", lambda *_: None)
     register(storage, DEMO, champion=True)
     running = Screener(*load_champion(storage), storage, settings())
     yield running
@@ -89,7 +96,7 @@ def screener(db: Engine, storage: Storage) -> Iterator[Screener]:
 
 def submitted(number: int = 0) -> UUID:
     with transaction() as session:
-        tenant = make_tenant(session)
+        tenant = make_tenant(session, thresholds=NO_WORDS)
     data = samples()[number].path.read_bytes()
     request = submissions.Request(tenant_id=tenant.id, actor="test", request_id="test")
     facts = images.inspect(data, settings().max_image_pixels)
@@ -266,6 +273,61 @@ class TestAnotherBase:
         assert refused["tries_again"] is False
 
 
+class TestExplaining:
+    """Words on demand name the version whose batch wrote them, which is not always that of the verdict."""
+
+    @pytest.fixture
+    def asked(self, screener: Screener) -> UUID:
+        """The verdict of the base, decided without words, and asked about since."""
+        case_id = submitted()
+        screener.screen(case_id)
+        with transaction() as session:
+            case = session.get_one(Case, case_id)
+            assert case.verdict is not None and case.verdict.explanation is None
+            explanations.ask(session, case.tenant_id, case_id, actor="test")
+            return case.verdict.id
+
+    def said(self, verdict_id: UUID) -> tuple[str, str]:
+        """Whose verdict it is, and whose words."""
+        with transaction() as session:
+            verdict = session.get_one(Verdict, verdict_id)
+            words = verdict.explanation
+            assert words is not None, verdict.explanation_request and verdict.explanation_request.failure_detail
+            assert words.text.startswith(f"This is a {verdict.label} image.")
+            return verdict.model_version.name, session.get_one(ModelVersion, words.model_version_id).name
+
+    def test_after_a_promotion_the_new_version_explains_and_is_named(
+        self, screener: Screener, storage: Storage, made: dict[str, Path], asked: UUID
+    ) -> None:
+        register(storage, made["first"], champion=True)
+        assert screener.champion.look() is True
+        screener.explainer.explain(asked)
+        assert self.said(asked) == ("telltale-demo", "first")
+
+    def test_words_written_just_before_the_change_are_the_old_versions(
+        self,
+        screener: Screener,
+        storage: Storage,
+        made: dict[str, Path],
+        asked: UUID,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        register(storage, made["first"], champion=True)
+        submit = screener._batcher.submit
+
+        def overtaken(*arguments: Any) -> Any:
+            """The worker has changed over by the time the words are there."""
+            said = submit(*arguments)
+            said.result(timeout=60)
+            assert screener.champion.look() is True
+            return said
+
+        monkeypatch.setattr(screener._batcher, "submit", overtaken)
+        screener.explainer.explain(asked)
+        assert screener.champion.version_id == version_id("first")
+        assert self.said(asked) == ("telltale-demo", "telltale-demo")
+
+
 class TestRejudging:
     def test_cases_in_review_get_the_new_verdict_beside_the_old(
         self, screener: Screener, storage: Storage, made: dict[str, Path]
@@ -275,9 +337,7 @@ class TestRejudging:
         with transaction() as session:
             case = session.get_one(Case, case_id)
             if case.status is CaseStatus.DECIDED:
-                from moderation import cases
-
-                cases.appeal(session, case.tenant_id, case_id, actor="test", message=None)
+                moderated.appeal(session, case.tenant_id, case_id, actor="test", message=None)
         register(storage, made["first"], champion=True)
         screener.champion.look()
         with transaction() as session:
@@ -330,7 +390,7 @@ class TestRejudging:
 def test_verdicts_carry_the_version_of_their_batch(screener: Screener, storage: Storage, made: dict[str, Path]) -> None:
     """Many threads, and a change amid them: every score is what the version that it names says of that image."""
     register(storage, made["first"], champion=True)
-    cases = {submitted(number % 6): number % 6 for number in range(24)}
+    cases = {submitted(number % PICTURES): number % PICTURES for number in range(24)}
     halfway = threading.Event()
 
     def screen(item: tuple[int, UUID]) -> None:
@@ -344,25 +404,23 @@ def test_verdicts_carry_the_version_of_their_batch(screener: Screener, storage: 
         assert screener.champion.look() is True
         for one in done:
             one.result(timeout=120)
-    pictures = [samples()[number].path for number in range(6)]
-    alone = {
-        name: logits_of(folder, pictures) for name, folder in (("telltale-demo", DEMO_FOLDER), ("first", made["first"]))
-    }
-    assert min(abs(one - other) for one, other in zip(*alone.values(), strict=True)) > 0.01
+    folders = {"telltale-demo": DEMO_FOLDER, "first": made["first"]}
+    logits = {name: logits_of(folder) for name, folder in folders.items()}
+    assert min(abs(one - other) for one, other in zip(*logits.values(), strict=True)) > 0.01
     names = set()
     with transaction() as session:
         for case in session.scalars(select(Case).where(Case.id.in_(cases))):
             assert case.verdict is not None, case.failure_detail
             name = case.verdict.model_version.name
             names.add(name)
-            assert case.verdict.logit == pytest.approx(alone[name][cases[case.id]], abs=0.002)
+            assert case.verdict.logit == pytest.approx(logits[name][cases[case.id]], abs=0.002)
     assert names == {"telltale-demo", "first"}
 
 
-def logits_of(folder: Path, pictures: list[Path]) -> list[float]:
-    from model.decode import to_rgb
-
-    return [one.logit for one in Detector.load(folder, device="cpu").judge([to_rgb(path) for path in pictures])]
+def logits_of(folder: Path) -> list[float]:
+    """What a version says of the samples, loaded alone."""
+    pictures = [to_rgb(sample.path) for sample in samples()[:PICTURES]]
+    return [one.logit for one in Detector.load(folder, device="cpu").judge(pictures)]
 
 
 def version_id(name: str) -> UUID:
