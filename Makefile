@@ -11,7 +11,7 @@ TORCH := torch==2.13.0
 PYTEST_PROCESSES ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format constraints demo-checkpoint eval-demo bench-detector bench-finetune bench-gpu bench-dashboard clean
+.PHONY: help install demo demo-retrain test check format constraints demo-checkpoint eval-demo bench-detector bench-finetune bench-gpu bench-dashboard clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -29,6 +29,9 @@ install: $(STAMP)  ## Create .venv and install Telltale with everything it needs
 
 demo: $(STAMP)  ## Start everything, submit sample images, show what happens; ONCE=1 ends after the table.
 	@$(BIN)/telltale demo $(if $(ONCE),--once)
+
+demo-retrain: $(STAMP)  ## Start everything, have moderators teach the model a new type of fake; ONCE=1 ends after the table.
+	@$(BIN)/telltale demo-retrain $(if $(ONCE),--once)
 
 test: $(STAMP)  ## Run every test, in parallel processes, against real services started for them.
 	@$(BIN)/pytest -n $(PYTEST_PROCESSES)

@@ -17,6 +17,10 @@ from moderation.errors import TelltaleError
 # Name, module and object, and the line that `telltale --help` prints: written here so that help imports no command.
 COMMANDS = {
     "demo": ("infra.commands.demo:demo", "Start everything, submit the sample images, show what happens."),
+    "demo-retrain": (
+        "infra.commands.demo_retrain:demo_retrain",
+        "Start everything, have moderators teach the model a new type of fake.",
+    ),
     "detect": ("infra.commands.detect:detect", "Judge image files here and now, with no service running."),
     "evaluate": ("model.evaluate.command:evaluate", "Measure a checkpoint on FakeClue, LOKI, DD-VQA or a folder."),
     "finetune": ("model.finetune.command:finetune", "Train a new checkpoint from records, as a file says."),
@@ -43,7 +47,7 @@ COMMANDS = {
 
 
 # These need none, or start their own.
-WITHOUT_A_STACK = {"detect", "demo", "evaluate", "finetune", "merge", "up"}
+WITHOUT_A_STACK = {"detect", "demo", "demo-retrain", "evaluate", "finetune", "merge", "up"}
 
 
 class Commands(click.Group):

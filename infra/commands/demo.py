@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -93,7 +93,7 @@ def _play(console: Console, data: Path, port: int, timeout_s: float, *, once: bo
     with (
         sample_server() as server,
         receiver.server,
-        _stack(console, data, port, allowed=[server.host, receiver.server.host]) as stack,
+        running(console, data, port, _allowing(server.host, receiver.server.host)) as stack,
     ):
         password = kept_passwords(stack.folder / "moderator.json", ["moderator"])["moderator"]
         platform = new_platform(receiver.url, password, settings())
@@ -108,13 +108,17 @@ def _play(console: Console, data: Path, port: int, timeout_s: float, *, once: bo
     return shipments
 
 
+def _allowing(*hosts: str) -> dict[str, str]:
+    """What lets a stack call exactly these, `host:port` each."""
+    return {"TELLTALE_ALLOWED_HOSTS": json.dumps(hosts)}
+
+
 @contextmanager
-def _stack(console: Console, data: Path, port: int, *, allowed: Sequence[str]) -> Iterator[Stack]:
-    """A stack wholly of its own, whatever the environment names, that may call exactly the demo's two servers."""
+def running(console: Console, data: Path, port: int, environment: Mapping[str, str]) -> Iterator[Stack]:
+    """A stack wholly of its own, whatever this process's environment names, with `environment` on top."""
     from infra.local import Outside, Stack
 
-    allow_list = {"TELLTALE_ALLOWED_HOSTS": json.dumps(list(allowed))}
-    stack = Stack(data, port=port, environment=allow_list, outside=Outside.nothing())
+    stack = Stack(data, port=port, environment=environment, outside=Outside.nothing())
     started = time.monotonic()
     with console.status("Starting …") as status:
         stack.start(say=lambda line: _say(console, status.update, line))

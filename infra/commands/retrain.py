@@ -89,18 +89,18 @@ def _do_here(run_id: UUID) -> None:
 def _follow(run_id: UUID, stopping: threading.Event | None = None) -> None:
     """Say what becomes of the run until it has ended."""
     asked, said = time.monotonic(), ""
-    for run in _looks(run_id):
-        line = _line(run)
-        if line != said:
-            _say(line)
-            said = line
+    for run in looks(run_id):
+        now = line(run)
+        if now != said:
+            _say(now)
+            said = now
         if stopping is not None and stopping.is_set():
             return
         if run.status is RunStatus.ASKED and 0 < time.monotonic() - asked - UNTAKEN_AFTER_S < POLL_S:
             _say("No retraining worker has taken it: start one (python -m workers.retraining), or use --here.")
 
 
-def _looks(run_id: UUID) -> Iterator[TrainingRun]:
+def looks(run_id: UUID) -> Iterator[TrainingRun]:
     """The run as it is, again and again, up to its end."""
     while True:
         with transaction() as session:
@@ -111,7 +111,7 @@ def _looks(run_id: UUID) -> Iterator[TrainingRun]:
         time.sleep(POLL_S)
 
 
-def _line(run: TrainingRun) -> str:
+def line(run: TrainingRun) -> str:
     """Where it is, in a line."""
     if run.status is not RunStatus.RUNNING or run.stage is None:
         return f"{run.status.value}{': ' + run.reason if run.reason else ''}"

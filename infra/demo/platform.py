@@ -7,6 +7,7 @@ nothing to see. The moderator is one person, who works for all of them.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -15,11 +16,13 @@ from sqlalchemy.orm import Session
 
 from moderation import sources, tenants, webhooks
 from moderation.db import transaction
+from moderation.policy import Thresholds
 from moderation.settings import Settings
 from moderation.tables import Endpoint, Source, Tenant, User
 from moderation.vocabulary import Role, Scope, SourceKind, SourceScheme
 
 PREFIX = "demo-"
+EVERYTHING_REVIEWED = Thresholds(fake_from=1, real_up_to=0)
 MODERATOR = "moderator@demo.example"
 
 
@@ -52,6 +55,20 @@ def new_platform(receiver_url: str, moderator_password: str, settings: Settings)
             hook_secret=source.secrets[0],
             endpoint_secret=endpoint.secrets[0],
         )
+
+
+def new_school(moderators: Sequence[str], password: str) -> tuple[str, str]:
+    """A platform that allows training and has a person look at everything; its name and its key.
+
+    `moderators` are the addresses of those who work for it, all with the same password.
+    """
+    with transaction() as session:
+        tenant = tenants.create_tenant(session, f"{PREFIX}school", allow_training=True)
+        tenants.set_policy(session, tenant.id, EVERYTHING_REVIEWED)
+        _, key = tenants.create_key(session, tenant.id, "demo", list(Scope))
+        for email in moderators:
+            tenants.add_member(session, tenants.create_user(session, email, password), tenant, Role.MODERATOR)
+        return tenant.name, key
 
 
 def _retire_endpoints(session: Session) -> None:

@@ -26,6 +26,8 @@ from model.demo.crops import SIDE
 from model.demo.dataset import FAKE, REAL, RECORDS
 from model.demo.evaluate import HELDOUT
 from model.demo.explanations import COLOURS, MUTED, STRONG
+from model.demo.fakes import Autoencoders
+from model.demo.photos import Split
 from model.manifest import Prompt
 
 HALFTONE = "halftone"
@@ -109,17 +111,25 @@ def draw(crops_: Sequence[Crop], folder: Path, seed: int, *, mirrored: bool = Tr
 
 def replay(folder: Path, count: int, seed: int = SEED) -> list[dict[str, Any]]:
     """Records of `count` images of the known types and reals, half of each, from bundled photos it was trained on."""
-    pixels = bundled()
-    autoencoders = fakes.train_autoencoders(list(pixels.values()), seed, AUTOENCODER_STEPS)
-    records = dataset.write(folder, pixels, count, autoencoders, seed)
+    return known(folder, "train", count, autoencoders(seed), seed)
+
+
+def known(folder: Path, side: Split, count: int, made_by: Autoencoders, seed: int = SEED) -> list[dict[str, Any]]:
+    """Records of `count` images of the known types and reals, half of each, from the bundled photos of one side."""
+    records = dataset.write(folder, bundled(side), count, made_by, seed)
     return [{**record, "cate": record["artifact"] or "photo"} for record in records]
 
 
-def bundled() -> dict[str, Image.Image]:
-    """The training photos that are bundled with scikit-image and scikit-learn, by name."""
+def autoencoders(seed: int = SEED) -> Autoencoders:
+    """Makers of the known types, trained on the bundled photos that the checkpoint was trained on."""
+    return fakes.train_autoencoders(list(bundled("train").values()), seed, AUTOENCODER_STEPS)
+
+
+def bundled(side: Split = "train") -> dict[str, Image.Image]:
+    """The photos of one side that are bundled with scikit-image and scikit-learn, by name."""
     found = photos.bundled()
     sides = photos.split([photo.name for photo in found])
-    return {photo.name: photo.pixels() for photo in found if sides[photo.name] == "train"}
+    return {photo.name: photo.pixels() for photo in found if sides[photo.name] == side}
 
 
 def write(records: Sequence[Mapping[str, Any]], path: Path) -> Path:

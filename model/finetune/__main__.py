@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 
 from model.checkpoint import CheckpointError
@@ -29,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell or launcher that ignores Ctrl-C hands that on
     quieten()
+    torch.set_flush_denormal(True)  # moments that die away make denormal numbers, and those cost a CPU a tenfold
     try:
         arguments = read(options.config)
         return _run(arguments)
