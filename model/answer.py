@@ -40,9 +40,11 @@ def whole_sentences(text: str) -> str:
 def decoded(tokenizer: Any, opening: Sequence[int], written: Sequence[int]) -> str:
     """The text of an answer that was given `opening` and continued with `written`, both token ids.
 
-    `written` ends with the tokenizer's EOS, or was cut at a limit: then only its whole sentences are kept.
+    `written` ends with the tokenizer's EOS, or was cut at a limit: then only its whole sentences are kept. A NUL, which
+    a network may write and no database holds, becomes a replacement mark.
     """
     ended = bool(written) and written[-1] == tokenizer.eos_token_id
     ids = [*opening, *(written[:-1] if ended else written)]
-    text = str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()
+    text = str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    text = text.replace("\0", "\N{REPLACEMENT CHARACTER}").strip()
     return text if ended else whole_sentences(text)

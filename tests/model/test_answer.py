@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from model.answer import parse, whole_sentences
+from model.answer import decoded, parse, whole_sentences
+from tests.model import tiny
 
 
 @pytest.mark.parametrize(
@@ -42,3 +43,9 @@ def test_reading(answer: str, reading: str) -> None:
 )
 def test_a_cut_answer_ends_at_its_last_sentence(text: str, kept: str) -> None:
     assert whole_sentences(text) == kept
+
+
+def test_an_answer_holds_nothing_that_a_database_does_not() -> None:
+    tokenizer = tiny.tokenizer()
+    written = tokenizer("It is\0odd.", add_special_tokens=False)["input_ids"]
+    assert decoded(tokenizer, (), [*written, tokenizer.eos_token_id]) == "It is\N{REPLACEMENT CHARACTER}odd."

@@ -103,7 +103,7 @@ def test_isotonic_is_kept_where_it_is_needed_and_there_is_enough() -> None:
 
 def test_choosing_lowers_the_error_on_other_images() -> None:
     curve = lambda raw: expit(0.3 * raw - 1)  # noqa: E731
-    choice, others = choose(drawn(500, curve), "x"), drawn(5000, curve, seed=1)
+    choice, others = choose(drawn(2000, curve), "x"), drawn(5000, curve, seed=1)
     before, after = (
         metrics.weighted_calibration_error(others.fake, apply(each, others.logit))(np.ones(5000))
         for each in (Calibration(), choice.calibration)

@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from moderation.db import transaction
@@ -49,7 +49,7 @@ def _outcome(run: Stages) -> tuple[RunStatus | None, str | None]:
     """How the run ended, and why; None where it has brought itself to its end. Raises LostLease, Stopping."""
     try:
         run.go()
-    except (LostLease, Stopping, DBAPIError, PoolTimeout):
+    except (LostLease, Stopping, OperationalError, InterfaceError, PoolTimeout):
         raise
     except Cancelled:
         return RunStatus.CANCELLED, None

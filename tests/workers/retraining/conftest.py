@@ -1,11 +1,15 @@
 """A bench for runs: a tiny champion, reviewed pictures in a real store, and a worker whose processes run in this one.
 
 Red pictures are fake, blue ones real, each a little different. What a run does in processes of its own is done here by
-the same functions, because starting torch takes longer than training a tiny network; `test_worker.py` starts them all.
+the same functions (`quick`), because starting torch takes longer than training a tiny network, or by stubs (`stubbed`)
+where neither training nor judging is the subject. `tests/infra/test_commands_retrain.py` starts all of them.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,12 +25,14 @@ import yaml
 from PIL import Image
 from sqlalchemy import Engine, func, update
 
+from model import adapters
 from model import manifest as manifests
 from model.detector import Detector
 from model.evaluate import judging
 from model.evaluate.texts import Nearness
 from model.finetune import __main__ as trainer
 from model.finetune import results
+from model.manifest import Adapter
 from moderation import model_versions
 from moderation.db import transaction
 from moderation.retraining import examples, runs
@@ -34,7 +40,7 @@ from moderation.retraining.runs import Lease
 from moderation.settings import Settings, settings
 from moderation.storage import Storage
 from moderation.tables import Case, Tenant, TrainingRun
-from moderation.vocabulary import Answer, RunStage, Split
+from moderation.vocabulary import Answer, GateOutcome, RunStage, Split
 from tests.learning import make_consenting, make_picture, make_reviewed
 from tests.model import finetune_records, tiny
 from tests.reviewing import make_person
@@ -177,10 +183,44 @@ def replayed(folder: Path) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run's processes run in this one; answers, which a tiny network never ends, are short, and not compared."""
+    shipped = evaluation._shipped()[:4]
     monkeypatch.setattr(child, "run", in_process)
     monkeypatch.setattr(results, "TRIED", 0)
+    monkeypatch.setattr(evaluation, "_shipped", lambda: shipped)
+    monkeypatch.setattr(evaluation, "TIMES", 1)
     monkeypatch.setattr(Detector, "load", partial(Detector.load, max_new_tokens=4))
     monkeypatch.setattr(judging.texts, "compare", lambda pairs: [Nearness(0.5, 0.5) for _ in pairs])
+
+
+@pytest.fixture
+def stubbed(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing is trained or judged: for tests of what happens around that, which the gate always rejects."""
+    monkeypatch.setattr(trainer, "main", leave_adapter)
+    monkeypatch.setitem(evaluation.STEPS, "judge", lambda work: (work.folder / evaluation.ROWS).mkdir(exist_ok=True))
+    monkeypatch.setitem(evaluation.STEPS, "calibrate", lambda work: work.write(evaluation.CALIBRATION, {"p_fake": {}}))
+    judged(monkeypatch, GateOutcome.REJECT)
+
+
+def judged(monkeypatch: pytest.MonkeyPatch, outcome: GateOutcome) -> None:
+    """A gate that has made up its mind: there are too few pictures here for the real one to."""
+
+    def gate(work: evaluation.Work) -> None:
+        work.write(evaluation.JUDGEMENT, {"outcome": outcome.value, "reason": "as the test says"})
+        (work.folder / evaluation.REPORT).touch()
+
+    monkeypatch.setitem(evaluation.STEPS, "gate", gate)
+
+
+def leave_adapter(arguments: Sequence[str]) -> int:
+    """What the trainer would leave: an adapter, another one for other rows, and a golden image that was trained on."""
+    settings = yaml.safe_load(Path(arguments[-1]).read_text())
+    output, rows = Path(settings["output"]), Path(settings["data"]).read_bytes()
+    (output / evaluation.GOLDEN).mkdir(parents=True)
+    shutil.copy(Path(settings["images"]) / json.loads(rows)[0]["image"], output / evaluation.GOLDEN)
+    (output / adapters.WEIGHTS).write_bytes(hashlib.sha256(rows).digest())
+    adapter = Adapter(base=settings["base"], digest="0" * 64)
+    tiny.manifest().model_copy(update={"name": settings["name"], "adapter": adapter}).write(output)
+    return 0
 
 
 @pytest.fixture

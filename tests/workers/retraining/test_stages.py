@@ -1,4 +1,4 @@
-"""A run from its reviews to its end, on a tiny network: what it leaves, what it refuses, and what a kill changes."""
+"""A run from its reviews to its end: what it refuses, what it survives, and what becomes of what was trained."""
 
 from __future__ import annotations
 
@@ -9,112 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import DataError, OperationalError
 
-from model import manifest as manifests
 from model.checkpoint import CheckpointError
-from model.finetune import results
 from moderation import model_versions, originals
 from moderation.db import transaction
-from moderation.retraining import runs, snapshot
-from moderation.storage import report_key
+from moderation.retraining import runs
 from moderation.tables import Case, ModelVersion, Review, ReviewedSentence
 from moderation.vocabulary import GateOutcome, ModelStage, RunStage, RunStatus, Split
-from tests.workers.retraining.conftest import Bench, Killed
+from tests.workers.retraining.conftest import Bench, Killed, judged
 from workers.retraining import child, evaluation, stages
 
-pytestmark = pytest.mark.usefixtures("quick")
-
-
-def judged(monkeypatch: pytest.MonkeyPatch, outcome: GateOutcome) -> None:
-    """A gate that has made up its mind: there are too few pictures here for the real one to."""
-
-    def gate(work: evaluation.Work) -> None:
-        work.write(evaluation.JUDGEMENT, {"outcome": outcome.value, "reason": "as the test says"})
-        (work.folder / evaluation.REPORT).touch()
-
-    monkeypatch.setitem(evaluation.STEPS, "gate", gate)
-
-
-def test_a_run_leaves_a_version_its_numbers_and_no_image(bench: Bench) -> None:
-    run = bench.go()
-    assert (run.status, run.outcome) == (RunStatus.REJECTED, GateOutcome.REJECT), run.reason
-    assert "Not met:" in run.reasons[0], "a tiny network learns nothing in seven updates"
-    assert run.stage is RunStage.PROMOTE
-    sides = list(bench.sides(run.id).values())
-    assert len(sides) == 16 and {Split.TRAIN, Split.HOLDOUT} == set(sides)
-    assert run.numbers["snapshot"] == {"examples": 16, "fresh": 16, "left_out": {}}
-    assert run.numbers["download"]["shown"] > 2 * run.numbers["split"]["images"]["train fake"]
-    assert {finding["rule"] for finding in run.numbers["gate"]["findings"]} >= {"clean_holdout", "new_auc", "old_auc"}
-    assert run.progress is None or run.progress["update"] <= run.progress["updates"]
-    with transaction() as session:
-        version = session.get_one(ModelVersion, run.model_version_id)
-    assert version.stage is ModelStage.CHALLENGER
-    assert version.checkpoint.startswith("stored:")
-    assert not (bench.folder(run.id) / "images").exists()
-    assert not (bench.folder(run.id) / "replay").exists()
-    assert run.numbers["calibrate"]["thresholds"]["fake_from"] is None, "eight images show nothing"
-    report = bench.store.get(report_key(run.id), max_bytes=10**7).decode()
-    assert report.startswith("<!doctype html>") and run.configuration["name"] in report
-    golden_images_are_ours(bench.folder(run.id) / "adapter")
-    nothing_held_out_was_shown(bench.folder(run.id))
-    found = snapshot.read(bench.store, run.snapshot_digest or "")
-    assert {each.case for each in found.examples} == {case.id for case in bench.cases}
-
-
-def golden_images_are_ours(adapter: Path) -> None:
-    """And no tenant's, whose erasure would not reach them."""
-    shipped = {path.name for path in evaluation._shipped()}
-    manifest = manifests.read(adapter)
-    assert manifest.golden
-    assert {path.name for path in (adapter / "golden").iterdir()} <= shipped
-
-
-def nothing_held_out_was_shown(folder: Path) -> None:
-    job = json.loads((folder / stages.JOB).read_text())
-    trained, held = ({each["sha256"] for each in job[name]} for name in ("trained", "held"))
-    assert trained and held and not trained & held
-    shown = {record["image"] for record in json.loads((folder / "train.json").read_text())}
-    assert not any(digest in name for digest in held for name in shown)
-
-
-@pytest.mark.timeout(400)
-def test_a_run_that_is_killed_at_every_stage_ends_as_one_that_is_not(
-    bench: Bench, killed_at: Callable[[RunStage | None], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    judged(monkeypatch, GateOutcome.PROMOTE)
-    monkeypatch.setattr(runs, "ATTEMPTS", 100)
-    run_id = bench.ask()
-    seen = []
-    for stage in list(RunStage)[:-1]:
-        killed_at(stage)
-        with pytest.raises(Killed):
-            bench.go_on(run_id)
-        bench.lapse(run_id)
-        seen.append((bench.run_of(run_id).snapshot_digest, bench.sides(run_id)))
-    killed_at(None)
-    run = bench.go_on(run_id)
-    assert run.status is RunStatus.PROMOTED, run.reason
-    assert len({digest for digest, _ in seen}) == 1
-    assert all(sides == bench.sides(run_id) for _, sides in seen[1:])
-    with transaction() as session:
-        champion = model_versions.champion(session)
-        assert champion is not None and champion.id == run.model_version_id
-        assert session.query(ModelVersion).count() == 2
-    again = repeated(bench, run)
-    assert bench.sides(again) == bench.sides(run_id)
-    for file in ("adapter/adapter_model.safetensors", "rows/challenger-new.jsonl", "rows/champion-old.jsonl"):
-        assert (bench.folder(again) / file).read_bytes() == (bench.folder(run_id) / file).read_bytes()
-
-
-def repeated(bench: Bench, run: Any) -> Any:
-    """The id of another run of the same snapshot, that nothing happened to."""
-    again = bench.ask()
-    with transaction() as session:
-        row = runs.run_of(session, again)
-        row.snapshot_digest, row.snapshot_key = run.snapshot_digest, run.snapshot_key
-        row.configuration, row.base = run.configuration, run.base
-    bench.go_on(again)
-    return again
+pytestmark = pytest.mark.usefixtures("stubbed")
 
 
 @pytest.mark.parametrize(
@@ -256,7 +162,6 @@ def test_a_worker_that_is_to_stop_gives_the_run_back(bench: Bench, monkeypatch: 
 def test_a_run_that_fails_after_training_leaves_no_golden_image_of_a_tenant(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "TRIED", 4)
     seen = []
 
     def failing(work: evaluation.Work) -> None:
@@ -283,6 +188,7 @@ def test_a_full_disk_is_named_before_anything_is_fetched(bench: Bench, monkeypat
         (OSError(errno.EACCES, "Permission denied"), "The run failed: "),
         (MemoryError(), "Memory ran out in the retraining worker."),
         (ZeroDivisionError("oh"), "The run failed with ZeroDivisionError: oh"),
+        (DataError("INSERT", {}, ValueError("no such text")), "The run failed with DataError: (builtins.ValueError)"),
         (child.ChildFailed("Memory ran out: lower `batch_size`"), "Memory ran out"),
     ],
 )
@@ -296,6 +202,19 @@ def test_whatever_goes_wrong_is_said_in_the_row(
     run = bench.go()
     assert run.status is RunStatus.FAILED
     assert run.reason is not None and run.reason.startswith(reason)
+
+
+def test_while_the_database_is_away_the_run_is_nobodys_failure(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*arguments: Any) -> None:
+        raise OperationalError("SELECT", {}, ConnectionError("server closed the connection"))
+
+    run_id = bench.ask()
+    with monkeypatch.context() as patched, pytest.raises(OperationalError):
+        patched.setattr(child, "run", failing)
+        bench.go_on(run_id)
+    assert bench.run_of(run_id).status is RunStatus.RUNNING
+    bench.lapse(run_id)
+    assert bench.go_on(run_id).status is RunStatus.REJECTED
 
 
 @pytest.mark.parametrize(

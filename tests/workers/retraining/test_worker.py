@@ -20,6 +20,9 @@ from moderation.vocabulary import RunStage, RunStatus
 from tests.workers.retraining.conftest import RECIPE, Bench
 
 ENOUGH_S = 400
+# Whose trainer does nothing, and does not take ten seconds to start.
+SLEEPING = "tests.workers.retraining.sleeping_trainer"
+Start = Callable[..., subprocess.Popen[bytes]]
 UPDATE = re.compile(r"update (\d+) of (\d+)")
 
 
@@ -31,8 +34,8 @@ def until(said: Callable[[], bool], what: str) -> None:
 
 
 @pytest.fixture
-def start(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
-    """Start the worker, with training that takes its time and saves its state often."""
+def start(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Start the worker, or one like it, with training that takes its time and saves its state often."""
     recipe = bench.rules.retrain_recipe
     assert recipe is not None
     recipe.write_text(yaml.safe_dump({**RECIPE, "save_every": 2, "log_every": 1}))
@@ -44,8 +47,8 @@ def start(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     started = []
 
-    def one() -> subprocess.Popen[bytes]:
-        started.append(subprocess.Popen([sys.executable, "-m", "workers.retraining"]))
+    def one(module: str = "workers.retraining") -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen([sys.executable, "-m", module]))
         return started[-1]
 
     yield one
@@ -72,7 +75,7 @@ def trainers(folder: Path) -> list[int]:
 
 @pytest.mark.timeout(1800)
 def test_a_killed_worker_takes_its_trainer_with_it_and_the_next_goes_on_from_the_last_state(
-    bench: Bench, start: Callable[[], subprocess.Popen[bytes]]
+    bench: Bench, start: Start
 ) -> None:
     run_id = bench.ask()
     folder = bench.folder(run_id)
@@ -99,13 +102,10 @@ def test_a_killed_worker_takes_its_trainer_with_it_and_the_next_goes_on_from_the
     assert "killed from outside" in (bench.run_of(run_id).reason or "")
 
 
-@pytest.mark.timeout(1800)
-def test_sigterm_gives_the_run_back_and_a_person_ends_it(
-    bench: Bench, start: Callable[[], subprocess.Popen[bytes]]
-) -> None:
+def test_sigterm_gives_the_run_back_and_a_person_ends_it(bench: Bench, start: Start) -> None:
     run_id = bench.ask()
     folder = bench.folder(run_id)
-    worker = start()
+    worker = start(SLEEPING)
     until(lambda: bool(trainers(folder)), "training")
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(30) == 0
@@ -113,7 +113,7 @@ def test_sigterm_gives_the_run_back_and_a_person_ends_it(
     run = bench.run_of(run_id)
     assert (run.status, run.attempts) == (RunStatus.RUNNING, 0)
 
-    start()
+    start(SLEEPING)
     until(lambda: bool(trainers(folder)), "training again")
     with transaction() as session:
         runs.cancel(session, run_id, actor="user:1")
