@@ -62,7 +62,7 @@ def draw(folder: Path, amounts: Amounts, say: Callable[[str], None]) -> Pictures
     """Make them all below `folder`. Raises ConfigurationError where the photos are not there."""
     try:
         say("Drawing the pictures …")
-        arriving = _drawn(folder, "arriving", "reviewed")
+        arriving = _mixed(_drawn(folder, "arriving", "reviewed"), amounts.arriving)
         measured = _drawn(folder, "measured", "holdout")
         old = [record for record in _drawn(folder, "old", "calibration") if record["artifact"] != HALFTONE]
         say("Training the makers of known fakes, for replay …")
@@ -73,7 +73,7 @@ def draw(folder: Path, amounts: Amounts, say: Callable[[str], None]) -> Pictures
         raise ConfigurationError(str(error)) from error
     kept = [*old, *(_below("bundled", record) for record in others)]
     return Pictures(
-        arriving=tuple(_picture(folder, each) for each in _mixed(arriving, amounts.arriving)),
+        arriving=tuple(_picture(folder, each) for each in arriving),
         measured=tuple(_picture(folder, each) for each in measured),
         replay=newtype.write(replayed, folder / "replay" / "replay.json"),
         # Crops of one photo are other pictures; a crop and its mirror image are one.

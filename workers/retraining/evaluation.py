@@ -164,37 +164,51 @@ def _fitted(record: Record, interface: Interface, longest: int) -> Record:
 def judge_both(work: Work) -> None:
     """What champion and challenger say of the same images, and how fast; or why the challenger cannot be loaded."""
     (work.folder / ROWS).mkdir(exist_ok=True)
-    champion = work.job["champion"]
-    speeds = {
-        "champion": _judged(
-            work,
-            "champion",
-            Detector.load(champion["checkpoint"], revision=work.champion.revision, manifest=work.champion),
-        )
-    }
-    _let_go()
-    proof = Proof()
+    _judge(work, "champion")
+    proof, speeds = Proof(), dict[str, list[float]]()
     try:
-        challenger = Detector.load(work.adapter)
+        _judge(work, "challenger")
     except (CheckpointError, ManifestError) as error:
         proof = Proof(loads=str(error))
     else:
-        speeds["challenger"] = _judged(work, "challenger", challenger)
+        speeds = _speeds(work)
     work.write(SPEEDS, speeds)
     work.write(PROOF, asdict(proof))
 
 
-def _judged(work: Work, version: str, detector: Detector) -> list[float]:
-    """Rows of every set, and images per second, measured a few times."""
+def _judge(work: Work, version: str) -> None:
+    """Rows of every set."""
+    detector = _loaded(work, version)
     for name in (NEW, SEEN, OLD):
         samples = work.samples(name)
         if samples:
             evidence.rows(detector, samples, work.folder / ROWS / f"{version}-{name}.jsonl")
+
+
+def _loaded(work: Work, version: str) -> Detector:
+    """Alone: two 7B networks do not fit one card."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if version == "challenger":
+        return Detector.load(work.adapter)
+    place = work.job["champion"]["checkpoint"]
+    return Detector.load(place, revision=work.champion.revision, manifest=work.champion)
+
+
+def _speeds(work: Work) -> dict[str, list[float]]:
+    """Images per second, in turns, so that what else the machine does slows both alike."""
     images = [to_rgb(path) for path in _shipped()][:TIMED]
-    return [_speed(detector, images) for _ in range(TIMES)]
+    found: dict[str, list[float]] = {version: [] for version in VERSIONS}
+    for _ in range(TIMES):
+        for version in VERSIONS:
+            found[version].append(_speed(_loaded(work, version), images))
+    return found
 
 
 def _speed(detector: Detector, images: Sequence[Any]) -> float:
+    """The first batch only warms it up."""
+    detector.judge(images)
     started = time.perf_counter()
     detector.judge(images)
     return len(images) / (time.perf_counter() - started)
@@ -203,13 +217,6 @@ def _speed(detector: Detector, images: Sequence[Any]) -> float:
 def _shipped() -> list[Path]:
     """The sample images that come with us, which are nobody's."""
     return sorted(path for path in SAMPLES_FOLDER.iterdir() if path.suffix.lower() in SUFFIXES)
-
-
-def _let_go() -> None:
-    """Two 7B networks do not fit one card."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def calibrate(work: Work) -> None:
