@@ -6,7 +6,7 @@ what they are called. It writes nothing; events are written by moderation/webhoo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -105,6 +105,14 @@ def _actors(session: Session, tenant_id: UUID, term: str) -> list[str]:
     sources = session.scalars(select(Source.id).where(Source.tenant_id == tenant_id, Source.name == term))
     named = {"user": users, "api_key": keys, "source": sources}
     return [term, *(f"{kind}:{id_}" for kind, ids in named.items() for id_ in ids)]
+
+
+def who(session: Session, actors: Iterable[str]) -> dict[str, str]:
+    """Whom `user:<id>` stands for, by address; of all else, what it says."""
+    said = set(actors)
+    ids = {UUID(actor.removeprefix("user:")) for actor in said if actor.startswith("user:")}
+    known = {f"user:{user.id}": user.email for user in session.scalars(select(User).where(User.id.in_(ids)))}
+    return {actor: known.get(actor, actor) for actor in said}
 
 
 def _names(session: Session, events: Sequence[Event]) -> dict[str, str]:

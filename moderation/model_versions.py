@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -210,6 +211,42 @@ def swap_refused(
         "tries_again": again,
     }
     webhooks.record(session, EventType.MODEL_SWAP_REFUSED, tenant_id=None, actor="worker", after=after)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What a screening worker last said of the champion's promotion: it judges with it, or `refused` says why not."""
+
+    name: str
+    at: datetime
+    seconds: float | None = None
+    refused: str | None = None
+    serving: str | None = None
+    tries_again: bool = False
+
+
+def workers(session: Session) -> list[Worker]:
+    """Of every worker that was told of the champion's promotion, the last that it said, by name.
+
+    A worker that started since has nothing to say: it loaded the champion.
+    """
+    promoted = select(Event.id).where(Event.type == EventType.MODEL_PROMOTED).order_by(Event.id.desc())
+    promotion = session.scalar(promoted.limit(1))
+    if promotion is None:
+        return []
+    told = Event.type.in_((EventType.MODEL_SWAPPED, EventType.MODEL_SWAP_REFUSED))
+    query = select(Event).where(told, Event.id > promotion)
+    said = {event.after["worker"]: event for event in session.scalars(query.order_by(Event.id)) if event.after}
+    return [_worker(name, event) for name, event in sorted(said.items())]
+
+
+def _worker(name: str, event: Event) -> Worker:
+    said = event.after or {}
+    if event.type is EventType.MODEL_SWAPPED:
+        return Worker(name, event.created_at, seconds=said["seconds"])
+    return Worker(
+        name, event.created_at, refused=said["reason"], serving=said["serving"], tries_again=said["tries_again"]
+    )
 
 
 @contextmanager

@@ -101,10 +101,15 @@ def grid(*also: float) -> list[float]:
     return sorted({*(step / STEPS for step in range(STEPS + 1)), *also})
 
 
-def outlook(session: Session, tenant_id: UUID, champion_id: UUID | None, now: datetime) -> Outlook:
-    """What is known of the tenant's cases that this model version judged in the last SPAN."""
+def outlook(
+    session: Session, tenant_id: UUID, champion_id: UUID | None, now: datetime, tried: Sequence[float] = ()
+) -> Outlook:
+    """What is known of the tenant's cases that this model version judged in the last SPAN.
+
+    There is a line for each threshold of the grid, for those in force, and for any that are `tried`, from 0 to 1.
+    """
     rules = tenants.policy_of(session, tenant_id)
-    values = grid(rules.real_up_to, rules.fake_from)
+    values = grid(rules.real_up_to, rules.fake_from, *tried)
     population, unreadable, first = _population(session, tenant_id, champion_id, rules, values, now - SPAN)
     answers = _answers(session, tenant_id, champion_id, rules, values, now - SPAN)
     weighted = _weighted(answers, population)

@@ -135,6 +135,21 @@ def lines(days: Sequence[date], series: Sequence[Series]) -> Plot:
     return Plot("lines", HIGH, list(series), _days(days), ticks, [], curves, [])
 
 
+def shares(days: Sequence[date], series: Sequence[Series]) -> Plot:
+    """A line for each series of shares, 0 to 1, from the tenth below the lowest up to all."""
+    low = min((value for one in series for value in one.values if value is not None), default=0.0)
+    low = min(0.9, math.floor(low * 10) / 10)
+
+    def height(value: float) -> float:
+        return HIGH - BOTTOM - (value - low) / (1 - low) * (HIGH - TOP - BOTTOM)
+
+    step = 0.05 if low >= 0.7 else 0.1 if low >= 0.4 else 0.2
+    values = [low + step * n for n in range(round((1 - low) / step) + 1)]
+    ticks = [Tick(height(value), f"{value:.0%}") for value in values]
+    curves = [_curve(one, len(days), height) for one in series]
+    return Plot("lines", HIGH, list(series), _days(days), ticks, [], curves, [])
+
+
 def durations(days: Sequence[date], series: Sequence[Series]) -> Plot:
     """A line for each series of seconds, on a logarithmic scale."""
     values = [value for one in series for value in one.values if value]

@@ -38,7 +38,10 @@ ONE_YEAR_S = 365 * 24 * 3600
 def add_headers(response: Response) -> Response:
     """After every request to the dashboard. What a view itself says of caching stands (only static files do)."""
     if request.path.startswith(auth.DASHBOARD):
+        own_policy = response.headers.get("Content-Security-Policy")
         response.headers.update(HEADERS)
+        if own_policy is not None:  # of a document that is no page of ours: it is stricter in what matters
+            response.headers["Content-Security-Policy"] = own_policy
         response.headers.setdefault("Cache-Control", "no-store")
         # A fragment is not the page.
         response.vary.add("HX-Request")

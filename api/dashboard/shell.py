@@ -29,6 +29,7 @@ from api.dashboard import (
     pictures,
     platforms,
     queue,
+    runs,
     security,
     sign_in,
     times,
@@ -51,6 +52,7 @@ PAGES = (
     explanations.pages,
     insight.pages,
     models.pages,
+    runs.pages,
 )
 # What a page says after something was done on the one before (`?said=…`).
 SAYINGS = {
@@ -86,6 +88,14 @@ SAYINGS = {
     "member_removed_back": "Removed, and what they had in hand went back to the queue.",
     "policy_saved": "Saved: cases judged from now on follow it.",
     "policy_kept": "These are in force already: nothing was changed.",
+    "model_promoted": "It is champion: workers change over between two batches.",
+    "model_rolled_back": "Rolled back: workers change over between two batches.",
+    "rejudging_asked": "Asked for: workers judge them again when no new case waits.",
+    "rejudging_none": "Every case in review has the champion’s verdict already.",
+    "run_asked": "Asked for: a retraining worker takes it.",
+    "run_there": "This run was under way already.",
+    "run_cancelled": "Cancelled.",
+    "run_rejected": "Rejected: the champion goes on as it is.",
     "signed_out": "You are signed out.",
     "signed_out_elsewhere": "You are signed out everywhere else.",
     "password_changed": "Your password is changed, and you are signed out everywhere else.",
@@ -94,12 +104,16 @@ SAYINGS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the navigation; `role` is what its page needs, None for everybody who is signed in."""
+    """One line of the navigation; `role` is what its page needs, None for everybody who is signed in.
+
+    `operator`: and only operators have it.
+    """
 
     label: str
     endpoint: str
     icon: str
     role: Role | None = None
+    operator: bool = False
 
 
 NAVIGATION = (
@@ -109,6 +123,7 @@ NAVIGATION = (
     Entry("Platforms", "platforms.page", "building-2", Role.LEAD),
     Entry("Insight", "insight.page", "chart-column", Role.LEAD),
     Entry("Models", "models.page", "cpu", Role.LEAD),
+    Entry("Training", "runs.page", "rotate-cw", Role.LEAD, operator=True),
 )
 
 
@@ -146,7 +161,9 @@ def _navigation() -> list[dict[str, Any]]:
     return [
         {"label": entry.label, "icon": entry.icon, "url": url_for(entry.endpoint), "current": _is_current(entry)}
         for entry in NAVIGATION
-        if person and (entry.role is None or person.is_somewhere(entry.role))
+        if person
+        and (entry.role is None or person.is_somewhere(entry.role))
+        and (person.operator or not entry.operator)
     ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -53,8 +54,8 @@ class Bar:
 @pages.get("/dashboard/platforms/<uuid:tenant_id>/thresholds")
 @requires_role(Role.LEAD)
 def page(tenant_id: UUID) -> str:
-    """The page."""
-    return _page(tenant_id)
+    """The page; `?fake_from=…&real_up_to=…`, as a training run proposes, are tried and not in force."""
+    return _page(tenant_id, tried=_tried(request.args))
 
 
 @pages.post("/dashboard/platforms/<uuid:tenant_id>/thresholds")
@@ -82,11 +83,34 @@ def _sent(form: Mapping[str, str]) -> tuple[Thresholds, int]:
         raise InvalidRequest("A policy needs two thresholds, a least pair mass and what is explained.") from error
 
 
-def _page(tenant_id: UUID, *, error: Conflict | InvalidRequest | None = None) -> str:
+def _tried(query: Mapping[str, str]) -> dict[str, float]:
+    """The thresholds in the address that can be ones; what cannot is passed over."""
+    found = {}
+    for name in ("real_up_to", "fake_from"):
+        try:
+            value = float(query[name])
+        except (KeyError, ValueError):
+            continue
+        if 0 <= value <= 1:
+            found[name] = value
+    return found
+
+
+def _page(
+    tenant_id: UUID,
+    *,
+    error: Conflict | InvalidRequest | None = None,
+    tried: Mapping[str, float] = MappingProxyType({}),
+) -> str:
     with transaction() as session:
         champion = model_versions.champion(session)
         policy = tenants.policy_of(session, tenant_id)
-        outlook = thresholds.outlook(session, tenant_id, champion.id if champion else None, datetime.now(UTC))
+        shown = {"real_up_to": policy.real_up_to, "fake_from": policy.fake_from, **tried}
+        if shown["real_up_to"] >= shown["fake_from"]:
+            shown = {"real_up_to": policy.real_up_to, "fake_from": policy.fake_from}
+        outlook = thresholds.outlook(
+            session, tenant_id, champion.id if champion else None, datetime.now(UTC), list(shown.values())
+        )
         earlier = thresholds.versions(session, tenant_id)
     led = person().tenant_ids_as(Role.LEAD)
     reals, fakes = _choices(outlook.reals, "reals"), _choices(outlook.fakes, "fakes")
@@ -99,8 +123,10 @@ def _page(tenant_id: UUID, *, error: Conflict | InvalidRequest | None = None) ->
         outlook=outlook,
         reals=reals,
         fakes=fakes,
-        real=_place(reals, policy.real_up_to),
-        fake=_place(fakes, policy.fake_from),
+        real=_place(reals, shown["real_up_to"]),
+        fake=_place(fakes, shown["fake_from"]),
+        shown=shown,
+        proposed=shown != {"real_up_to": policy.real_up_to, "fake_from": policy.fake_from},
         in_force=_in_force(outlook, policy),
         bars=_bars(outlook),
         ticks=[(share * WIDE, f"{share:.1f}") for share in (0, 0.2, 0.4, 0.6, 0.8, 1)],

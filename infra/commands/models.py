@@ -12,6 +12,7 @@ from infra.registration import Say, Source
 from model.manifest import Manifest
 from moderation import model_versions, rejudging, tenants
 from moderation.db import transaction
+from moderation.retraining import decisions
 from moderation.settings import Settings, settings
 from moderation.storage import Storage
 from moderation.tables import ModelVersion
@@ -80,7 +81,7 @@ def promote(name: str, reason: str | None, as_json: bool) -> None:
     """Make a version champion: workers change over to it between two batches."""
     with model_versions.changing() as session:
         chosen = model_versions.version_named(session, name)
-        version = model_versions.promote(session, chosen.id, actor=ACTOR, reason=reason)
+        version = decisions.promote(session, chosen.id, actor=ACTOR, reason=reason)
     _print(version, as_json)
 
 

@@ -5,10 +5,10 @@ The record stays when an image is erased, as an id and a hash. It does not know 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from uuid import UUID
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session, aliased
 
 from moderation.retraining import holdout
@@ -43,6 +43,17 @@ def record(session: Session, run_id: UUID, snapshot: Snapshot, sides: Mapping[UU
     ]
     if rows:
         session.execute(insert(TrainingExample), rows)
+
+
+def counts_by_tenant(session: Session, run_id: UUID, tenant_ids: Collection[UUID]) -> dict[UUID, dict[Split, int]]:
+    """How many cases of each of these tenants were on each side of a run; a tenant that had none is not there."""
+    query = select(TrainingExample.tenant_id, TrainingExample.split, func.count()).where(
+        TrainingExample.run_id == run_id, TrainingExample.tenant_id.in_(tenant_ids)
+    )
+    found: dict[UUID, dict[Split, int]] = {}
+    for tenant_id, split, count in session.execute(query.group_by(TrainingExample.tenant_id, TrainingExample.split)):
+        found.setdefault(tenant_id, {})[split] = count
+    return found
 
 
 def sides_of(session: Session, run_id: UUID) -> dict[UUID, Split]:

@@ -73,6 +73,7 @@
       `${automatic} decided automatically, ${load} to people. Right, of fakes: ${fakes}. Right, of reals: ${reals}.`;
   }
 
+  show();  // what a training run proposed is not what is in force
   for (const side of ["real", "fake"]) {
     slider(side).addEventListener("input", () => {
       keepApart(side);
