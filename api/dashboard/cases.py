@@ -18,14 +18,14 @@ from api import problems
 from api.auth import requires_role
 from api.dashboard.access import person
 from api.dashboard.queue import PRIORITIES, REASONS, as_query, filter_of, id_in, to_next
-from moderation import claims, likeness, restrictions, reviews, sights, wellness
+from moderation import claims, likeness, rejudging, restrictions, reviews, sights, wellness
 from moderation.accounts import Person
 from moderation.db import transaction
 from moderation.errors import Conflict, Forbidden, InvalidRequest, LostLease
 from moderation.reviews import Reply, Sentence
 from moderation.sights import Sight
-from moderation.tables import Review
-from moderation.vocabulary import Answer, Artifact, CaseStatus, EventType, Grade, ReviewReason, Role
+from moderation.tables import Review, Verdict
+from moderation.vocabulary import Answer, Artifact, CaseStatus, EventType, Grade, Hidden, ReviewReason, Role
 
 pages = Blueprint("review", __name__)
 
@@ -270,6 +270,7 @@ def _page(
         return render_template(
             "cases/page.html",
             seen=seen,
+            other_verdicts=_other_verdicts(session, seen),
             others=likeness.others(session, seen.case, restricted=is_lead),
             case=seen.case,
             mine=mine,
@@ -292,6 +293,13 @@ def _page(
             artifacts=list(Artifact),
             grades=list(Grade),
         )
+
+
+def _other_verdicts(session: Session, seen: Sight) -> list[Verdict]:
+    """What other versions said of the image, for whoever may see what the case's own said."""
+    if Hidden.VERDICT in seen.hidden:
+        return []
+    return [each for each in rejudging.verdicts_of(session, seen.case) if each.id != seen.case.verdict_id]
 
 
 def _fence_shown(seen: Sight, *, mine: bool) -> int | None:

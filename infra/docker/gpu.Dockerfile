@@ -14,9 +14,9 @@ COPY --from=build /venv /venv
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1
 USER 10001
 WORKDIR /home/telltale
-# Where checkpoints from the hub are kept; mount a volume here.
+# Where checkpoints from the hub are kept, and the work of training runs; mount volumes here.
 ENV HF_HOME=/home/telltale/checkpoints
-RUN mkdir checkpoints
+RUN mkdir checkpoints retraining
 ENV TELLTALE_WORKER_ROLE=screening
 CMD ["celery", "-A", "workers.celery_app", "worker", "--pool", "threads", "--hostname", "screening@%h", \
      "--queues", "screening", "--without-gossip", "--without-mingle", "--loglevel", "INFO"]

@@ -81,8 +81,19 @@ def test_compose_builds_from_files_that_exist_and_migrates_first() -> None:
     assert set(ours) == {"migrate", "api", "relay", "screening", "delivery", "fetching", "retraining", "beat"}
     for name, service in ours.items():
         assert (ROOT / service["build"]["dockerfile"]).exists()
-        if name not in ("migrate", "retraining"):  # finetuning touches no database
+        if name != "migrate":
             assert service["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
+
+
+def test_compose_retrains_with_the_screening_image_in_a_folder_that_is_kept_and_writable() -> None:
+    ours, screening = COMPOSE["services"]["retraining"], COMPOSE["services"]["screening"]
+    assert ours["command"] == ["python", "-m", "workers.retraining"]
+    assert (ours["image"], ours["deploy"]) == (screening["image"], screening["deploy"])
+    assert set(ours["environment"]) > set(screening["environment"])
+    folder = ours["environment"]["TELLTALE_RETRAIN_FOLDER"]
+    assert f"retraining:{folder}" in ours["volumes"] and "retraining" in COMPOSE["volumes"]
+    made = re.search(r"^RUN mkdir (.+)$", (ROOT / "infra/docker/gpu.Dockerfile").read_text(), re.MULTILINE)
+    assert made and Path(folder).name in made[1].split(), "a volume over nothing belongs to root"
 
 
 def test_there_is_one_migration_head() -> None:

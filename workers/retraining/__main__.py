@@ -14,6 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from moderation.settings import settings
 from moderation.storage import Storage
+from workers.retraining import upkeep
 from workers.retraining.run import turn
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def main() -> None:
     log.info("retraining worker started")
     while not stopping.is_set():
         try:
-            busy = turn(store, settings(), stopping)
+            busy = turn(store, settings(), stopping) or upkeep.turn(store, settings(), stopping)
         except (DBAPIError, PoolTimeout) as error:
             log.warning("the database is away: %s", error)
             stopping.wait(PAUSE_AFTER_ERROR_S)

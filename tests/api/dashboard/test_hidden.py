@@ -20,7 +20,7 @@ from moderation.settings import settings
 from moderation.tables import Case, Tenant
 from moderation.vocabulary import Answer, Artifact, CaseStatus, Label, ReviewReason, Role
 from tests.api.dashboard.conftest import Browser
-from tests.factories import champion_or_new, make_case, make_reading
+from tests.factories import champion_or_new, make_case, make_reading, make_verdict, make_version
 from tests.reviewing import TEXT, make_person, make_review_case, ten_seconds_later
 
 CHANGING = re.compile(
@@ -202,3 +202,14 @@ def test_statuses_of_other_cases_are_no_secret(anna: Browser, tenant: Tenant) ->
     with transaction() as session:
         case_id = make_case(session, tenant, CaseStatus.DECIDED).id
     assert "decided: fake" in anna.get(url(case_id)).text
+
+
+@pytest.mark.parametrize("blind", [True, False])
+def test_what_other_versions_said_is_hidden_as_long_as_the_verdict_is(
+    anna: Browser, tenant: Tenant, blind: bool
+) -> None:
+    with transaction() as session:
+        case = make_review_case(session, session.get_one(Tenant, tenant.id), blind=blind)
+        make_verdict(session, case, make_version(session, "the-next-version", champion=False), 0.913)
+    page = anna.get(url(case.id)).text
+    assert ("the-next-version" in page, "0.913" in page) == (not blind, not blind)
