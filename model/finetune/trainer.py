@@ -46,7 +46,8 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         settings: TrainingArguments,
     ) -> None:
         update = settings.train_batch_size * settings.gradient_accumulation_steps * settings.world_size
-        self._order = LengthGrouped([len(row.answer) for row in rows], update, arguments.seed)
+        lengths = [collator.prompt_length + len(row.answer) for row in rows]
+        self._order = LengthGrouped(lengths, update, arguments.seed)
         callbacks: list[TrainerCallback] = [_Epochs(self._order)]
         if settings.should_save:
             callbacks.append(TensorBoardCallback(_summary_writer(arguments.logs)))

@@ -188,6 +188,14 @@ def test_updates_do_not_come_sorted_by_length() -> None:
     assert 20 < falling < 60
 
 
+def test_rows_of_nearly_one_length_are_only_shuffled() -> None:
+    """Two kinds of answer, a little different in length: no update is of one kind alone."""
+    lengths = [200] * 480 + [206] * 480
+    rows = order(lengths, 24)
+    updates = [rows[at : at + 24] for at in range(0, 960, 24)]
+    assert all(4 <= sum(row < 480 for row in update) <= 20 for update in updates)
+
+
 def test_the_smaller_last_update_comes_last() -> None:
     rows = order([9] * 10, 4)
     assert len(rows) == 10
