@@ -105,7 +105,7 @@ def test_an_operator_sees_how_the_champion_keeps_and_rolls_back(dashboard: Dashb
     expect(page.get_by_text("The champion has got worse.")).to_be_visible()
     page.goto("/dashboard/models")
     page.get_by_role("button", name="Roll back").first.press("Enter")
-    page.get_by_label("Why").fill("It calls more real photos fake since Tuesday.")
+    page.get_by_role("textbox", name="Why").fill("It calls more real photos fake since Tuesday.")
     look(page, "models-rollback")
     page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
     expect(page.get_by_role("status").filter(has_text="Rolled back")).to_be_visible()
