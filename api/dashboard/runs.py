@@ -299,8 +299,8 @@ def _margin(each: Mapping[str, Any]) -> str:
         return ""
     allowed = _number(each, each["allowed"])
     if each["rule"].startswith("new_"):
-        return f"gain of {allowed} or more"
-    return f"at most {allowed}" if each["change"] is None else f"loss of {allowed} or less"
+        return f"gain ≥ {allowed}"
+    return f"≤ {allowed}" if each["change"] is None else f"loss ≤ {allowed}"
 
 
 def _halves(run: TrainingRun) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -72,6 +72,7 @@ def _cancelled() -> UUID:
 def _do_here(run_id: UUID) -> None:
     """The run, in this process. Ctrl-C gives it back, to be gone on with."""
     from moderation.storage import Storage
+    from workers.retraining import upkeep
     from workers.retraining.run import turn
 
     stopping = threading.Event()
@@ -79,8 +80,10 @@ def _do_here(run_id: UUID) -> None:
     teller = threading.Thread(target=_follow, args=(run_id, stopping), daemon=True)
     teller.start()
     try:
-        if not turn(Storage(settings()), settings(), stopping):
+        store = Storage(settings())
+        if not turn(store, settings(), stopping):
             raise Conflict("Another worker has this run: follow it without --here.")
+        upkeep.turn(store, settings(), stopping)
     finally:
         signal.signal(signal.SIGINT, before)
     teller.join(2 * POLL_S)
