@@ -7,6 +7,7 @@ scripted moderators answer them in the dashboard, asks for a training run, and s
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import tempfile
 import time
@@ -72,6 +73,7 @@ def demo_retrain(once: bool, data: Path | None, port: int, cases: int, passes: i
     from infra.commands.up import ends_on_signals
     from infra.demo.halftones import Amounts
 
+    logging.basicConfig(level=logging.ERROR)  # what matters is said here
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 100
@@ -117,7 +119,8 @@ def _play(
         _show_gate(console, run)
         promoted = run.status == "promoted" and _is_live(console, client, pictures, run)
         photos = len({picture.photo for picture in pictures.measured})
-        console.print(lesson.table(before, after, pictures.measured, photos))
+        console.print(f"On {len(pictures.measured)} pictures of {photos} photos that nothing else was done with:")
+        console.print(lesson.table(before, after))
         if not once:
             _stay(console, stack, password)
         console.print("Stopping …", style="dim")
@@ -190,6 +193,8 @@ def _wait_for(client: Client, cases: Mapping[str, Picture], status: CaseStatus, 
 
 def _examined(console: Console, pictures: Sequence[Picture], run: TrainingRun | None = None) -> Marks:
     """How well the champion does, or the version that a run has made."""
+    from transformers.utils import logging as transformers_logging
+
     from infra.demo import lesson
     from model.detector import Detector
     from moderation.settings import settings
@@ -197,7 +202,8 @@ def _examined(console: Console, pictures: Sequence[Picture], run: TrainingRun | 
     from workers.champion import manifest_of, place_of
 
     version = _version(run)
-    console.print(f"{version.name} is asked about {len(pictures)} pictures that nobody has seen …")
+    console.print(f"{version.name} (demo model, not FakeVLM) is asked about {len(pictures)} pictures …")
+    transformers_logging.disable_progress_bar()
     detector = Detector.load(place_of(version, Storage(settings())), manifest=manifest_of(version))
     return lesson.examined(detector, pictures)
 

@@ -59,10 +59,9 @@ def examined(detector: Detector, pictures: Sequence[Picture]) -> Marks:
     return Marks(*against_reals("halftone"), *against_reals("known"), reals)
 
 
-def table(before: Marks, after: Marks, pictures: Sequence[Picture], photos: int) -> Table:
+def table(before: Marks, after: Marks) -> Table:
     """Both side by side, a row for each measure."""
-    title = f"{len(pictures)} pictures of {photos} photos that nothing was trained, calibrated or decided on"
-    made = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("", "before", "after", "change"):
         made.add_column(name, justify="left" if not name else "right")
     for name, words in ROWS.items():

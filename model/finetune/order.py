@@ -47,8 +47,10 @@ class LengthGrouped(Sampler[int]):
 
     def _padding(self) -> float:
         """The share of padding in updates of rows that are only shuffled."""
-        shuffled = torch.tensor(self._lengths)[torch.randperm(len(self._lengths), generator=self._generator())]
-        padded = sum(int(rows.max()) * len(rows) for rows in shuffled.split(self._update))
+        order = torch.randperm(len(self._lengths), generator=self._generator()).tolist()
+        shuffled = [self._lengths[row] for row in order]
+        updates = [shuffled[at : at + self._update] for at in range(0, len(shuffled), self._update)]
+        padded = sum(max(update) * len(update) for update in updates)
         return 1 - sum(self._lengths) / padded if padded else 0.0
 
     def _sorted(self, pool: list[int]) -> list[int]:
