@@ -83,7 +83,7 @@ def test_an_operator_sees_how_the_champion_keeps_and_rolls_back(dashboard: Dashb
         for night in range(14, 6, -1):
             make_night(session, before, (0.93, 0.88, 0.85, 0.87, 0.96), ago=timedelta(days=night))
         model_versions.promote(session, now.id, actor="test", instead_of=before.id)
-        for night in range(6, 1, -1):
+        for night in range(6, 0, -1):
             make_night(session, now, (0.925, 0.875, 0.85, 0.865, 0.955), ago=timedelta(days=night))
         make_night(
             session,
