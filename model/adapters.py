@@ -12,6 +12,7 @@ import json
 import logging
 import warnings
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,11 @@ class Effect:
                 f"Stored in {stored_as}, the merged network is off by {off:.0%} of what the adapters change (at most "
                 f"{STORED_TOLERANCE:.0%} will do): {_advice(stored_as)}"
             )
+
+
+def get_ready() -> None:
+    """Load peft, which takes seconds, before a network is stopped for its adapters."""
+    import_module("peft")
 
 
 def is_adapter(folder: Path) -> bool:

@@ -151,6 +151,14 @@ class CompiledDecoder:
         self._cache = StaticCache(config=network.config.text_config, max_cache_len=length)
         mode = "reduce-overhead" if BACKEND == "inductor" else None  # CUDA graphs
         self._step = torch.compile(_next, fullgraph=True, backend=BACKEND, mode=mode)
+        self.forget()
+
+    def forget(self) -> None:
+        """Compile anew at the next step, because the network's layers are others now.
+
+        torch keeps what it compiled of a function for every network it met, and refuses to go on after eight of them.
+        """
+        torch.compiler.reset()
 
     def cache(self) -> StaticCache:
         """The cache, empty: a graph that was captured writes to its addresses, so there is never another."""

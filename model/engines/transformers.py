@@ -22,7 +22,7 @@ from transformers import Cache
 
 from model import adapters
 from model import checkpoint as checkpoints
-from model.adapters import AdapterError, Weights
+from model.adapters import AdapterError, Mounted, Weights
 from model.answer import decoded
 from model.checkpoint import Checkpoint, CheckpointError, Interface
 from model.engines.decoding import CompiledDecoder, Slab, decode
@@ -65,6 +65,11 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return int(psutil.virtual_memory().available)
+
+
+def _in_place(before: Mounted | None, now: Mounted | None) -> bool:
+    """Whether the network's layers are the same objects still, what is mounted on them having been written over."""
+    return before is now or (before is not None and now is not None and before.adapted is now.adapted)
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,7 @@ class TransformersEngine:
         if ground != self._checkpoint.ground:
             raise OtherBase(f"{manifest.name} stands on another network than {self.manifest.name}.")
         interface = checkpoints.load_interface(place, revision=revision, manifest=manifest)
+        adapters.get_ready()
         try:
             weights = adapters.read(Path(place)) if manifest.adapter is not None else None
         except AdapterError as error:
@@ -148,12 +154,17 @@ class TransformersEngine:
         other._carry(replace(before, manifest=interface.manifest, tokens=interface.tokens, mounted=mounted))
         if other._compiled is not None and other._length != self._length:
             other._compiled = CompiledDecoder(network, other._compiled.rows, other._length)
+        elif not _in_place(before.mounted, mounted):
+            other._forget_compiled()
         return other
 
     def restore(self, tried: Weights | None) -> None:
         """Put back on the network what it had before `exchanged`, whether that worked or not. Raises AdapterError."""
         before = self._checkpoint
-        self._carry(replace(before, mounted=adapters.restore(before.model, before.mounted, tried)))
+        mounted = adapters.restore(before.model, before.mounted, tried)
+        self._carry(replace(before, mounted=mounted))
+        if not _in_place(before.mounted, mounted):
+            self._forget_compiled()
 
     def release(self) -> None:
         """See `Engine.release`."""
@@ -161,6 +172,10 @@ class TransformersEngine:
         self._carry(replace(self._checkpoint, model=None, mounted=None))
         gc.collect()  # networks and their hooks refer to one another in circles
         torch.cuda.empty_cache()
+
+    def _forget_compiled(self) -> None:
+        if self._compiled is not None:
+            self._compiled.forget()
 
     def _carry(self, checkpoint: Checkpoint) -> None:
         self._checkpoint, self._model = checkpoint, checkpoint.model

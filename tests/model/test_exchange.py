@@ -20,6 +20,7 @@ from model.batcher import Batcher
 from model.checkpoint import DEMO_FOLDER, CheckpointError
 from model.decode import to_rgb
 from model.detector import Detection, Detector, DetectorLost, GoldenMismatch
+from model.engines import decoding
 from model.engines import transformers as engines
 from model.engines.engine import OtherBase
 from model.manifest import Calibration
@@ -115,6 +116,32 @@ def test_scaling_is_the_adapters_own(base: Path, make: Make, images: list[Image.
     weak, strong = make("weak", alpha=4), make("strong", alpha=16)
     detector = change_to(change_to(Detector.load(base, device="cpu", max_new_tokens=TOKENS), weak), strong)
     assert answers(detector, images) == alone(strong, images) != alone(weak, images)
+
+
+def test_what_was_compiled_follows_adapters_of_any_shape_night_after_night(
+    base: Path, make: Make, images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More often than torch compiles one function anew: twice here, by itself eight times. And after a refusal."""
+    monkeypatch.setattr(decoding, "BACKEND", "eager")  # the inductor's graphs need a compiler and minutes
+    with torch._dynamo.config.patch(recompile_limit=2):
+        detector = Detector.load(base, device="cpu", max_new_tokens=TOKENS, compiled_rows=4)
+        for folder in (make("one", rank=2), base):
+            detector = change_to(detector, folder)
+            as_if_alone(detector, folder, images)
+        two = make("two", rank=3)
+        manifest = manifests.read(two)
+        wrong = manifest.golden[0].model_copy(update={"logit": manifest.golden[0].logit + 5})
+        manifest.model_copy(update={"golden": (wrong, *manifest.golden[1:])}).write(two)
+        with pytest.raises(GoldenMismatch):
+            change_to(detector, two)
+        as_if_alone(detector, base, images)
+
+
+def as_if_alone(detector: Detector, folder: Path, images: list[Image.Image]) -> None:
+    """Compiled, it writes the same and scores alike."""
+    found, expected = answers(detector, images), alone(folder, images)
+    assert [one.explanation for one in found] == [one.explanation for one in expected]
+    assert logits_of(found) == pytest.approx(logits_of(expected), abs=1e-3)
 
 
 def test_a_version_that_only_scores_otherwise(base: Path, tmp_path: Path, images: list[Image.Image]) -> None:

@@ -119,4 +119,4 @@ def test_sigterm_gives_the_run_back_and_a_person_ends_it(bench: Bench, start: St
         runs.cancel(session, run_id, actor="user:1")
     until(lambda: bench.run_of(run_id).status is RunStatus.CANCELLED, "the run's end")
     assert not trainers(folder)
-    assert not (folder / "images").exists()
+    until(lambda: not (folder / "images").exists(), "tidying up")
