@@ -42,7 +42,7 @@ from moderation.tables import (
     Review,
     Verdict,
 )
-from moderation.vocabulary import Answer, CaseStatus, DecidedBy, Label, ReviewReason
+from moderation.vocabulary import AUDITED, Answer, CaseStatus, DecidedBy, Label, ReviewReason
 
 MAX_CATEGORIES = 100
 # Literally as in the indexes of migration 0006, or Postgres does not see that it may use them.
@@ -352,10 +352,13 @@ def audits(session: Session, selection: Selection) -> Audits:
 
 
 def _audited(session: Session, selection: Selection) -> dict[tuple[str, str | None, float], int]:
-    """How often the policy decided this and the audit answered that, by the probability of the audit."""
+    """How often the policy decided this and people answered that, by the probability of the audit.
+
+    The last answer to the audit, or to an appeal: left out, an audit would be lost just where somebody sees an error.
+    """
     last = (
         select(Review.answer)
-        .where(Review.case_id == Case.id, Review.reason == ReviewReason.AUDIT, Review.settled_at.is_not(None))
+        .where(Review.case_id == Case.id, Review.reason.in_(AUDITED), Review.settled_at.is_not(None))
         .order_by(Review.settled_at.desc())
         .limit(1)
         .scalar_subquery()

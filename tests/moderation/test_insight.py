@@ -181,6 +181,26 @@ def test_an_overturned_audit_still_counts_as_what_the_policy_had_said(platform: 
         assert insight.volume(session, platform.selection())[at(1).date()] == {Outcome.MODERATOR_REAL: 20}
 
 
+def test_an_audit_that_is_appealed_is_an_audit_still(platform: Platform) -> None:
+    """The lot was drawn before; likely errors are appealed, and would be missing otherwise."""
+    audit, appeal, later = ReviewReason.AUDIT, ReviewReason.APPEAL, timedelta(hours=5)
+    for said in (
+        [Said(platform.anna, Answer.REAL, appeal)],  # appealed before anybody answered the audit
+        [Said(platform.anna, Answer.FAKE, audit), Said(platform.bert, Answer.REAL, appeal, later)],
+        [Said(platform.anna, Answer.CANNOT_TELL, appeal), Said(platform.bert, Answer.REAL, appeal, later)],
+        [],
+    ):
+        for _ in range(8):
+            make_past(platform.past, at(1), 0.95, said, audit_probability=0.1)
+    for _ in range(8):  # appealed, and no audit was drawn
+        make_past(platform.past, at(1), 0.95, [Said(platform.anna, Answer.REAL, appeal)])
+    platform.write()
+    with transaction() as session:
+        found = insight.audits(session, platform.selection())
+    assert (found.errors.n, found.unclear, found.waiting) == (24, 0, 8)
+    assert found.errors.found is not None and found.errors.found.value == 1.0
+
+
 def test_no_audits_no_numbers(platform: Platform) -> None:
     make_past(platform.past, at(1), 0.95)
     platform.write()
