@@ -263,7 +263,8 @@ def _page(
         seen = sights.sight(session, person(), case_id)
         mine = seen.claim is not None and seen.claim.user_id == person().user_id
         colleagues = reviews.colleagues(session, seen.case) if mine else ()
-        undoable = reviews.undoable(session, person(), undo_id) if undo_id else None
+        # Of the case before, or of this one: answered with others, or loaded again.
+        undoable = reviews.undoable(session, person(), undo_id or case_id)
         before = reviews.last_of(session, person(), case_id) if mine and typed is None else None
         is_lead = seen.case.tenant_id in person().tenant_ids_as(Role.LEAD)
         return render_template(

@@ -102,6 +102,16 @@ def test_the_last_answer_leads_to_the_queue_where_it_can_still_be_undone(anna: B
     assert "data-undo" not in anna.get(answer.location).text
 
 
+def test_an_answer_can_be_undone_on_its_own_page(browser_of: Callable[..., Browser], tenant: Tenant) -> None:
+    lea, case_id = browser_of(Role.LEAD), review_case(tenant)
+    assert "1 done" in lea.post("/dashboard/queue/bulk", {"do": "answer", "answer": "fake", "case": str(case_id)}).text
+    for _ in range(2):
+        page = lea.get(url(case_id)).text
+        assert "data-undo" in page and url(case_id, "undo") in page
+    ten_seconds_later(case_id)
+    assert "data-undo" not in lea.get(url(case_id)).text
+
+
 def test_undo_brings_back_the_case_and_what_was_filled_in(anna: Browser, tenant: Tenant) -> None:
     case_id = review_case(tenant)
     form = {
