@@ -388,8 +388,11 @@ def reviewers(session: Session, selection: Selection) -> Reviewers:
 
 
 def _opinions(session: Session, selection: Selection) -> dict[tuple[str, str], int]:
-    """How often each pair of a first and a second opinion was given; each second one is with the last before it."""
-    before = aliased(Review)
+    """How often each pair of a first and a second opinion was given, by two people who did not know of each other.
+
+    A second opinion is with the last first one before it. Who decides between two, with both in view, is no third.
+    """
+    before, other = aliased(Review), aliased(Review)
     first = (
         select(before.answer)
         .where(
@@ -403,8 +406,18 @@ def _opinions(session: Session, selection: Selection) -> dict[tuple[str, str], i
         .scalar_subquery()
         .correlate(Review)
     )
+    earlier = (
+        select(other.id)
+        .where(
+            other.case_id == Review.case_id,
+            other.reason == ReviewReason.SECOND_OPINION,
+            other.settled_at < Review.settled_at,
+        )
+        .correlate(Review)
+    )
     query = _answers(selection, select(first, Review.answer, func.count()))
-    query = query.where(Review.reason == ReviewReason.SECOND_OPINION).group_by(literal_column("1"), Review.answer)
+    query = query.where(Review.reason == ReviewReason.SECOND_OPINION, ~earlier.exists())
+    query = query.group_by(literal_column("1"), Review.answer)
     return {(said.value, then.value): count for said, then, count in session.execute(query) if said is not None}
 
 

@@ -234,6 +234,25 @@ def test_opinions_are_paired_and_compared_with_the_model(platform: Platform) -> 
     assert list(found.by_category) == ["food"] and list(found.by_version) == [platform.version.name]
 
 
+def test_who_decides_between_two_opinions_is_no_opinion(platform: Platform) -> None:
+    """A lead sees both; and who gave the first one does not give the second too."""
+    anna, bert, second = platform.anna, platform.bert, ReviewReason.SECOND_OPINION
+    with transaction() as session:
+        lead = session.get_one(User, make_person(session, platform.tenant).user_id)
+    first = Said(anna, Answer.FAKE)
+    then, last = timedelta(hours=3), timedelta(hours=9)
+    for said in (
+        [first, Said(bert, Answer.REAL, second, then), Said(lead, Answer.FAKE, second, last)],
+        [first, Said(bert, Answer.CANNOT_TELL, second, then), Said(lead, Answer.FAKE, second, last)],
+        [first, Said(anna, Answer.FAKE, second, then)],
+    ):
+        make_past(platform.past, at(2), 0.6, said)
+    platform.write()
+    with transaction() as session:
+        found = insight.reviewers(session, platform.selection())
+    assert found.pairs == {("fake", "real"): 1, ("fake", "cannot_tell"): 1}
+
+
 def test_anothers_cases_are_not_counted(platform: Platform) -> None:
     with transaction() as session:
         stranger = past_of(session, make_tenant(session), platform.version)
