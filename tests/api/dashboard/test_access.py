@@ -51,7 +51,6 @@ ROLES: dict[Route, Role | None] = {
     ("POST", "/dashboard/cases/<uuid:case_id>/report"): Role.MODERATOR,
     ("POST", "/dashboard/cases/<uuid:case_id>/lift"): Role.MODERATOR,
     ("GET", "/dashboard/platforms"): Role.LEAD,
-    ("POST", "/dashboard/platforms"): Role.ADMIN,
     ("GET", "/dashboard/platforms/<uuid:tenant_id>"): Role.ADMIN,
     ("POST", "/dashboard/platforms/<uuid:tenant_id>"): Role.ADMIN,
     ("GET", "/dashboard/platforms/<uuid:tenant_id>/keys"): Role.ADMIN,
