@@ -92,7 +92,7 @@ def test_a_new_password_signs_out_everywhere_else(dashboard: Dashboard, look: Lo
     elsewhere.reload()
     expect(elsewhere.get_by_role("heading", level=1)).to_have_text("Sign in")
     fill_in(elsewhere, EMAIL, NEW_PASSWORD)
-    expect(elsewhere.get_by_role("heading", level=1)).to_have_text("Overview")
+    expect(elsewhere.get_by_role("heading", level=1)).to_have_text("Queue")
 
 
 def test_signing_out_elsewhere_asks_first(dashboard: Dashboard, look: Look) -> None:
@@ -136,7 +136,7 @@ def test_who_signs_in_again_in_another_tab_goes_on_in_this_one(dashboard: Dashbo
         page.get_by_role("status").get_by_role("link", name="Sign in in a new tab").click()
     other = opened.value
     fill_in(other, EMAIL, PASSWORD)
-    expect(other.get_by_role("heading", level=1)).to_have_text("Overview")
+    expect(other.get_by_role("heading", level=1)).to_have_text("Queue")
     with page.expect_response("**/sign-out-elsewhere") as answered:
         page.evaluate(sign_out_elsewhere)
     assert answered.value.status == 303

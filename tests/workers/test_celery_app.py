@@ -12,7 +12,7 @@ import pytest
 
 from moderation.errors import LostLease
 from workers import celery_app
-from workers.celery_app import CLEAN_UP, DELIVER, FETCH, ROUTES, SCREEN, SETTLE, TASK_MODULES, LoggedTask, app
+from workers.celery_app import CLEAN_UP, DELIVER, EXPLAIN, FETCH, ROUTES, SCREEN, SETTLE, TASK_MODULES, LoggedTask, app
 
 ROOT = Path(celery_app.__file__).resolve().parents[1]
 # In a process of its own, for what is imported stays imported.
@@ -41,7 +41,7 @@ def loaded(role: str | None) -> dict[str, object]:
         (None, [], False),
         ("fetching", [FETCH], False),
         ("delivery", sorted([DELIVER, SETTLE, CLEAN_UP]), False),
-        ("screening", [SCREEN], True),
+        ("screening", sorted([EXPLAIN, SCREEN]), True),
     ],
 )
 def test_a_role_loads_its_own_tasks_and_only_screening_the_model(
@@ -51,8 +51,10 @@ def test_a_role_loads_its_own_tasks_and_only_screening_the_model(
 
 
 def test_every_task_has_a_queue_of_its_own_role() -> None:
-    assert set(ROUTES) == {SCREEN, FETCH, DELIVER, SETTLE, CLEAN_UP}
-    assert len(set(ROUTES.values())) == len(ROUTES)
+    assert set(ROUTES) == {SCREEN, EXPLAIN, FETCH, DELIVER, SETTLE, CLEAN_UP}
+    # Explaining is the screening worker's too: it has the model.
+    assert ROUTES[EXPLAIN] == ROUTES[SCREEN]
+    assert len(set(ROUTES.values())) == len(ROUTES) - 1
     assert set(TASK_MODULES) == {"screening", "fetching", "delivery"}
     assert {name: app.amqp.router.route({}, name)["queue"].name for name in ROUTES} == ROUTES
 
