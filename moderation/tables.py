@@ -394,6 +394,7 @@ class ExplanationRequest(Row):
 
 WAITING = "status IN ('fetching', 'queued', 'screening')"
 ANSWERABLE = "status = 'in_review' AND answer_due IS NULL"
+FAILED = "status = 'failed'"
 # A moderator is not to know the score of these before they have answered: of what is blind, appealed or audited.
 HIDDEN_SCORES = frozenset({ReviewReason.APPEAL, ReviewReason.AUDIT})
 SCORE_HIDDEN = "blind OR review_reason = 'appeal' OR review_reason = 'audit'"
@@ -442,6 +443,13 @@ class Case(_Identified, Row):
         Index("ix_cases_offered", "offered_until", postgresql_where=WAITING),
         Index("ix_cases_leased", "lease_until", postgresql_where=WAITING),
         Index("ix_cases_listed", "tenant_id", "id"),
+        Index(
+            "ix_cases_failed",
+            "tenant_id",
+            "id",
+            postgresql_where=FAILED,
+            postgresql_include=["failure_reason", "settled_at"],
+        ),
         _queue("ix_cases_review_queue"),
         _queue("ix_cases_queue_by_reason", "review_reason"),
         _queue("ix_cases_queue_by_category", "category"),
@@ -678,6 +686,7 @@ class Delivery(_Identified, Row):
     __table_args__ = (
         UniqueConstraint("event_id", "endpoint_id"),
         Index("ix_deliveries_due", "endpoint_id", "next_attempt_at", postgresql_where="status = 'pending'"),
+        Index("ix_deliveries_listed", "endpoint_id", "id"),
     )
 
     event_id: Mapped[UUID] = mapped_column(ForeignKey(Event.id))

@@ -23,6 +23,7 @@ from moderation.webhooks import SCHEDULE, Outcome, Parcel
 from tests import factories
 from tests.factories import make_case, make_endpoint, make_tenant
 from tests.moderation.test_outbound import serving
+from tests.reading import copy, reading_at_most
 
 LEASE = timedelta(seconds=30)
 
@@ -570,3 +571,21 @@ def test_deliveries_are_found_by_event_and_time(tenant: Tenant, endpoint: Endpoi
         assert len(ids()) == 2
         assert ids(type_=EventType.ENDPOINT_PING) == [ping]
         assert ids(until=datetime.now(UTC) - LEASE) == [] and len(ids(since=datetime.now(UTC) - LEASE)) == 2
+
+
+def test_of_many_deliveries_only_those_of_the_page_are_read(tenant: Tenant, endpoint: Endpoint) -> None:
+    with transaction() as session:
+        other = make_endpoint(session, make_tenant(session))
+        copy(session, "deliveries", webhooks.ping(session, other).id, "event_id")
+        second = make_endpoint(session, tenant)
+        pings = [webhooks.ping(session, to).id for to in (endpoint, second, endpoint, second)]
+        for wanted in ({}, {"type_": EventType.ENDPOINT_PING}, {"status": DeliveryStatus.PENDING}):
+            # Of each endpoint's, and then again with all that is shown of them.
+            with reading_at_most(session, "deliveries", 4 + 3):
+                found = webhooks.deliveries_of(session, tenant.id, limit=3, **wanted)  # type: ignore[arg-type]
+            assert [delivery.id for delivery in found] == pings[:0:-1]
+        with reading_at_most(session, "deliveries", 2 + 2):
+            found = webhooks.deliveries_of(session, tenant.id, limit=3, endpoint_id=second.id)
+        assert [delivery.id for delivery in found] == [pings[3], pings[1]]
+        with reading_at_most(session, "deliveries", 2 * 2):
+            assert len(webhooks.deliveries_of(session, other.tenant_id, limit=2)) == 2
