@@ -147,6 +147,8 @@ def endpoints_of(session: Session, tenant_id: UUID) -> list[Endpoint]:
 def rotate_secret(session: Session, endpoint: Endpoint, *, actor: str = OPERATOR) -> str:
     """Add a new secret in front; deliveries are signed with the newest two, so receivers can change over in peace."""
     fresh = signing.new_secret()
+    # Anew and locked: of two rotations at once, the second keeps what the first made.
+    session.refresh(endpoint, with_for_update={"key_share": True})
     endpoint.secrets = [fresh, *endpoint.secrets[:1]]
     _note(session, EventType.ENDPOINT_SECRET_ROTATED, endpoint, actor=actor)
     return fresh

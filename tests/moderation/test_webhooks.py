@@ -6,7 +6,9 @@ import http.server
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from threading import Barrier
 from uuid import UUID
 
 import pytest
@@ -466,6 +468,20 @@ def test_at_most_two_secrets_sign(endpoint: Endpoint) -> None:
         row = session.get_one(Endpoint, endpoint.id)
         first, second = webhooks.rotate_secret(session, row), webhooks.rotate_secret(session, row)
     assert reread(endpoint).secrets == [second, first]
+
+
+def test_of_two_rotations_at_once_both_secrets_sign(tenant: Tenant, endpoint: Endpoint) -> None:
+    both_have_read = Barrier(2)
+
+    def rotated(_: int) -> str:
+        with transaction() as session:
+            row = webhooks.endpoint_of(session, tenant.id, endpoint.id)
+            both_have_read.wait()
+            return webhooks.rotate_secret(session, row)
+
+    with ThreadPoolExecutor(2) as pool:
+        fresh = list(pool.map(rotated, range(2)))
+    assert sorted(reread(endpoint).secrets) == sorted(fresh)
 
 
 def test_another_tenants_endpoints_and_deliveries_do_not_exist(tenant: Tenant, endpoint: Endpoint) -> None:
