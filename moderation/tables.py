@@ -434,7 +434,8 @@ class Case(_Identified, Row):
     with its probability, is drawn when the case first goes to review, `second` (a second opinion is wanted) when it is
     first answered, and whether it is audited when the policy decides it: `audit_probability` is set where it is.
     `policy_label` is what the policy decided, whatever came after. `category` is what the platform says the image
-    shows. `answer_due` is when a moderator's answer takes effect; until then it can be undone.
+    shows, or `other` where the queue had too many categories when it came in. `answer_due` is when a moderator's answer
+    takes effect; until then it can be undone.
     """
 
     __tablename__ = "cases"
@@ -581,7 +582,8 @@ class Claim(_Identified, Row):
 class Review(_Identified, Row):
     """One moderator's answer. `blind`: they had not seen the verdict. It stands once `settled_at` is set.
 
-    `reason` is why the case was in review; `message` is for who appealed; `disturbing` is how the image was to look at.
+    `reason` is why the case was in review, and always written; its default is there for an api of before it was,
+    which runs on until it is replaced. `message` is for who appealed; `disturbing` is how the image was to look at.
     """
 
     __tablename__ = "reviews"
@@ -598,7 +600,7 @@ class Review(_Identified, Row):
     claim_id: Mapped[UUID] = mapped_column(ForeignKey(Claim.id))
     user_id: Mapped[UUID] = mapped_column(ForeignKey(User.id))
     verdict_id: Mapped[UUID | None] = mapped_column(ForeignKey(Verdict.id))
-    reason: Mapped[ReviewReason]
+    reason: Mapped[ReviewReason] = mapped_column(server_default=text("'uncertain'"))
     answer: Mapped[Answer]
     artifacts: Mapped[list[str]]
     note: Mapped[str | None]
