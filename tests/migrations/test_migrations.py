@@ -166,6 +166,18 @@ def test_filling_in_that_was_stopped_goes_on(past: Engine) -> None:
     assert filled(past) == FILLED
 
 
+def test_an_api_of_before_goes_on_answering(past: Engine) -> None:
+    """It runs on until it is replaced, and knows nothing of why a case is reviewed."""
+    migrations.upgrade(url_of(past))
+    with past.begin() as connection:
+        connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
+        connection.exec_driver_sql(
+            "INSERT INTO reviews (id, tenant_id, case_id, claim_id, user_id, answer, artifacts, blind, due_at) "
+            "SELECT uuidv7(), tenant_id, id, uuidv7(), uuidv7(), 'fake', '{}', false, now() FROM cases LIMIT 1"
+        )
+        assert connection.scalar(text("SELECT reason FROM reviews")) == "uncertain"
+
+
 def test_the_migrated_schema_is_that_of_the_tables(engine: Engine) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
