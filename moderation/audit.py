@@ -25,6 +25,8 @@ from moderation.vocabulary import EventType
 
 # Rows read at once where all are read.
 BATCH = 500
+# What of an event is a person. Anything else is as it was typed, though it may look like one's id.
+PEOPLE = ("assigned_to", "claimed_by")
 
 
 @dataclass(frozen=True)
@@ -143,8 +145,8 @@ def _names(session: Session, events: Sequence[Event]) -> dict[str, str]:
     """The names of all who are spoken of in these events, by what events call them."""
     said = {event.actor for event in events}
     for event in events:
-        values = [*(event.before or {}).values(), *(event.after or {}).values()]
-        said.update(value for value in values if isinstance(value, str))
+        for values in (event.before or {}, event.after or {}):
+            said.update(values[name] for name in PEOPLE if values.get(name))
     users = session.scalars(select(User).where(User.id.in_(_ids(said, "user"))))
     keys = session.scalars(select(ApiKey).where(ApiKey.id.in_(_ids(said, "api_key"))))
     sources = session.scalars(select(Source).where(Source.id.in_(_ids(said, "source"))))
@@ -169,10 +171,9 @@ def _as_id(text: str) -> UUID | None:
 
 def _changes(event: Event, names: dict[str, str]) -> tuple[Change, ...]:
     before, after = event.before or {}, event.after or {}
-    return tuple(
-        Change(name, _named(before.get(name), names), _named(after.get(name), names)) for name in {**before, **after}
-    )
+    return tuple(Change(name, _named(before, name, names), _named(after, name, names)) for name in {**before, **after})
 
 
-def _named(value: Any, names: dict[str, str]) -> Any:
-    return names.get(value, value) if isinstance(value, str) else value
+def _named(values: dict[str, Any], name: str, names: dict[str, str]) -> Any:
+    value = values.get(name)
+    return names.get(value, value) if name in PEOPLE else value

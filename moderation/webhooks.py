@@ -166,12 +166,14 @@ def disable(session: Session, endpoint: Endpoint, reason: str, *, actor: str = "
     endpoint.disabled_at = datetime.now(UTC)
     endpoint.disabled_reason = reason
     session.flush()
+    id_ = str(endpoint.id)
     record(
         session,
         EventType.ENDPOINT_DISABLED,
         tenant_id=endpoint.tenant_id,
         actor=actor,
-        data={"endpoint_id": str(endpoint.id), "url": endpoint.url, "reason": reason},
+        after={"endpoint": id_, "url": endpoint.url, "disabled_reason": reason},
+        data={"endpoint_id": id_, "url": endpoint.url, "reason": reason},
     )
 
 

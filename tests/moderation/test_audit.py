@@ -58,12 +58,21 @@ def test_people_keys_and_sources_are_named(tenant: Tenant, ada: Person) -> None:
         ours = furnish(session, tenant)
         tenants.change_tenant(session, tenant.id, {"audit_share": 0.25}, actor=ada.actor)
         for actor in (f"api_key:{ours.key.id}", f"source:{ours.source.id}", f"user:{new_id()}", "user:x"):
-            session.add(Event(tenant_id=tenant.id, type=EventType.CASE_SKIPPED, actor=actor, after={"by": ada.actor}))
+            session.add(
+                Event(tenant_id=tenant.id, type=EventType.CASE_SKIPPED, actor=actor, after={"claimed_by": ada.actor})
+            )
     entries = found(tenant, type_=EventType.CASE_SKIPPED)
     assert {entry.actor for entry in entries} >= {f"key upload service ({ours.key.prefix})", "source uploads", "user:x"}
-    assert {entry.changes for entry in entries} == {(Change("by", None, "ada@example.com"),)}
+    assert {entry.changes for entry in entries} == {(Change("claimed_by", None, "ada@example.com"),)}
     (changed,) = found(tenant, type_=EventType.TENANT_CHANGED)
     assert (changed.actor, changed.changes) == ("ada@example.com", (Change("audit_share", 0.0, 0.25),))
+
+
+def test_what_somebody_typed_names_nobody(tenant: Tenant, ada: Person) -> None:
+    with transaction() as session:
+        tenants.create_key(session, tenant.id, ada.actor, [Scope.CASES_READ])
+    (entry,) = found(tenant, type_=EventType.KEY_CREATED)
+    assert Change("name", None, ada.actor) in entry.changes
 
 
 @pytest.mark.parametrize("term", ["ada@example.com", "ADA@example.com", "import", "uploads", "worker"])

@@ -527,6 +527,8 @@ def test_an_endpoints_life_is_written_down_without_its_secrets(tenant: Tenant) -
     assert (changed.before, changed.after) == ({"event_types": []}, {**named, "event_types": ["verdict.failed"]})
     (enabled,) = told(tenant.id, EventType.ENDPOINT_ENABLED)
     assert (enabled.actor, enabled.before) == ("user:ada", {"disabled_reason": "Enough."})
+    (disabled,) = told(tenant.id, EventType.ENDPOINT_DISABLED)
+    assert disabled.after == {**named, "disabled_reason": "Enough."}
     for type_ in (EventType.ENDPOINT_CREATED, EventType.ENDPOINT_SECRET_ROTATED, EventType.ENDPOINT_DISABLED):
         (event,) = told(tenant.id, type_)
         assert event.actor == "user:ada"
