@@ -21,7 +21,7 @@ from moderation.vocabulary import OUTBOUND, DeliveryStatus, EventType, Role
 pages = Blueprint("deliveries", __name__)
 
 PAGE = 50
-# So near its time a delivery is followed; one that waits for hours would keep its reader signed in for as long.
+# So near its time a delivery is followed; one that waits for hours would be asked for in vain.
 FOLLOWED = timedelta(minutes=5)
 TYPES = [type_ for type_ in EventType if type_ in OUTBOUND]
 
