@@ -175,5 +175,5 @@ def _changes(event: Event, names: dict[str, str]) -> tuple[Change, ...]:
 
 
 def _named(values: dict[str, Any], name: str, names: dict[str, str]) -> Any:
-    value = values.get(name)
+    value: Any = values.get(name)
     return names.get(value, value) if name in PEOPLE else value
