@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 
 from playwright.sync_api import Page, expect
+from sqlalchemy import func, update
 
 from moderation import accounts
+from moderation.db import transaction
+from moderation.tables import SignIn
 from moderation.vocabulary import Role
-from tests.browser.conftest import PASSWORD, Dashboard, fill_in, open_menu
+from tests.browser.conftest import PASSWORD, TABLET, Dashboard, fill_in, lines_of, open_menu, overflow
 
 EMAIL = "mona@platform.example"
 NEW_PASSWORD = "a longer staple for the horse"
@@ -93,6 +97,21 @@ def test_a_new_password_signs_out_everywhere_else(dashboard: Dashboard, look: Lo
     expect(elsewhere.get_by_role("heading", level=1)).to_have_text("Sign in")
     fill_in(elsewhere, EMAIL, NEW_PASSWORD)
     expect(elsewhere.get_by_role("heading", level=1)).to_have_text("Queue")
+
+
+def test_an_address_of_the_longest_kind_is_in_one_line(dashboard: Dashboard) -> None:
+    make_mona(dashboard)
+    page = dashboard.sign_in(EMAIL, "/dashboard/account")
+    longest = "2001:1db8:1234:5678:90ab:cdef:1234:5678"
+    hours = {"created_at": func.now() - timedelta(hours=11), "last_seen_at": func.now() - timedelta(minutes=59)}
+    with transaction() as session:
+        session.execute(update(SignIn).values(address=longest, browser="a browser for Windows", **hours))
+    page.set_viewport_size(TABLET)
+    page.reload()
+    cells = page.get_by_role("row", name="this browser").get_by_role("cell")
+    assert [lines_of(cells.nth(number)) for number in range(4)] == [1, 1, 1, 1]
+    expect(cells.nth(1)).to_have_text(longest)
+    assert overflow(page) == 0
 
 
 def test_signing_out_elsewhere_asks_first(dashboard: Dashboard, look: Look) -> None:
