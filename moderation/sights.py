@@ -14,13 +14,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, selectinload
 
 from moderation import claims, opinions
 from moderation.accounts import Person
-from moderation.tables import Case, Claim, Event, Policy, Review, User, Verdict
-from moderation.vocabulary import Answer, CaseStatus, EventType, Hidden, ReviewReason
+from moderation.tables import Case, Claim, Event, Policy, Review, SimilarImage, User, Verdict
+from moderation.vocabulary import Answer, CaseStatus, EventType, Hidden, ReviewReason, Role
 
 # An end mark, perhaps in quotes or brackets, then space and what can begin a sentence. "e.g. a hand" is not cut.
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[A-Z0-9])|\n+")
@@ -117,6 +117,27 @@ def _hidden(person: Person, case: Case, given: Sequence[Review]) -> frozenset[Hi
     if case.review_reason is ReviewReason.SECOND_OPINION and not case.blind:
         return frozenset({Hidden.DECISION})
     return frozenset(Hidden)
+
+
+def swaying(session: Session, person: Person, cases: Collection[Case]) -> set[UUID]:
+    """Which of these cases, by id, share an image, or a similar one, with a case that is blind to this person.
+
+    How they ended is not to come to meet them in a list. Whoever opens one sees all of it: they meant to.
+    """
+    there = [case.image_id for case in cases if case.image_id is not None]
+    near = session.execute(
+        select(SimilarImage.image_id, SimilarImage.other_id).where(SimilarImage.image_id.in_(there))
+    ).all()
+    pairs = {*((row.image_id, row.other_id) for row in near), *((id_, id_) for id_ in there)}
+    images = {other for _, other in pairs}
+    query = select(Case).where(Case.image_id.in_(images), Case.status == CaseStatus.IN_REVIEW)
+    led = person.tenant_ids_as(Role.LEAD)
+    query = query.where(Case.tenant_id.in_(person.tenant_ids), or_(Case.restricted.is_(False), Case.tenant_id.in_(led)))
+    open_ = session.scalars(query).all()
+    hidden = hidden_in(session, person, open_)
+    kept = {case.image_id for case in open_ if Hidden.VERDICT in hidden[case.id]}
+    of = {image for image, other in pairs if other in kept}
+    return {case.id for case in cases if case.image_id in of and case.status is CaseStatus.DECIDED}
 
 
 def veiled(session: Session, person: Person, events: Sequence[Event]) -> set[UUID]:

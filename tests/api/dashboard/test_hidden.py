@@ -19,10 +19,10 @@ from moderation.accounts import Person
 from moderation.db import engine, transaction
 from moderation.reviews import Reply
 from moderation.settings import settings
-from moderation.tables import Case, Tenant
+from moderation.tables import Case, Image, SimilarImage, Tenant
 from moderation.vocabulary import Answer, Artifact, CaseStatus, Label, ReviewReason, Role
 from tests.api.dashboard.conftest import Browser
-from tests.factories import champion_or_new, make_case, make_endpoint, make_reading
+from tests.factories import champion_or_new, make_case, make_endpoint, make_image, make_reading
 from tests.reviewing import TEXT, make_person, make_review_case, ten_seconds_later
 
 CHANGING = re.compile(
@@ -198,6 +198,26 @@ def test_an_appeals_answer_may_have_a_message_and_others_may_not(anna: Browser, 
     anna.post(url(appealed, "undo"))
     page = anna.get(url(appealed)).text
     assert ">Right you are.</textarea>" in page and re.search(r'name="disturbing" value="1".* checked', page)
+
+
+@pytest.mark.parametrize("similar", [False, True])
+def test_a_search_does_not_tell_how_other_cases_of_a_blind_ones_image_ended(
+    anna: Browser, tenant: Tenant, similar: bool
+) -> None:
+    with transaction() as session:
+        decided = make_case(session, tenant, CaseStatus.DECIDED, external_id="first")
+        image = session.get_one(Image, decided.image_id)
+        other = make_image(session, tenant) if similar else image
+        if similar:
+            session.add(SimilarImage(image_id=image.id, other_id=other.id, distance=3))
+        blind = make_review_case(session, tenant, blind=True)
+        blind.image_id = other.id
+    search = f"/dashboard/queue?q={image.sha256}"
+    found = anna.get(search).text
+    assert "first" in found and "decided" in found
+    assert "decided: fake" not in found and not re.search(r">0\.\d\d<", found)
+    gone(blind.id)
+    assert "decided: fake" in anna.get(search).text
 
 
 def test_statuses_of_other_cases_are_no_secret(anna: Browser, tenant: Tenant) -> None:
