@@ -196,7 +196,7 @@ def raise_again(error: ValidationError) -> NoReturn:
 
 def install(app: Flask) -> None:
     """Make every error of this application a problem."""
-    app.register_error_handler(errors.TelltaleError, _from_domain)
+    app.register_error_handler(errors.TelltaleError, of)
     app.register_error_handler(ValidationError, _from_validation)
     app.register_error_handler(HTTPException, _from_http)
     app.register_error_handler(NotReady, _not_ready)
@@ -209,7 +209,8 @@ def install(app: Flask) -> None:
     app.register_error_handler(Exception, _unexpected)
 
 
-def _from_domain(error: errors.TelltaleError) -> Response:
+def of(error: errors.TelltaleError) -> Response:
+    """What the domain refused, as a problem."""
     kind = _kind(error)
     if kind is None:
         return _unexpected(error)

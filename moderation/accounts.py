@@ -339,10 +339,13 @@ def _forget_attempts(session: Session, email: str, address: str) -> None:
 def _neighbourhood(address: str) -> str:
     """An address as attempts are counted by: of IPv6 the /64, for whoever has one address has all of those."""
     try:
-        network = ipaddress.ip_network(f"{address}/64" if ":" in address else address, strict=False)
+        ip = ipaddress.ip_address(address)
     except ValueError:
         return "unknown"  # who comes through a unix socket has none
-    return str(network)
+    if isinstance(ip, ipaddress.IPv6Address):
+        # A socket that takes both kinds says ::ffff:203.0.113.7: one /64 would be everybody.
+        ip = ip.ipv4_mapped or ip
+    return str(ipaddress.ip_network((ip.packed, 64 if ip.version == 6 else 32), strict=False))
 
 
 @cache

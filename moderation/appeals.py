@@ -1,8 +1,9 @@
 """Appeals as they come in: the platform says that a decision is wrong, and somebody else looks at the case.
 
 A case that is quietly looked at again (an audit, a second opinion) is decided for all that the platform knows, so it
-can be appealed like any other: what was answered in the last ten seconds takes effect first, and whoever is at work on
-it has to begin anew, with the appellant's words in view.
+can be appealed like any other. What was answered in the last ten seconds is withdrawn, for the appeal is of what the
+platform knows; the answer stays written down, and whoever gave it finds it filled in. Whoever is at work on the case
+has to begin anew, with the appellant's words in view.
 """
 
 from __future__ import annotations
@@ -21,6 +22,6 @@ def file(session: Session, tenant_id: UUID, case_id: UUID, *, actor: str, messag
     if cases.is_sampled(case):
         answered = sights.pending(session, case.id)
         if answered is not None:
-            reviews.take_effect(session, case, answered)
+            reviews.withdraw(session, case, answered, actor=actor)
         claims.withdraw(session, case)
     return cases.appeal(session, tenant_id, case_id, actor=actor, message=message)

@@ -27,6 +27,8 @@ from moderation.vocabulary import ReviewReason
 SUMMARY_LOCK = 4_207_313
 # Among so many kinds with the oldest cases the oldest one is looked for first.
 FEW = 50
+# How many categories of a tenant are told apart in its queue, and what the cases of all others are counted as.
+MAX_CATEGORIES, OTHER = 100, "other"
 
 _KIND = "tenant_id, for_leads, priority, review_reason, category, model_version_id"
 # What a case in the queue counts as; the triggers say the same.
@@ -108,14 +110,33 @@ def waiting_for_leads(session: Session, tenants: Collection[UUID]) -> int:
     return totals(session, Slice(tenants, tenants)).count - totals(session, Slice(tenants, ())).count
 
 
-def categories(session: Session, tenants: Collection[UUID]) -> list[str]:
-    """Those there are in the queue, or were a minute ago, by name."""
-    of_tenants = "tenant_id = ANY(:tenants) AND category IS NOT NULL"
+def categories(session: Session, tenants: Collection[UUID], led_tenants: Collection[UUID]) -> list[str]:
+    """The MAX_CATEGORIES most frequent of the cases there are, by name; of cases for leads only where one leads."""
+    seen = "tenant_id = ANY(:tenants) AND category IS NOT NULL AND (NOT for_leads OR tenant_id = ANY(:led))"
     query = text(
-        f"SELECT category FROM queue_summaries WHERE {of_tenants} "
-        f"UNION SELECT category FROM queue_changes WHERE {of_tenants}"
+        f"SELECT category FROM (SELECT category, count AS amount FROM queue_summaries WHERE {seen} "
+        f"UNION ALL SELECT category, amount FROM queue_changes WHERE {seen}) AS there "
+        "GROUP BY category HAVING sum(amount) > 0 ORDER BY sum(amount) DESC, category LIMIT :most"
     )
-    return sorted(session.scalars(query, {"tenants": list(tenants)}))
+    values = {"tenants": list(tenants), "led": list(led_tenants), "most": MAX_CATEGORIES}
+    return sorted(session.scalars(query, values))
+
+
+def admitted(session: Session, tenant_id: UUID, category: str) -> str:
+    """The category under which a case comes into the queue: OTHER where it would be one more than MAX_CATEGORIES.
+
+    So there are few kinds, even where a platform gives each image a category of its own. Nobody waits for anybody:
+    cases that come in at the same moment may exceed the bound by as many as they are.
+    """
+    values = {"tenant": tenant_id}
+    summarised = set(session.scalars(text(_CATEGORIES.format("queue_summaries")), values))
+    if category in summarised:
+        return category
+    if len(summarised) < MAX_CATEGORIES:
+        known = summarised | set(session.scalars(text(_CATEGORIES.format("queue_changes")), values))
+        if category in known or len(known) < MAX_CATEGORIES:
+            return category
+    return OTHER
 
 
 def _kinds(slice_: Slice) -> tuple[list[str], dict[str, Any]]:
@@ -149,6 +170,7 @@ def _counted(slice_: Slice) -> str:
     return f"SELECT coalesce(sum({of_one}), 0) FROM queue_summaries WHERE {{kinds}}"
 
 
+_CATEGORIES = "SELECT DISTINCT category FROM {} WHERE tenant_id = :tenant AND category IS NOT NULL"
 _IN_RANGE = "score BETWEEN :low AND :high"
 # The oldest of one kind, of which `gone` are not there any more.
 _FIRST = "SELECT unnest(since[1:1 + gone]) AS settled_at"

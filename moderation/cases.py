@@ -22,7 +22,7 @@ from uuid import UUID
 from sqlalchemy import func, or_, select, text, update
 from sqlalchemy.orm import Session, selectinload
 
-from moderation import webhooks
+from moderation import backlog, webhooks
 from moderation.db import storable
 from moderation.errors import IllegalTransition, LostLease, NotFound
 from moderation.tables import Case, Image, Policy, Submission, Tenant, Verdict
@@ -167,10 +167,15 @@ def record_verdict(session: Session, case: Case, verdict: Verdict, policy: Polic
     """Attach what the model said, and say so."""
     case.verdict = verdict
     case.policy = policy
-    case.score = None if math.isnan(verdict.p_fake) else verdict.p_fake
-    case.model_version_id = verdict.model_version_id
+    _keep_what_it_says(case, verdict)
     session.flush()
     _record(session, case, EventType.VERDICT_COMPLETED, actor=WORKER, before=case.status)
+
+
+def _keep_what_it_says(case: Case, verdict: Verdict) -> None:
+    """The queue and the counts read it from the case."""
+    case.score = None if math.isnan(verdict.p_fake) else verdict.p_fake
+    case.model_version_id = verdict.model_version_id
 
 
 def decide(session: Session, case: Case, label: Label, by: DecidedBy) -> None:
@@ -294,10 +299,13 @@ def is_sampled(case: Case) -> bool:
 
 def _open_review(session: Session, case: Case, reason: ReviewReason) -> None:
     """As if nobody had had it before. Whether it is answered blind is drawn once for each case; an audit always is."""
+    if case.category is not None:
+        with session.no_autoflush:  # the case itself is not in the queue yet
+            case.category = backlog.admitted(session, case.tenant_id, case.category)
     case.review_reason = reason
     case.held_until = case.escalated_at = case.assigned_to = None
-    if case.score is None and case.verdict is not None and not math.isnan(case.verdict.p_fake):
-        case.score = case.verdict.p_fake  # decided before scores were kept with the case
+    if case.verdict is not None and case.model_version_id is None:  # decided before these were kept with the case
+        _keep_what_it_says(case, case.verdict)
     if case.blind is None:
         share = 1.0 if reason is ReviewReason.AUDIT else session.get_one(Tenant, case.tenant_id).blind_share
         case.blind_probability = share

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, func, literal_column, select
 from sqlalchemy.orm import Session, selectinload
 
 from moderation import cases
-from moderation.tables import Case
-from moderation.vocabulary import CaseStatus, FailureReason
+from moderation.tables import FAILED, Case
+from moderation.vocabulary import FailureReason
 
 # Retried in one transaction, which locks them all.
 MAX_RETRIED = 500
+# Literally as in the index, or Postgres does not see that it may use it.
+_FAILED: ColumnElement[bool] = literal_column(f"({FAILED})")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def retry_all(session: Session, tenant_id: UUID, filter_: Filter, *, actor: str)
 
 
 def _conditions(tenant_id: UUID, filter_: Filter) -> list[ColumnElement[bool]]:
-    wanted = [Case.tenant_id == tenant_id, Case.status == CaseStatus.FAILED]
+    wanted = [Case.tenant_id == tenant_id, _FAILED]
     if filter_.reason is not None:
         wanted.append(Case.failure_reason == filter_.reason)
     if filter_.since is not None:

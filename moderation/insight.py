@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
@@ -27,6 +27,7 @@ from sqlalchemy import (
     cast,
     func,
     literal_column,
+    null,
     select,
 )
 from sqlalchemy.orm import Session, aliased
@@ -42,7 +43,7 @@ from moderation.tables import (
     Review,
     Verdict,
 )
-from moderation.vocabulary import Answer, CaseStatus, DecidedBy, Label, ReviewReason
+from moderation.vocabulary import AUDITED, Answer, CaseStatus, DecidedBy, Label, ReviewReason
 
 MAX_CATEGORIES = 100
 # Literally as in the indexes of migration 0006, or Postgres does not see that it may use them.
@@ -133,6 +134,17 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class Arrivals:
+    """What has become of the cases that arrived on each day, and how long the policy took to decide.
+
+    In `automatic`, what was looked at again since is left out.
+    """
+
+    by_day: dict[date, Counter[Outcome]]
+    automatic: Speed
+
+
+@dataclass(frozen=True)
 class Audits:
     """What people who looked at a random sample of automatic decisions say of all of them.
 
@@ -186,20 +198,36 @@ def categories(session: Session, selection: Selection) -> list[str]:
     return [name for name in session.scalars(query.order_by(Case.category).limit(MAX_CATEGORIES)) if name]
 
 
-def volume(session: Session, selection: Selection) -> dict[date, Counter[Outcome]]:
-    """What has become of the cases that arrived on each day; a day without cases is there too."""
-    counted: dict[date, Counter[Outcome]] = {day: Counter() for day in selection.days}
-    settled = select(_day(Case.created_at), Case.status, Case.decided_by, Case.label, func.count()).where(
-        selection.cases(), selection.within(Case.created_at)
+def arrivals(session: Session, selection: Selection) -> Arrivals:
+    """What has become of the cases that arrived on each day, and how fast the policy decided them.
+
+    Both from one look at them, since they are many. A day without cases is there too.
+    """
+    by_day: dict[date, Counter[Outcome]] = {day: Counter() for day in selection.days}
+    times: dict[date, Counter[int]] = defaultdict(Counter)
+    for day, status, by, label, bucket, count in _arrived(session, selection):
+        by_day[day.date()][_outcome(status, by, label)] += count
+        if bucket is not None:
+            times[day.date()][bucket] += count
+    return Arrivals(by_day, _speed(times))
+
+
+def _arrived(session: Session, selection: Selection) -> Iterator[Any]:
+    """How many cases arrived on which day and ended how, with the bucket of their time where the policy alone did it.
+
+    Two parts, each read from an index of its own.
+    """
+    alone = and_(
+        Case.decided_by == DecidedBy.POLICY, Case.status == CaseStatus.DECIDED, Case.audit_probability.is_(None)
     )
-    # Two parts, each read from an index of its own.
-    parts = (settled.where(literal_column("cases.settled_at IS NOT NULL")), settled.where(Case.settled_at.is_(None)))
-    for part in parts:
-        for day, status, by, label, count in session.execute(
-            part.group_by(_day(Case.created_at), Case.status, Case.decided_by, Case.label)
-        ):
-            counted[day.date()][_outcome(status, by, label)] += count
-    return counted
+    bucket = case((alone, _bucket(func.date_part("epoch", Case.settled_at - Case.created_at))))
+    for settled, time_ in (
+        (literal_column("cases.settled_at IS NOT NULL"), bucket),
+        (Case.settled_at.is_(None), null()),
+    ):
+        facts: tuple[Any, ...] = (_day(Case.created_at), Case.status, Case.decided_by, Case.label, time_)
+        query = select(*facts, func.count()).where(selection.cases(), selection.within(Case.created_at), settled)
+        yield from session.execute(query.group_by(*(literal_column(str(place + 1)) for place in range(len(facts)))))
 
 
 def _outcome(status: CaseStatus, by: DecidedBy | None, label: Label | None) -> Outcome:
@@ -266,27 +294,16 @@ def _flow(session: Session, selection: Selection, which: str) -> dict[date, int]
     return {day.date(): count for day, count in session.execute(query.group_by(_day(Event.created_at)))}
 
 
-def automatic_speed(session: Session, selection: Selection) -> Speed:
-    """Time to decision where the policy decided; what was looked at again since is left out."""
-    seconds = func.date_part("epoch", Case.settled_at - Case.created_at)
-    facts: tuple[Any, ...] = (_day(Case.created_at), _bucket(seconds), func.count())
-    query = select(*facts).where(
-        selection.cases(),
-        selection.within(Case.created_at),
-        literal_column("cases.settled_at IS NOT NULL"),
-        Case.decided_by == DecidedBy.POLICY,
-        Case.status == CaseStatus.DECIDED,
-        Case.audit_probability.is_(None),
-    )
-    return _speed(session, query)
-
-
 def review_speed(session: Session, selection: Selection) -> Speed:
     """Time to decision where a person decided first, by the day of the decision."""
     seconds = func.date_part("epoch", Review.settled_at - Case.created_at)
     facts: tuple[Any, ...] = (_day(Review.settled_at), _bucket(seconds), func.count())
     query = _answers(selection, select(*facts))
-    return _speed(session, query.where(Review.reason.in_(FIRST), Review.answer != Answer.CANNOT_TELL))
+    query = query.where(Review.reason.in_(FIRST), Review.answer != Answer.CANNOT_TELL)
+    times: dict[date, Counter[int]] = defaultdict(Counter)
+    for day, bucket, count in session.execute(query.group_by(literal_column("1"), literal_column("2"))):
+        times[day.date()][bucket] += count
+    return _speed(times)
 
 
 def _bucket(seconds: ColumnElement[Any]) -> ColumnElement[int]:
@@ -294,10 +311,7 @@ def _bucket(seconds: ColumnElement[Any]) -> ColumnElement[int]:
     return cast(func.round(func.ln(func.greatest(seconds, cast(SHORTEST_S, Float))) * BUCKETS), Integer)
 
 
-def _speed(session: Session, query: Select[Any]) -> Speed:
-    by_day: dict[date, Counter[int]] = defaultdict(Counter)
-    for day, bucket, count in session.execute(query.group_by(literal_column("1"), literal_column("2"))):
-        by_day[day.date()][bucket] += count
+def _speed(by_day: Mapping[date, Counter[int]]) -> Speed:
     whole: Counter[int] = Counter()
     for counts in by_day.values():
         whole.update(counts)
@@ -352,10 +366,13 @@ def audits(session: Session, selection: Selection) -> Audits:
 
 
 def _audited(session: Session, selection: Selection) -> dict[tuple[str, str | None, float], int]:
-    """How often the policy decided this and the audit answered that, by the probability of the audit."""
+    """How often the policy decided this and people answered that, by the probability of the audit.
+
+    The last answer to the audit, or to an appeal: left out, an audit would be lost just where somebody sees an error.
+    """
     last = (
         select(Review.answer)
-        .where(Review.case_id == Case.id, Review.reason == ReviewReason.AUDIT, Review.settled_at.is_not(None))
+        .where(Review.case_id == Case.id, Review.reason.in_(AUDITED), Review.settled_at.is_not(None))
         .order_by(Review.settled_at.desc())
         .limit(1)
         .scalar_subquery()
@@ -385,8 +402,11 @@ def reviewers(session: Session, selection: Selection) -> Reviewers:
 
 
 def _opinions(session: Session, selection: Selection) -> dict[tuple[str, str], int]:
-    """How often each pair of a first and a second opinion was given; each second one is with the last before it."""
-    before = aliased(Review)
+    """How often each pair of a first and a second opinion was given, by two people who did not know of each other.
+
+    A second opinion is with the last first one before it. Who decides between two, with both in view, is no third.
+    """
+    before, other = aliased(Review), aliased(Review)
     first = (
         select(before.answer)
         .where(
@@ -400,8 +420,18 @@ def _opinions(session: Session, selection: Selection) -> dict[tuple[str, str], i
         .scalar_subquery()
         .correlate(Review)
     )
+    earlier = (
+        select(other.id)
+        .where(
+            other.case_id == Review.case_id,
+            other.reason == ReviewReason.SECOND_OPINION,
+            other.settled_at < Review.settled_at,
+        )
+        .correlate(Review)
+    )
     query = _answers(selection, select(first, Review.answer, func.count()))
-    query = query.where(Review.reason == ReviewReason.SECOND_OPINION).group_by(literal_column("1"), Review.answer)
+    query = query.where(Review.reason == ReviewReason.SECOND_OPINION, ~earlier.exists())
+    query = query.group_by(literal_column("1"), Review.answer)
     return {(said.value, then.value): count for said, then, count in session.execute(query) if said is not None}
 
 

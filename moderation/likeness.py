@@ -76,13 +76,27 @@ def keep(session: Session, image: Image, found: Fingerprint) -> None:
 
 
 def match(session: Session, image: Image, found: Fingerprint) -> int:
-    """Store which of the tenant's images are similar, in either direction; how many. Doing it twice is harmless."""
+    """Store which of the tenant's images are similar, in either direction; how many. Doing it twice is harmless.
+
+    Images that were erased meanwhile are left out.
+    """
     near = _near(session, image, found)
-    for other_id, distance in near:
+    there = _there(session, [image.id, *(other_id for other_id, _ in near)])
+    kept = [row for row in near if {image.id, row[0]} <= there]
+    for other_id, distance in kept:
         pair = [(image.id, other_id), (other_id, image.id)]
         rows = [{"image_id": one, "other_id": other, "distance": distance} for one, other in pair]
         session.execute(insert(SimilarImage).values(rows).on_conflict_do_nothing())
-    return len(near)
+    return len(kept)
+
+
+def _there(session: Session, ids: Sequence[UUID]) -> set[UUID]:
+    """Which of these images are not erased, and are not before the transaction ends.
+
+    Of an erased one nothing may be left that says what it is like.
+    """
+    query = select(Image.id).where(Image.id.in_(ids), Image.erased_at.is_(None)).order_by(Image.id)
+    return set(session.scalars(query.with_for_update(read=True)))
 
 
 def _near(session: Session, image: Image, found: Fingerprint) -> Sequence[Row[UUID, int]]:

@@ -15,9 +15,10 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from moderation import cases, claims, tenants, webhooks
+from moderation.accounts import Person
 from moderation.db import storable
 from moderation.errors import Conflict, NotFound
-from moderation.tables import Case, Claim, Membership, Review, Tenant, User
+from moderation.tables import Case, Claim, Event, Membership, Review, Tenant, User
 from moderation.vocabulary import CaseStatus, ClaimEnd, EventType, Role
 
 # 96 bits, 16 characters: to be typed once and changed.
@@ -52,10 +53,11 @@ def workers_of(session: Session, tenant_id: UUID) -> list[Worker]:
     return [Worker(*row) for row in session.execute(query.order_by(User.email))]
 
 
-def add(session: Session, tenant_id: UUID, email: str, role: Role, *, actor: str) -> tuple[User, str | None]:
+def add(session: Session, person: Person, tenant_id: UUID, email: str, role: Role) -> tuple[User, str | None]:
     """Let somebody work for the tenant. Who has no account gets one, and its first password is returned, once.
 
-    Raises InvalidRequest for what is no address, Conflict for who works there already, or whose account is disabled.
+    Raises InvalidRequest for what is no address, Conflict for who works there already, whose account is disabled, or
+    has nothing to do with `person`, in the same words whether that one is disabled or not.
     """
     email = storable(email.strip().lower())
     user = session.scalar(select(User).where(User.email == email))
@@ -63,12 +65,39 @@ def add(session: Session, tenant_id: UUID, email: str, role: Role, *, actor: str
     if user is None:
         password = secrets.token_urlsafe(PASSWORD_BYTES)
         user = tenants.create_user(session, email, password)
-    elif user.disabled_at is not None:
-        raise Conflict(f"The account of {email} is disabled: whoever runs Telltale can enable it.", pointer="/email")
-    elif session.get(Membership, (user.id, tenant_id)) is not None:
-        raise Conflict(f"{email} works for this platform already: change their role in the list.", pointer="/email")
-    tenants.add_member(session, user, session.get_one(Tenant, tenant_id), role, actor=actor)
+    else:
+        _check_addable(session, person, tenant_id, user)
+    tenants.add_member(session, user, session.get_one(Tenant, tenant_id), role, actor=person.actor)
     return user, password
+
+
+def _check_addable(session: Session, person: Person, tenant_id: UUID, user: User) -> None:
+    if session.get(Membership, (user.id, tenant_id)) is not None:
+        raise Conflict(
+            f"{user.email} works for this platform already: change their role in the list.", pointer="/email"
+        )
+    if not _is_known(session, person, tenant_id, user):
+        raise Conflict(
+            f"{user.email} has an account that is not of your platforms. Ask whoever runs Telltale to let them work "
+            "here: `telltale users grant`.",
+            pointer="/email",
+        )
+    if user.disabled_at is not None:
+        raise Conflict(
+            f"The account of {user.email} is disabled: whoever runs Telltale can enable it.", pointer="/email"
+        )
+
+
+def _is_known(session: Session, person: Person, tenant_id: UUID, user: User) -> bool:
+    """Whether the account is of a platform that this person administers, or was of this one.
+
+    Any other may have been made, in advance and under somebody else's address, by who still has its first password.
+    """
+    theirs = select(Membership.tenant_id).where(Membership.user_id == user.id)
+    if session.scalar(theirs.where(Membership.tenant_id.in_(person.tenant_ids_as(Role.ADMIN))).limit(1)) is not None:
+        return True
+    left = select(Event.id).where(Event.tenant_id == tenant_id, Event.type == EventType.MEMBER_REMOVED)
+    return session.scalar(left.where(Event.before["user"].astext == user.email).limit(1)) is not None
 
 
 def change_role(session: Session, tenant_id: UUID, user_id: UUID, role: Role, *, actor: str) -> Returned:

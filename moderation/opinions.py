@@ -8,6 +8,7 @@ there is answers an appeal. It does not know what a moderator sees of a case (mo
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, or_, select
@@ -52,12 +53,14 @@ def anothers(user_id: UUID) -> ColumnElement[bool]:
     return and_(again, _has_answered(user_id), _somebody_besides(user_id))
 
 
-def are_two(session: Session, case: Case) -> bool:
-    """Whether a second opinion was given and settled nothing: then a lead decides, with both in view."""
+def are_two(case: Case, given: Iterable[Review]) -> bool:
+    """Whether a second opinion was given and settled nothing: then a lead decides, with both in view.
+
+    `given` are the case's reviews.
+    """
     if case.review_reason is not ReviewReason.SECOND_OPINION:
         return False
-    given = select(Review.id).where(Review.case_id == case.id, Review.settled_at.is_not(None))
-    return session.scalar(given.where(Review.reason == ReviewReason.SECOND_OPINION).limit(1)) is not None
+    return any(review.reason is ReviewReason.SECOND_OPINION and review.settled_at is not None for review in given)
 
 
 def _is(session: Session, case: Case, condition: ColumnElement[bool]) -> bool:

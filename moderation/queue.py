@@ -193,7 +193,8 @@ def stranded(session: Session, person: Person) -> int:
 def choices(session: Session, person: Person) -> Choices:
     """What the cases of this person's queue can be filtered by."""
     versions = session.execute(select(ModelVersion.id, ModelVersion.name).order_by(ModelVersion.id.desc()))
-    return Choices(backlog.categories(session, person.tenant_ids), {row.id: row.name for row in versions})
+    categories = backlog.categories(session, person.tenant_ids, person.tenant_ids_as(Role.LEAD))
+    return Choices(categories, {row.id: row.name for row in versions})
 
 
 def colleagues(session: Session, person: Person) -> Sequence[User]:

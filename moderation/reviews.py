@@ -148,15 +148,19 @@ def undo(session: Session, person: Person, case_id: UUID) -> Claim:
     review = pending(session, case.id)
     if review is None or review.user_id != person.user_id:
         raise Conflict("There is no answer of yours to undo: it has taken effect.")
-    now = _now(session)
-    if review.due_at <= now:
+    if review.due_at <= _now(session):
         raise Conflict("The ten seconds are over: the answer has taken effect.")
-    review.undone_at = now
+    withdraw(session, case, review, actor=person.actor)
+    return claims.claim(session, person, case_id)
+
+
+def withdraw(session: Session, case: Case, review: Review, *, actor: str) -> None:
+    """Take back an answer that has not taken effect: it stays written down, and nobody is told. The case is locked."""
+    review.undone_at = _now(session)
     case.answer_due = case.offered_until = None
     session.flush()
     was = {"answer": review.answer.value, "review": str(review.id)}
-    cases.note(session, case, EventType.REVIEW_UNDONE, actor=person.actor, was=was, now={})
-    return claims.claim(session, person, case_id)
+    cases.note(session, case, EventType.REVIEW_UNDONE, actor=actor, was=was, now={})
 
 
 def settle(case_id: UUID) -> None:

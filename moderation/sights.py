@@ -10,17 +10,17 @@ whoever shows a case asks `hidden` before its label or score.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, selectinload
 
 from moderation import claims, opinions
 from moderation.accounts import Person
-from moderation.tables import Case, Claim, Event, Policy, Review, User, Verdict
-from moderation.vocabulary import Answer, CaseStatus, EventType, Hidden, ReviewReason
+from moderation.tables import Case, Claim, Event, Policy, Review, SimilarImage, User, Verdict
+from moderation.vocabulary import Answer, CaseStatus, EventType, Hidden, ReviewReason, Role
 
 # An end mark, perhaps in quotes or brackets, then space and what can begin a sentence. "e.g. a hand" is not cut.
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[A-Z0-9])|\n+")
@@ -87,18 +87,91 @@ def sight(session: Session, person: Person, case_id: UUID) -> Sight:
 
 def hidden_from(session: Session, person: Person, case: Case) -> frozenset[Hidden]:
     """What this person must not see of a case before they have answered it."""
+    return hidden_in(session, person, [case])[case.id]
+
+
+def hidden_in(session: Session, person: Person, cases: Collection[Case]) -> dict[UUID, frozenset[Hidden]]:
+    """The same of several cases, by id, in one query."""
+    given: dict[UUID, list[Review]] = {case.id: [] for case in cases if case.status is CaseStatus.IN_REVIEW}
+    if given:
+        for review in session.scalars(select(Review).where(Review.case_id.in_(given))):
+            given[review.case_id].append(review)
+    return {case.id: _hidden(person, case, given.get(case.id, ())) for case in cases}
+
+
+def is_hidden(session: Session, person: Person, case_id: UUID) -> bool:
+    """Whether anything of a case is hidden from this person. Raises NotFound."""
+    return bool(hidden_from(session, person, claims.case_for(session, person, case_id)))
+
+
+def _hidden(person: Person, case: Case, given: Sequence[Review]) -> frozenset[Hidden]:
     if case.status is not CaseStatus.IN_REVIEW:
         return frozenset()
-    own = select(Review.id).where(Review.case_id == case.id, Review.user_id == person.user_id).limit(1)
+    own = [review for review in given if review.user_id == person.user_id]
     if case.review_reason in opinions.FIRST:
         # An answer that was taken back counts: they have seen the verdict.
-        return frozenset({Hidden.VERDICT} if case.blind and session.scalar(own) is None else ())
-    decided = own.where(Review.settled_at.is_not(None), Review.answer != Answer.CANNOT_TELL)
-    if session.scalar(decided) is not None or opinions.are_two(session, case):
+        return frozenset({Hidden.VERDICT} if case.blind and not own else ())
+    decided = any(review.settled_at is not None and review.answer is not Answer.CANNOT_TELL for review in own)
+    if decided or opinions.are_two(case, given):
         return frozenset()
     if case.review_reason is ReviewReason.SECOND_OPINION and not case.blind:
         return frozenset({Hidden.DECISION})
     return frozenset(Hidden)
+
+
+def swaying(session: Session, person: Person, cases: Collection[Case]) -> set[UUID]:
+    """Which of these cases, by id, share an image, or a similar one, with a case that is blind to this person.
+
+    How they ended is not to come to meet them in a list. Whoever opens one sees all of it: they meant to.
+    """
+    there = [case.image_id for case in cases if case.image_id is not None]
+    near = session.execute(
+        select(SimilarImage.image_id, SimilarImage.other_id).where(SimilarImage.image_id.in_(there))
+    ).all()
+    pairs = {*((row.image_id, row.other_id) for row in near), *((id_, id_) for id_ in there)}
+    images = {other for _, other in pairs}
+    query = select(Case).where(Case.image_id.in_(images), Case.status == CaseStatus.IN_REVIEW)
+    led = person.tenant_ids_as(Role.LEAD)
+    query = query.where(Case.tenant_id.in_(person.tenant_ids), or_(Case.restricted.is_(False), Case.tenant_id.in_(led)))
+    open_ = session.scalars(query).all()
+    hidden = hidden_in(session, person, open_)
+    kept = {case.image_id for case in open_ if Hidden.VERDICT in hidden[case.id]}
+    of = {image for image, other in pairs if other in kept}
+    return {case.id for case in cases if case.image_id in of and case.status is CaseStatus.DECIDED}
+
+
+def veiled(session: Session, person: Person, events: Sequence[Event]) -> set[UUID]:
+    """Which of these events tell what is hidden from this person of a case, by id: who did it, or what it changed.
+
+    Beside what the case's own history leaves out these are answers that have not taken effect.
+    """
+    ids = {event.case_id for event in events if event.case_id is not None}
+    open_ = session.scalars(select(Case).where(Case.id.in_(ids), Case.status == CaseStatus.IN_REVIEW)).all()
+    hidden = {id_: what for id_, what in hidden_in(session, person, open_).items() if what}
+    reopened = _reopened(session, hidden)
+    return {
+        event.id
+        for event in events
+        if event.case_id in hidden
+        and (_is_answer(event) or _tells(event, hidden[event.case_id], reopened.get(event.case_id, 0)))
+    }
+
+
+def _reopened(session: Session, ids: Collection[UUID]) -> dict[UUID, int]:
+    """The sequence of the event with which each case came back last; those that never did are left out."""
+    if not ids:
+        return {}
+    query = select(Event).where(Event.case_id.in_(ids), Event.type.in_(_REOPENINGS)).order_by(Event.sequence)
+    return {event.case_id: event.sequence or 0 for event in session.scalars(query) if event.case_id is not None}
+
+
+def _is_answer(event: Event) -> bool:
+    return "answer" in {**(event.before or {}), **(event.after or {})}
+
+
+def _tells(event: Event, hidden: frozenset[Hidden], reopened: int) -> bool:
+    """Whether it is of before the case came back, and not harmless."""
+    return Hidden.DECISION in hidden and (event.sequence or 0) < reopened and event.type not in _HARMLESS
 
 
 def sentences_of(explanation: str) -> tuple[str, ...]:
@@ -131,10 +204,8 @@ def _answers(session: Session, case: Case) -> Sequence[Review]:
 
 def _history(session: Session, case: Case, hidden: frozenset[Hidden]) -> Sequence[Event]:
     events = session.scalars(select(Event).where(Event.case_id == case.id).order_by(Event.sequence)).all()
-    if Hidden.DECISION not in hidden:
-        return events
-    reopened = max((place for place, event in enumerate(events) if event.type in _REOPENINGS), default=0)
-    return [event for place, event in enumerate(events) if place >= reopened or event.type in _HARMLESS]
+    reopened = max((event.sequence or 0 for event in events if event.type in _REOPENINGS), default=0)
+    return [event for event in events if not _tells(event, hidden, reopened)]
 
 
 def _names(session: Session, history: Sequence[Event]) -> dict[str, str]:

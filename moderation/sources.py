@@ -124,6 +124,8 @@ def rotate_source_secret(session: Session, source: Source, own: str | None, *, a
     """
     fresh = own or signing.new_secret()
     _check_secret(source.scheme, fresh)
+    # Anew and locked: of two rotations at once, the second keeps what the first made.
+    session.refresh(source, with_for_update={"key_share": True})
     source.secrets = [fresh, *source.secrets[:1]]
     _note(session, EventType.SOURCE_SECRET_ROTATED, source, actor=actor)
     return fresh

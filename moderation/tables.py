@@ -410,6 +410,7 @@ class ExplanationRequest(Row):
 
 WAITING = "status IN ('fetching', 'queued', 'screening')"
 ANSWERABLE = "status = 'in_review' AND answer_due IS NULL"
+FAILED = "status = 'failed'"
 # A moderator is not to know the score of these before they have answered: of what is blind, appealed or audited.
 HIDDEN_SCORES = frozenset({ReviewReason.APPEAL, ReviewReason.AUDIT})
 SCORE_HIDDEN = "blind OR review_reason = 'appeal' OR review_reason = 'audit'"
@@ -449,7 +450,8 @@ class Case(_Identified, Row):
     with its probability, is drawn when the case first goes to review, `second` (a second opinion is wanted) when it is
     first answered, and whether it is audited when the policy decides it: `audit_probability` is set where it is.
     `policy_label` is what the policy decided, whatever came after. `category` is what the platform says the image
-    shows. `answer_due` is when a moderator's answer takes effect; until then it can be undone.
+    shows, or `other` where the queue had too many categories when it came in. `answer_due` is when a moderator's answer
+    takes effect; until then it can be undone.
     """
 
     __tablename__ = "cases"
@@ -458,6 +460,13 @@ class Case(_Identified, Row):
         Index("ix_cases_offered", "offered_until", postgresql_where=WAITING),
         Index("ix_cases_leased", "lease_until", postgresql_where=WAITING),
         Index("ix_cases_listed", "tenant_id", "id"),
+        Index(
+            "ix_cases_failed",
+            "tenant_id",
+            "id",
+            postgresql_where=FAILED,
+            postgresql_include=["failure_reason", "settled_at"],
+        ),
         _queue("ix_cases_review_queue"),
         _queue("ix_cases_queue_by_reason", "review_reason"),
         _queue("ix_cases_queue_by_category", "category"),
@@ -610,7 +619,8 @@ class Claim(_Identified, Row):
 class Review(_Identified, Row):
     """One moderator's answer. `blind`: they had not seen the verdict. It stands once `settled_at` is set.
 
-    `reason` is why the case was in review; `message` is for who appealed; `disturbing` is how the image was to look at.
+    `reason` is why the case was in review, and always written; its default is there for an api of before it was,
+    which runs on until it is replaced. `message` is for who appealed; `disturbing` is how the image was to look at.
     """
 
     __tablename__ = "reviews"
@@ -627,7 +637,7 @@ class Review(_Identified, Row):
     claim_id: Mapped[UUID] = mapped_column(ForeignKey(Claim.id))
     user_id: Mapped[UUID] = mapped_column(ForeignKey(User.id))
     verdict_id: Mapped[UUID | None] = mapped_column(ForeignKey(Verdict.id))
-    reason: Mapped[ReviewReason]
+    reason: Mapped[ReviewReason] = mapped_column(server_default=text("'uncertain'"))
     answer: Mapped[Answer]
     artifacts: Mapped[list[str]]
     note: Mapped[str | None]
@@ -715,6 +725,7 @@ class Delivery(_Identified, Row):
     __table_args__ = (
         UniqueConstraint("event_id", "endpoint_id"),
         Index("ix_deliveries_due", "endpoint_id", "next_attempt_at", postgresql_where="status = 'pending'"),
+        Index("ix_deliveries_listed", "endpoint_id", "id"),
     )
 
     event_id: Mapped[UUID] = mapped_column(ForeignKey(Event.id))

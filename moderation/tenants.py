@@ -47,7 +47,7 @@ class Caller:
             raise Forbidden(f"This key lacks the scope {scope.value}; use a key that has it.")
 
 
-def create_tenant(session: Session, name: str, *, allow_training: bool = False, actor: str = OPERATOR) -> Tenant:
+def create_tenant(session: Session, name: str, *, allow_training: bool = False) -> Tenant:
     """A new platform with the default policy as its version 1.
 
     Raises InvalidRequest for a name that is none, Conflict where it is taken.
@@ -60,7 +60,7 @@ def create_tenant(session: Session, name: str, *, allow_training: bool = False, 
     session.flush()
     set_policy(session, tenant.id, Thresholds())
     after = {"name": name, "allow_training": allow_training}
-    webhooks.record(session, EventType.TENANT_CREATED, tenant_id=tenant.id, actor=actor, after=after)
+    webhooks.record(session, EventType.TENANT_CREATED, tenant_id=tenant.id, actor=OPERATOR, after=after)
     return tenant
 
 

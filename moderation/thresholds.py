@@ -2,8 +2,8 @@
 
 Counts are of all cases of the last days that the present champion judged. Precision is of what people answered: cases
 between the thresholds come to them anyway, automatic decisions only through audits, so that without audits nothing is
-known of the automatic zones. Appeals are left out: who appeals has chosen to. What counts say of shares is worked out
-in moderation/estimates.py.
+known of the automatic zones. Appeals are left out, but of what an audit was drawn for: who appeals has chosen to, the
+lot has not. What counts say of shares is worked out in moderation/estimates.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from moderation.errors import Conflict, NotFound
 from moderation.estimates import Observation, Share, share
 from moderation.policy import Thresholds
 from moderation.tables import Case, Event, Policy, Review, Tenant, User, Verdict
-from moderation.vocabulary import Answer, EventType, Label, ReviewReason
+from moderation.vocabulary import AUDITED, Answer, EventType, Label, ReviewReason
 
 SPAN = timedelta(days=90)
 STEPS = 100
@@ -173,7 +173,7 @@ def _answers(
     session: Session, tenant_id: UUID, champion_id: UUID | None, rules: Policy, values: Sequence[float], since: datetime
 ) -> list[_Cell]:
     """The last clear answer to each case, by score: audits of what was decided, and reviews of what was not."""
-    audited = and_(Review.reason == ReviewReason.AUDIT, Case.audit_probability.is_not(None))
+    audited = and_(Review.reason.in_(AUDITED), Case.audit_probability.is_not(None))
     undecided = and_(Review.reason.in_(_UNDECIDED), Case.policy_label.is_(None))
     last = (
         select(Review.case_id, Review.answer, Review.blind)

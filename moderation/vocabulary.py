@@ -56,6 +56,8 @@ class ReviewReason(StrEnum):
 
 # A decided case is looked at again, and nobody outside is told unless that overturns the decision.
 QUIET = frozenset({ReviewReason.SECOND_OPINION, ReviewReason.AUDIT})
+# What an audit's answer may be to: the lot was drawn before anybody appealed, so an appeal's answer tells as much.
+AUDITED = (ReviewReason.AUDIT, ReviewReason.APPEAL)
 
 
 class Hidden(StrEnum):

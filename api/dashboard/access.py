@@ -20,7 +20,9 @@ from moderation.errors import Forbidden, Unauthenticated
 from moderation.vocabulary import Role
 
 # What an open page asks by itself: nobody may be there.
-BY_ITSELF = frozenset({"review.heartbeat"})
+BY_ITSELF = frozenset({"review.heartbeat", "why.part"})
+# Pages that follow what they show: opened by somebody, and asked for again, through htmx, by themselves.
+FOLLOWING = frozenset({"platforms.deliveries.page_of"})
 
 
 def person() -> Person:
@@ -38,7 +40,7 @@ def person_or_none() -> Person | None:
 def authenticate() -> Response | None:
     """Send who is not signed in to where they can be; refuse whose role or token does not suffice.
 
-    Raises Unauthenticated, Forbidden, NotFound.
+    Raises Unauthenticated, Forbidden (OutdatedPage where it is the token), NotFound.
     """
     if not _is_dashboard():
         return None
@@ -65,11 +67,15 @@ def _adopt_person(*, quick: bool) -> Unauthenticated | None:
     if token is None:
         return Unauthenticated("You are not signed in. Sign in and try again.")
     try:
-        touch = request.endpoint not in BY_ITSELF
-        g.person, g.session_token = accounts.person_with(token, touch=touch), token
+        g.person, g.session_token = accounts.person_with(token, touch=not _is_by_itself()), token
     except Unauthenticated as error:
         return error
     return None
+
+
+def _is_by_itself() -> bool:
+    follows = request.endpoint in FOLLOWING and "HX-Request" in request.headers
+    return request.endpoint in BY_ITSELF or follows
 
 
 def _to_sign_in(error: Unauthenticated) -> Response:

@@ -14,6 +14,7 @@ from flask import Blueprint, Response, render_template, request
 
 from api.auth import requires_role
 from api.dashboard import filters
+from api.dashboard.access import person
 from api.dashboard.queue import id_in
 from moderation import audit, members
 from moderation.audit import Entry, Filter, Place
@@ -27,6 +28,8 @@ PAGE = 50
 # Who acts beside people, keys and sources.
 MACHINES = ("policy", "worker", "delivery", "operator")
 COLUMNS = ("time", "event", "actor", "case", "before", "after", "request_id", "id")
+# Instead of who and what, where that would tell what is hidden from whoever reads.
+VEILED = "shown when the case is answered"
 # With these a spreadsheet begins a formula: https://owasp.org/www-community/attacks/CSV_Injection
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -37,12 +40,13 @@ def page(tenant_id: UUID) -> str:
     """The events, newest first, by filter."""
     filter_, after = _filter(request.args), _place(request.args.get("after"))
     with transaction() as session:
-        found = audit.page(session, tenant_id, filter_, after=after, limit=PAGE + 1)
+        found = audit.page(session, person(), tenant_id, filter_, after=after, limit=PAGE + 1)
         workers = members.workers_of(session, tenant_id)
     entries = found[:PAGE]
     return render_template(
         "audit/page.html",
         entries=entries,
+        veiled=VEILED,
         types=_types(),
         actors=[worker.user.email for worker in workers] + list(MACHINES),
         filter=filter_,
@@ -58,7 +62,7 @@ def page(tenant_id: UUID) -> str:
 @requires_role(Role.LEAD)
 def export(tenant_id: UUID) -> Response:
     """All that the filter leaves, however many pages, written as it is read."""
-    entries = audit.every(tenant_id, _filter(request.args))
+    entries = audit.every(person(), tenant_id, _filter(request.args))
     name = f"telltale-audit-{datetime.now(UTC):%Y-%m-%d}.csv"
     response = Response(_lines(entries), mimetype="text/csv")
     response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
@@ -77,7 +81,7 @@ def _lines(entries: Iterator[Entry]) -> Iterator[str]:
             (
                 event.created_at.astimezone(UTC).isoformat(),
                 event.type.value,
-                entry.actor,
+                VEILED if entry.veiled else entry.actor,
                 event.case_id,
                 _json(before),
                 _json(after),

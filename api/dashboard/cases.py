@@ -16,12 +16,13 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from api import problems
 from api.auth import requires_role
-from api.dashboard.access import person
+from api.dashboard.access import person, person_or_none
+from api.dashboard.csrf import OutdatedPage
 from api.dashboard.queue import PRIORITIES, REASONS, as_query, filter_of, id_in, to_next
 from moderation import claims, likeness, rejudging, restrictions, reviews, sights, wellness
 from moderation.accounts import Person
 from moderation.db import transaction
-from moderation.errors import Conflict, Forbidden, InvalidRequest, LostLease
+from moderation.errors import Conflict, Forbidden, InvalidRequest, LostLease, NotFound, TelltaleError
 from moderation.reviews import Reply, Sentence
 from moderation.sights import Sight
 from moderation.tables import Review, Verdict
@@ -80,6 +81,15 @@ WHYS = {
     ),
 }
 Action = Callable[[Session, Person, UUID, int], object]
+# What is sent with the answer's form, with all that is typed in it.
+FORMS = frozenset({"review.answer", "review.skip", "review.hold", "review.escalate", "review.reassign"})
+# The fields of a case's forms that take words, and what they are called.
+WORDS = {
+    "note": "Note",
+    "message": "Message to the platform",
+    "additions": "What the explanation misses",
+    "what": "What you reported",
+}
 
 
 @pages.get("/dashboard/cases/<uuid:case_id>")
@@ -138,6 +148,8 @@ def answer(case_id: UUID) -> AnyResponse:
         with transaction() as session:
             shown = sights.sentences_for(session, person(), case_id)
             review = reviews.answer(session, person(), case_id, _fence(), _reply(shown))
+    except NotFound as error:
+        return _kept(error)
     except (LostLease, InvalidRequest) as error:
         return problems.beside(error, _page(case_id, error=error, typed=request.form))
     if reviews.reveals(review):
@@ -194,8 +206,11 @@ def reassign(case_id: UUID) -> AnyResponse:
 @requires_role(Role.MODERATOR)
 def report(case_id: UUID) -> AnyResponse:
     """It is illegal: from now on only leads see it."""
-    with transaction() as session:
-        restrictions.report(session, person(), case_id, request.form.get("what"))
+    try:
+        with transaction() as session:
+            restrictions.report(session, person(), case_id, request.form.get("what"))
+    except NotFound as error:
+        return _kept(error)
     return to_next(filter_of(request.args), said="case_reported")
 
 
@@ -209,11 +224,37 @@ def lift(case_id: UUID) -> AnyResponse:
     return redirect(url_for("review.page", case_id=case_id, said="case_lifted", **query), 303)
 
 
+@pages.errorhandler(OutdatedPage)
+def outdated(error: OutdatedPage) -> AnyResponse:
+    """Whoever has signed in again meanwhile gets the form again, with all that was typed; nothing is done."""
+    case_id = (request.view_args or {}).get("case_id")
+    if request.endpoint not in FORMS or case_id is None or person_or_none() is None:
+        return problems.of(error)
+    said = Forbidden("You have signed in again since this page was opened: send it once more.")
+    try:
+        return problems.beside(said, _page(case_id, error=said, typed=request.form))
+    except TelltaleError:
+        return _kept(error)
+
+
+def _kept(error: TelltaleError) -> AnyResponse:
+    """What was written in a form, and nothing of the case: it is not this person's to see, or not any more."""
+    sent = request.form
+    written = {words: sent[name] for name, words in WORDS.items() if sent.get(name, "").strip()}
+    for name in sorted(name for name in sent if name.startswith("written-") and sent[name].strip()):
+        written[f"Better words ({name.removeprefix('written-')})"] = sent[name]
+    if not written:
+        return problems.of(error)
+    return problems.beside(error, render_template("cases/kept.html", error=error, written=written))
+
+
 def _do(case_id: UUID, action: Action, *, said: str) -> AnyResponse:
     """What was filled in stays where it is too late."""
     try:
         with transaction() as session:
             action(session, person(), case_id, _fence())
+    except NotFound as error:
+        return _kept(error)
     except (LostLease, InvalidRequest) as error:
         return problems.beside(error, _page(case_id, error=error, typed=request.form))
     return to_next(filter_of(request.args), said=said)
@@ -256,15 +297,14 @@ def _as_json(error: Conflict | Forbidden) -> AnyResponse:
     return response
 
 
-def _page(
-    case_id: UUID, *, error: LostLease | InvalidRequest | None = None, typed: MultiDict[str, str] | None = None
-) -> str:
+def _page(case_id: UUID, *, error: TelltaleError | None = None, typed: MultiDict[str, str] | None = None) -> str:
     undo_id = id_in(request.args, "undo")
     with transaction() as session:
         seen = sights.sight(session, person(), case_id)
         mine = seen.claim is not None and seen.claim.user_id == person().user_id
         colleagues = reviews.colleagues(session, seen.case) if mine else ()
-        undoable = reviews.undoable(session, person(), undo_id) if undo_id else None
+        # Of the case before, or of this one: answered with others, or loaded again.
+        undoable = reviews.undoable(session, person(), undo_id or case_id)
         before = reviews.last_of(session, person(), case_id) if mine and typed is None else None
         is_lead = seen.case.tenant_id in person().tenant_ids_as(Role.LEAD)
         return render_template(

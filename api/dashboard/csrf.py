@@ -20,18 +20,22 @@ HEADER = "X-CSRF-Token"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
+class OutdatedPage(Forbidden):
+    """The form is not of a page of this sign-in; its text may be its author's all the same."""
+
+
 def token() -> str:
     """What this page's forms must send back."""
     return _made_from(_secret())
 
 
 def check() -> None:
-    """Raise Forbidden where a request that changes something does not carry its token."""
+    """Raise OutdatedPage where a request that changes something does not carry its token."""
     if request.method in SAFE_METHODS:
         return
     sent = request.headers.get(HEADER) or request.form.get(FIELD, "")
     if not hmac.compare_digest(_made_from(_secret()).encode(), sent.encode("utf-8", "surrogatepass")):
-        raise Forbidden("This page is no longer current, so nothing was changed. Reload it and try again.")
+        raise OutdatedPage("This page is no longer current, so nothing was changed. Reload it and try again.")
 
 
 def remember_visit(response: Response) -> Response:

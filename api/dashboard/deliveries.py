@@ -12,7 +12,7 @@ from api.auth import requires_role
 from api.dashboard import filters
 from api.dashboard.access import person
 from api.dashboard.queue import id_in
-from moderation import webhooks
+from moderation import sights, webhooks
 from moderation.db import transaction
 from moderation.errors import ConfigurationError
 from moderation.tables import Delivery, DeliveryAttempt
@@ -21,7 +21,7 @@ from moderation.vocabulary import OUTBOUND, DeliveryStatus, EventType, Role
 pages = Blueprint("deliveries", __name__)
 
 PAGE = 50
-# So near its time a delivery is followed; one that waits for hours would keep its reader signed in for as long.
+# So near its time a delivery is followed; one that waits for hours would be asked for in vain.
 FOLLOWED = timedelta(minutes=5)
 TYPES = [type_ for type_ in EventType if type_ in OUTBOUND]
 
@@ -77,6 +77,8 @@ def page_of(tenant_id: UUID, delivery_id: UUID) -> str:
         log = webhooks.attempts_of(session, [delivery])[delivery.id]
         endpoint, event = delivery.endpoint, delivery.event
         headers, body, unsent = _request(delivery, log)
+        # It says all of the case: what the case page hides from this person would be told here.
+        veiled = event.case_id is not None and sights.is_hidden(session, person(), event.case_id)
     return render_template(
         "deliveries/delivery.html",
         delivery=delivery,
@@ -84,7 +86,7 @@ def page_of(tenant_id: UUID, delivery_id: UUID) -> str:
         event=event,
         log=log,
         headers=headers,
-        body=body,
+        body=None if veiled else body,
         unsent=unsent,
         followed=_is_near(delivery),
     )

@@ -66,16 +66,20 @@ class Found:
         self.now = datetime.now(UTC)
 
     @cached_property
+    def arrivals(self) -> insight.Arrivals:
+        return insight.arrivals(self._session, self.selection)
+
+    @property
     def volume(self) -> Sums:
-        return Sums(dict(insight.volume(self._session, self.selection)))
+        return Sums(dict(self.arrivals.by_day))
 
     @cached_property
     def backlog(self) -> insight.Backlog:
         return insight.backlog(self._session, self.selection, self.now)
 
-    @cached_property
+    @property
     def automatic(self) -> Speed:
-        return insight.automatic_speed(self._session, self.selection)
+        return self.arrivals.automatic
 
     @cached_property
     def reviewed(self) -> Speed:

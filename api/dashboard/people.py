@@ -41,8 +41,7 @@ def add(tenant_id: UUID) -> AnyResponse | str:
     try:
         role = _role()
         with transaction() as session:
-            email = request.form.get("email", "")
-            user, password = members.add(session, tenant_id, email, role, actor=person().actor)
+            user, password = members.add(session, person(), tenant_id, request.form.get("email", ""), role)
     except (InvalidRequest, Conflict) as error:
         return problems.beside(error, _page(tenant_id, error))
     if password is None:

@@ -1,6 +1,7 @@
-"""`/dashboard/platforms`: the platforms one administers, a new one, and how each one's cases are looked at.
+"""`/dashboard/platforms`: the platforms one leads or administers, and how each one's cases are looked at.
 
-The pages below a platform (keys, sources, endpoints, …) are in the modules of those names.
+The pages below a platform (keys, sources, endpoints, …) are in the modules of those names. A new one is made by whoever
+runs Telltale (`telltale tenants create`): names are unique, and here one that is taken would tell whose the others are.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from api.dashboard import audit, deliveries, endpoints, failures, keys, people, 
 from api.dashboard.access import person
 from moderation import tenants
 from moderation.db import transaction
-from moderation.errors import Conflict, InvalidRequest
-from moderation.tables import Tenant, User
+from moderation.errors import InvalidRequest
+from moderation.tables import Tenant
 from moderation.tenants import SHARES
 from moderation.vocabulary import Role
 
@@ -31,21 +32,9 @@ for below in (keys, sources, endpoints, deliveries, failures, thresholds, people
 @requires_role(Role.LEAD)
 def page() -> str:
     """The platforms that one leads or administers."""
-    return _page()
-
-
-@pages.post("/dashboard/platforms")
-@requires_role(Role.ADMIN)
-def create() -> Response:
-    """A new platform, with who makes it as its administrator."""
-    try:
-        with transaction() as session:
-            tenant = tenants.create_tenant(session, request.form.get("name", ""), actor=person().actor)
-            maker = session.get_one(User, person().user_id)
-            tenants.add_member(session, maker, tenant, Role.ADMIN, actor=person().actor)
-    except (Conflict, InvalidRequest) as error:
-        return problems.beside(error, _page(error))
-    return redirect(url_for("platforms.settings", tenant_id=tenant.id, said="platform_created"), 303)
+    with transaction() as session:
+        found = tenants.tenants_with(session, person().tenant_ids_as(Role.LEAD))
+    return render_template("platforms/page.html", tenants=found)
 
 
 @pages.get("/dashboard/platforms/<uuid:tenant_id>")
@@ -80,12 +69,6 @@ def _share(form: Mapping[str, str], name: str) -> float:
         return round(float(form.get(name, "")) / 100, 6)
     except (ValueError, OverflowError) as error:
         raise InvalidRequest("A share is a number from 0 to 100, in per cent.", pointer=f"/{name}") from error
-
-
-def _page(error: Conflict | InvalidRequest | None = None) -> str:
-    with transaction() as session:
-        found = tenants.tenants_with(session, person().tenant_ids_as(Role.LEAD))
-    return render_template("platforms/page.html", tenants=found, error=error, typed=request.form)
 
 
 def _settings(tenant_id: UUID, error: InvalidRequest | None = None) -> str:

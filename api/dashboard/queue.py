@@ -6,7 +6,7 @@ Leads do the same to many at once (`/dashboard/queue/bulk`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -15,7 +15,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from api.auth import requires_role
 from api.dashboard.access import person
-from moderation import bulk, claims, queue, reviews
+from moderation import bulk, claims, queue, reviews, sights
 from moderation.bulk import Outcome
 from moderation.db import transaction
 from moderation.errors import InvalidRequest
@@ -77,6 +77,8 @@ def _page(outcome: Outcome | None = None) -> str:
         totals = queue.totals(session, person(), filter_)
         if term:
             shown = queue.found(session, person(), term)
+            swaying = sights.swaying(session, person(), [entry.case for entry in shown])
+            shown = [replace(one, score=None, hidden=True) if one.case.id in swaying else one for one in shown]
         else:
             place = _place(after)
             shown = queue.page(session, person(), filter_, after=place, limit=queue.PAGE + 1, rare=totals.count)

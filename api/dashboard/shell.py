@@ -64,7 +64,6 @@ SAYINGS = {
     "case_reported": "Reported: only leads see it now.",
     "case_lifted": "The case is everybody's again.",
     "answer_undone": "Undone: nobody was told.",
-    "platform_created": "The platform is made, and you are its administrator.",
     "platform_changed": "Saved: it holds for cases to come.",
     "platform_unchanged": "Nothing was different, so nothing was changed.",
     "key_revoked": "Revoked: whoever uses the key is refused from now on.",

@@ -64,7 +64,8 @@ def _form(error: str | None = None) -> str:
 def _wanted() -> str | None:
     """Where they wanted to go: a page below the dashboard's front door, and nothing that leads anywhere else."""
     wanted = request.values.get("next", "")
-    return wanted if wanted.startswith(f"{auth.DASHBOARD}/") else None
+    # A header holds no control character.
+    return wanted if wanted.startswith(f"{auth.DASHBOARD}/") and wanted.isprintable() else None
 
 
 def _onward(who: Person) -> str:

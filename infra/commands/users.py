@@ -58,7 +58,11 @@ def _from_stdin() -> str:
 @role_option
 @as_json_option
 def grant(email: str, tenant: str, role: str, as_json: bool) -> None:
-    """Let a person work for another tenant too, or change their role there."""
+    """Let a person work for another tenant too, or change their role there.
+
+    Who made their account may still know its first password: where that is another tenant's administrator, give them a
+    new one first, with `telltale users password`.
+    """
     with transaction() as session:
         user = listings.user_with(session, email)
         tenants.add_member(session, user, tenants.tenant_named(session, tenant), Role(role))

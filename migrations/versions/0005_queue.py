@@ -1,7 +1,8 @@
 """The review queue: its indexes, and what its counts are read from.
 
-The indexes are built while the service runs, outside a transaction. Everything up to them may be done again, so that
-an upgrade that was stopped in the middle goes on where it is run again.
+Cases of before are filled in, and the indexes built, while the service runs, outside a transaction: whoever reads cases
+waits for no more than a column to be added. Everything up to there may be done again, so that an upgrade that was
+stopped in the middle goes on where it is run again.
 """
 
 from __future__ import annotations
@@ -42,6 +43,33 @@ SMALL = {
     "ix_cases_held": (("held_until",), f"{ANSWERABLE} AND held_until IS NOT NULL"),
     "ix_cases_answered": (("answer_due",), "answer_due IS NOT NULL"),
 }
+
+# What cases of before, decided ones too, have in their verdict and not in themselves, and what the policy said of them.
+# In batches, each a transaction: whoever writes a case waits for no more than its batch.
+BATCH = 5000
+FILL_CASES = f"""
+DO $$
+DECLARE
+    done uuid := '00000000-0000-0000-0000-000000000000';
+    last uuid;
+BEGIN
+    LOOP
+        SELECT id INTO last
+        FROM (SELECT id FROM cases WHERE id > done ORDER BY id LIMIT {BATCH}) AS batch ORDER BY id DESC LIMIT 1;
+        EXIT WHEN last IS NULL;
+        UPDATE cases
+        SET model_version_id = verdicts.model_version_id,
+            score = coalesce(cases.score, nullif(verdicts.p_fake, 'NaN')),
+            policy_label = coalesce(cases.policy_label, CASE WHEN cases.decided_by = 'policy' THEN cases.label END)
+        FROM verdicts
+        WHERE verdicts.id = cases.verdict_id AND cases.model_version_id IS NULL
+              AND cases.id > done AND cases.id <= last;
+        COMMIT;
+        done := last;
+    END LOOP;
+END
+$$
+"""
 
 # What a case counts as; a change of any of it is a change of the queue.
 KIND = "tenant_id, for_leads, priority, review_reason, category, model_version_id"
@@ -93,14 +121,11 @@ def upgrade() -> None:
         "ALTER TABLE cases ADD COLUMN IF NOT EXISTS model_version_id uuid "
         "CONSTRAINT fk_cases_model_version_id REFERENCES model_versions (id)"
     )
-    op.execute(
-        "UPDATE cases SET model_version_id = verdicts.model_version_id FROM verdicts "
-        "WHERE verdicts.id = cases.verdict_id AND cases.status = 'in_review'"
-    )
     with op.get_context().autocommit_block():
         # Building waits for whoever reads an old state, and nobody waits for it.
         op.execute("SET lock_timeout = 0")
         op.execute("SET statement_timeout = 0")
+        op.execute(FILL_CASES)
         _indexes()
         op.execute("SET lock_timeout = '5s'")
         op.execute("SET statement_timeout = '5min'")

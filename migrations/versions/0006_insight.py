@@ -1,5 +1,7 @@
 """What the insight and threshold pages read: outcomes, audits, answers, and who changed a policy when.
 
+And what the pages of failed cases and of deliveries read, newest first.
+
 The indexes are built while the service runs, outside a transaction; an upgrade that was stopped goes on where it is run
 again.
 """
@@ -22,7 +24,7 @@ COUNTED = (
 ENTERED = "after ->> 'status' = 'in_review' AND before ->> 'status' <> 'in_review'"
 LEFT = "before ->> 'status' = 'in_review' AND after ->> 'status' <> 'in_review'"
 # Name, table, columns, which rows, what else is in it.
-INDEXES: tuple[tuple[str, str, tuple[str, ...], str, tuple[str, ...]], ...] = (
+INDEXES: tuple[tuple[str, str, tuple[str, ...], str | None, tuple[str, ...]], ...] = (
     ("ix_cases_outcomes", "cases", ("tenant_id", "created_at"), "settled_at IS NOT NULL", COUNTED),
     ("ix_cases_under_way", "cases", ("tenant_id", "created_at"), "settled_at IS NULL", ()),
     ("ix_cases_audited", "cases", ("tenant_id", "created_at"), "audit_probability IS NOT NULL", ()),
@@ -30,6 +32,8 @@ INDEXES: tuple[tuple[str, str, tuple[str, ...], str, tuple[str, ...]], ...] = (
     ("ix_events_review_entered", "events", ("tenant_id", "created_at"), ENTERED, ("case_id",)),
     ("ix_events_review_left", "events", ("tenant_id", "created_at"), LEFT, ("case_id",)),
     ("ix_events_policy_changed", "events", ("tenant_id", "created_at"), "type = 'policy.changed'", ()),
+    ("ix_cases_failed", "cases", ("tenant_id", "id"), "status = 'failed'", ("failure_reason", "settled_at")),
+    ("ix_deliveries_listed", "deliveries", ("endpoint_id", "id"), None, ()),
 )
 
 
@@ -45,7 +49,7 @@ def upgrade() -> None:
                 name,
                 table,
                 list(columns),
-                postgresql_where=sa.text(where),
+                postgresql_where=sa.text(where) if where else None,
                 postgresql_include=list(include) or None,
                 postgresql_concurrently=True,
                 if_not_exists=True,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Error, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Error, Locator, Page, sync_playwright
 from sqlalchemy import Engine
 
 from infra.services import LOOPBACK, free_port, wait_until
@@ -186,3 +186,15 @@ def overflow(page: Page) -> int:
     """By how many pixels the page is wider than its window."""
     wide: int = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     return wide
+
+
+def lines_of(shown: Locator) -> int:
+    """How many lines this takes on its page."""
+    count: int = shown.evaluate("""shown => {
+        const range = document.createRange();
+        range.selectNodeContents(shown);
+        const ends = [...range.getClientRects()].map(part => part.bottom);
+        const apart = ends.sort((a, b) => a - b).filter((end, at) => at === 0 || end - ends[at - 1] > 8);
+        return apart.length;
+    }""")
+    return count

@@ -20,13 +20,13 @@ import pytest
 from playwright.sync_api import Page, expect
 from sqlalchemy import select
 
-from moderation import cases, claims, dispatch, signing
+from moderation import cases, claims, dispatch, members, signing
 from moderation.db import transaction
 from moderation.settings import settings
 from moderation.tables import Case, Delivery
 from moderation.vocabulary import CaseStatus, FailureReason, Role
 from moderation.webhooks import Outcome
-from tests.browser.conftest import Dashboard, serving, tenant_named
+from tests.browser.conftest import TABLET, Dashboard, lines_of, overflow, serving, tenant_named
 from tests.factories import make_case, make_endpoint, take_case
 from tests.moderation.test_outbound import serving as receiving
 from tests.platforms import Furnished, attempt, furnish
@@ -53,16 +53,14 @@ def called(url: str, headers: dict[str, str], body: bytes | None = None) -> tupl
         return answer.status, json.load(answer)
 
 
-def test_a_platform_is_made_and_set_up(dashboard: Dashboard, look: Look) -> None:
+def test_a_platform_is_set_up(dashboard: Dashboard, look: Look) -> None:
     dashboard.person(ADA, Pixelgram=Role.ADMIN, Fotoforum=Role.LEAD)
     page = dashboard.sign_in(ADA)
     page.get_by_role("link", name="Platforms").click()
     expect(page.get_by_role("link", name="Platforms")).to_have_attribute("aria-current", "page")
     look(page, "platforms")
-    page.get_by_label("Name").fill("Bildermarkt")
-    page.get_by_role("button", name="Make it").click()
+    page.get_by_role("main").get_by_role("link", name="Pixelgram").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Settings")
-    expect(page.get_by_role("status")).to_contain_text("you are its administrator")
     page.get_by_label("Answered blind (%)").fill("33.3")
     page.get_by_label("Audited (%)").fill("2")
     page.get_by_label("Reviewed images may train the model").check()
@@ -333,3 +331,18 @@ def test_the_audit_log_is_filtered_and_taken_along(dashboard: Dashboard, platfor
     assert download.value.suggested_filename.endswith(".csv")
     lines = download.value.path().read_text().splitlines()
     assert len(lines) == 2 and ADA in lines[1]
+
+
+def test_who_has_a_long_address_is_read_in_one_line(dashboard: Dashboard, platform: Furnished) -> None:
+    long = "maximiliane.oberlaender-friedrichs@moderation.pixelgram.example"
+    boss = dashboard.person(long, Pixelgram=Role.ADMIN)
+    max_ = dashboard.person("max@pixelgram.example", Pixelgram=Role.LEAD)
+    with transaction() as session:
+        members.change_role(session, platform.tenant.id, max_.id, Role.MODERATOR, actor=f"user:{boss.id}")
+    page = dashboard.sign_in(long, platform.path("/audit"))
+    page.set_viewport_size(TABLET)
+    page.reload()
+    row = page.get_by_role("row", name="member.changed")
+    assert lines_of(row.get_by_role("cell", name=long)) == 1
+    assert lines_of(row.get_by_text("max@pixelgram.example", exact=True)) == 1
+    assert overflow(page) == 0

@@ -7,13 +7,13 @@ from statistics import median
 
 import pytest
 from playwright.sync_api import expect
-from sqlalchemy import select
+from sqlalchemy import func, select, update
 
 from moderation import claims
 from moderation.db import transaction
-from moderation.tables import Case, Claim, Review
+from moderation.tables import Case, Claim, Review, SignIn
 from moderation.vocabulary import Answer, ClaimEnd, Grade, Label, Role
-from tests.browser.conftest import Dashboard, tenant_named
+from tests.browser.conftest import PASSWORD, Dashboard, fill_in, tenant_named
 from tests.browser.moderating import (
     ANNA,
     BERT,
@@ -31,6 +31,7 @@ from tests.reviewing import SENTENCES, expire, make_person
 
 # What the tests press for the nth case, and what is stored for it.
 KEYS = (("f", Answer.FAKE, Label.FAKE), ("r", Answer.REAL, Label.REAL), ("u", Answer.CANNOT_TELL, None))
+HEARTBEAT_MS = 1000 * (claims.HEARTBEAT.total_seconds() + 10)
 GRADES = (Grade.RIGHT, Grade.WRONG, Grade.UNCLEAR)
 
 
@@ -194,6 +195,30 @@ def test_a_lost_lease_and_a_late_answer_lose_nothing_that_was_typed(dashboard: D
         assert (review.note, review.sentences[0].grade) == ("my long thoughts", Grade.WRONG)
 
 
+def test_a_sign_in_that_ends_loses_nothing_that_was_typed(dashboard: Dashboard, look: Look) -> None:
+    person(dashboard, ANNA)
+    review_case("post")
+    page = at_work(dashboard, ANNA, "post")
+    typed(page, "n", "my long thoughts")
+    with transaction() as session:
+        session.execute(update(SignIn).values(expires_at=func.now()))
+    lost = page.get_by_role("alert")
+    expect(lost).to_contain_text("You are signed out: sign in in another tab", timeout=HEARTBEAT_MS)
+    look(page, "case-signed-out")
+    page.get_by_role("button", name="Take it again").click()
+    expect(lost).to_contain_text("You are signed out")
+    other = page.context.new_page()
+    other.goto("/dashboard/sign-in")
+    fill_in(other, ANNA, PASSWORD)
+    other.wait_for_url(lambda url: "/sign-in" not in url)
+    expect(lost).to_be_hidden(timeout=HEARTBEAT_MS)
+    expect(page.get_by_label("Note")).to_have_value("my long thoughts")
+    page.locator("body").press("f")
+    heading(page, "Queue")
+    with transaction() as session:
+        assert session.scalars(select(Review.note)).one() == "my long thoughts"
+
+
 @pytest.mark.parametrize(("keys", "button"), [("s", None), ("l", None), ("h", "Put aside"), ("m", "Hand on")])
 def test_whatever_comes_too_late_loses_nothing_that_was_typed(
     dashboard: Dashboard, keys: str, button: str | None
@@ -263,7 +288,6 @@ def test_queue_and_case_page_look_right(dashboard: Dashboard, look: Look) -> Non
             case.priority = (1, 1, 2, 1, 3, 0, 1, 1, 1)[n]
     page = dashboard.sign_in(ANNA, QUEUE)
     heading(page, "Queue")
-    look(page, "queue")
     page.keyboard.press("Enter")
     heading(page, "upload-4715")
     for key in ("1", "2", "b", "g"):

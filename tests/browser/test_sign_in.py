@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 
 from playwright.sync_api import Page, expect
+from sqlalchemy import func, update
 
 from moderation import accounts
+from moderation.db import transaction
+from moderation.tables import SignIn
 from moderation.vocabulary import Role
-from tests.browser.conftest import PASSWORD, Dashboard, fill_in, open_menu
+from tests.browser.conftest import PASSWORD, TABLET, Dashboard, fill_in, lines_of, open_menu, overflow
 
 EMAIL = "mona@platform.example"
 NEW_PASSWORD = "a longer staple for the horse"
@@ -92,7 +96,22 @@ def test_a_new_password_signs_out_everywhere_else(dashboard: Dashboard, look: Lo
     elsewhere.reload()
     expect(elsewhere.get_by_role("heading", level=1)).to_have_text("Sign in")
     fill_in(elsewhere, EMAIL, NEW_PASSWORD)
-    expect(elsewhere.get_by_role("heading", level=1)).to_have_text("Overview")
+    expect(elsewhere.get_by_role("heading", level=1)).to_have_text("Queue")
+
+
+def test_an_address_of_the_longest_kind_is_in_one_line(dashboard: Dashboard) -> None:
+    make_mona(dashboard)
+    page = dashboard.sign_in(EMAIL, "/dashboard/account")
+    longest = "2001:1db8:1234:5678:90ab:cdef:1234:5678"
+    hours = {"created_at": func.now() - timedelta(hours=11), "last_seen_at": func.now() - timedelta(minutes=59)}
+    with transaction() as session:
+        session.execute(update(SignIn).values(address=longest, browser="a browser for Windows", **hours))
+    page.set_viewport_size(TABLET)
+    page.reload()
+    cells = page.get_by_role("row", name="this browser").get_by_role("cell")
+    assert [lines_of(cells.nth(number)) for number in range(4)] == [1, 1, 1, 1]
+    expect(cells.nth(1)).to_have_text(longest)
+    assert overflow(page) == 0
 
 
 def test_signing_out_elsewhere_asks_first(dashboard: Dashboard, look: Look) -> None:
@@ -136,7 +155,7 @@ def test_who_signs_in_again_in_another_tab_goes_on_in_this_one(dashboard: Dashbo
         page.get_by_role("status").get_by_role("link", name="Sign in in a new tab").click()
     other = opened.value
     fill_in(other, EMAIL, PASSWORD)
-    expect(other.get_by_role("heading", level=1)).to_have_text("Overview")
+    expect(other.get_by_role("heading", level=1)).to_have_text("Queue")
     with page.expect_response("**/sign-out-elsewhere") as answered:
         page.evaluate(sign_out_elsewhere)
     assert answered.value.status == 303

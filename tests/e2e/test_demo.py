@@ -93,7 +93,7 @@ def signs_in(output: str) -> bool:
         headers={"Cookie": form.headers["Set-Cookie"].partition(";")[0]},
         redirect=False,
     )
-    return (answer.status, answer.headers.get("Location")) == (303, "/dashboard")
+    return (answer.status, answer.headers.get("Location")) == (303, "/dashboard/queue")
 
 
 def test_every_sample_is_judged_explained_and_told_of(folder: Path) -> None:

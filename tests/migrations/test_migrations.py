@@ -75,6 +75,109 @@ def test_two_processes_that_migrate_at_once_do_not_meet(empty: Engine) -> None:
     assert "cases" in inspect(empty).get_table_names()
 
 
+NUMBER = 11_000  # more than two batches
+RELEASED = "0003"
+# What it left: cases decided by the policy and by people, and in review, one of which has no score.
+PAST = f"""
+SET LOCAL session_replication_role = replica;
+CREATE TEMPORARY TABLE past ON COMMIT DROP AS
+SELECT n, uuidv7() AS case_id, uuidv7() AS verdict_id, (ARRAY['policy', 'moderator', NULL])[1 + mod(n, 3)] AS by,
+       CASE mod(n, 2) WHEN 0 THEN 'fake' ELSE 'real' END AS label,
+       CASE n WHEN 2 THEN 'NaN' ELSE n::float8 / 100000 END AS p_fake
+FROM generate_series(1, {NUMBER}) AS n;
+INSERT INTO model_versions (id, name, checkpoint, digest, manifest, stage)
+VALUES ('00000000-0000-7000-8000-000000000001', 'champion', '/nowhere', '0', '{{}}', 'champion');
+INSERT INTO verdicts (id, image_id, model_version_id, label, p_fake, logit, pair_mass, engine, dtype)
+SELECT verdict_id, uuidv7(), '00000000-0000-7000-8000-000000000001', label, p_fake, 0, 1, 'transformers', 'float32'
+FROM past;
+INSERT INTO cases (id, tenant_id, submission_id, verdict_id, status, priority, label, decided_by, settled_at)
+SELECT case_id, uuidv7(), uuidv7(), verdict_id, CASE WHEN by IS NULL THEN 'in_review' ELSE 'decided' END, 1,
+       CASE WHEN by IS NOT NULL THEN label END, by, now()
+FROM past
+"""
+# Which transactions wrote cases, and whether nobody could read any meanwhile.
+WATCHED = """
+CREATE TABLE writing (number xid8, alone boolean);
+CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO writing SELECT pg_current_xact_id(), EXISTS (
+        SELECT FROM pg_locks
+        WHERE pid = pg_backend_pid() AND relation = 'cases'::regclass AND mode = 'AccessExclusiveLock'
+    );
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER watch AFTER UPDATE ON cases FOR EACH STATEMENT EXECUTE FUNCTION watch()
+"""
+STOPPED = f"""
+CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'stopped'; END $$;
+CREATE TRIGGER stop BEFORE UPDATE ON cases FOR EACH ROW WHEN (OLD.sequence = {NUMBER}) EXECUTE FUNCTION stop();
+UPDATE cases SET sequence = {NUMBER} WHERE id = (SELECT id FROM cases ORDER BY id DESC LIMIT 1)
+"""
+
+
+def filled(engine: Engine) -> list[tuple[object, ...]]:
+    """How many cases have what by now, by who decided them."""
+    query = """
+        SELECT decided_by, count(*), count(cases.model_version_id), count(score), count(policy_label),
+               count(*) FILTER (WHERE score = p_fake), count(*) FILTER (WHERE policy_label = cases.label)
+        FROM cases JOIN verdicts ON verdicts.id = verdict_id GROUP BY 1 ORDER BY 1
+    """
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(query))]
+
+
+FILLED = [
+    ("moderator", 3667, 3667, 3667, 0, 3667, 0),
+    ("policy", 3666, 3666, 3666, 3666, 3666, 3666),
+    (None, 3667, 3667, 3666, 0, 3666, 0),
+]
+
+
+@pytest.fixture
+def past(empty: Engine) -> Engine:
+    """A database of the last release that has cases in it."""
+    migrations.upgrade(url_of(empty), RELEASED)
+    with empty.begin() as connection:
+        connection.exec_driver_sql(PAST)
+    return empty
+
+
+def test_cases_of_before_are_filled_in_while_others_read_them(past: Engine) -> None:
+    with past.begin() as connection:
+        connection.exec_driver_sql(WATCHED)
+    migrations.upgrade(url_of(past))
+    assert filled(past) == FILLED
+    with past.connect() as connection:
+        written = connection.execute(text("SELECT count(DISTINCT number), bool_or(alone) FROM writing")).one()
+    assert tuple(written) == (3, False), "in batches, and nobody was kept from reading"
+
+
+def test_filling_in_that_was_stopped_goes_on(past: Engine) -> None:
+    with past.begin() as connection:
+        connection.exec_driver_sql(STOPPED)
+    with pytest.raises(DBAPIError, match="stopped"):
+        migrations.upgrade(url_of(past))
+    half = sum(int(str(row[2])) for row in filled(past))
+    assert 0 < half < NUMBER, "what was written before stays written"
+    with past.begin() as connection:
+        connection.exec_driver_sql("DROP TRIGGER stop ON cases")
+    migrations.upgrade(url_of(past))
+    assert filled(past) == FILLED
+
+
+def test_an_api_of_before_goes_on_answering(past: Engine) -> None:
+    """It runs on until it is replaced, and knows nothing of why a case is reviewed."""
+    migrations.upgrade(url_of(past))
+    with past.begin() as connection:
+        connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
+        connection.exec_driver_sql(
+            "INSERT INTO reviews (id, tenant_id, case_id, claim_id, user_id, answer, artifacts, blind, due_at) "
+            "SELECT uuidv7(), tenant_id, id, uuidv7(), uuidv7(), 'fake', '{}', false, now() FROM cases LIMIT 1"
+        )
+        assert connection.scalar(text("SELECT reason FROM reviews")) == "uncertain"
+
+
 def test_the_migrated_schema_is_that_of_the_tables(engine: Engine) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})

@@ -314,7 +314,14 @@ def test_attempts_at_the_same_moment_are_counted(user: User) -> None:
 
 @pytest.mark.parametrize(
     ("address", "counted_as"),
-    [("203.0.113.7", "203.0.113.7/32"), ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"), ("", "unknown")],
+    [
+        ("203.0.113.7", "203.0.113.7/32"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("fe80::1:2%eth0", "fe80::/64"),
+        ("::ffff:203.0.113.7", "203.0.113.7/32"),
+        ("::ffff:cb00:7107", "203.0.113.7/32"),
+        ("", "unknown"),
+    ],
 )
 def test_addresses_are_counted_by_whoever_holds_them(address: str, counted_as: str) -> None:
     assert accounts._neighbourhood(address) == counted_as

@@ -10,11 +10,11 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from moderation import audit, tenants
-from moderation.accounts import Person
+from moderation.accounts import Member, Person
 from moderation.audit import Change, Entry, Filter, Place
 from moderation.db import new_id, transaction
 from moderation.tables import Event, Tenant
-from moderation.vocabulary import EventType, Scope
+from moderation.vocabulary import EventType, Role, Scope
 from tests.factories import make_case, make_tenant
 from tests.platforms import furnish
 from tests.reviewing import make_person
@@ -32,9 +32,13 @@ def ada(tenant: Tenant) -> Person:
         return make_person(session, email="ada@example.com")
 
 
+def lead_of(tenant: Tenant) -> Person:
+    return Person(new_id(), "lea@example.com", new_id(), (Member(tenant.id, tenant.name, Role.LEAD),))
+
+
 def found(tenant: Tenant, **wanted: object) -> list[Entry]:
     with transaction() as session:
-        return audit.page(session, tenant.id, Filter(**wanted), limit=100)  # type: ignore[arg-type]
+        return audit.page(session, lead_of(tenant), tenant.id, Filter(**wanted), limit=100)  # type: ignore[arg-type]
 
 
 def types(entries: list[Entry]) -> list[str]:
@@ -54,12 +58,21 @@ def test_people_keys_and_sources_are_named(tenant: Tenant, ada: Person) -> None:
         ours = furnish(session, tenant)
         tenants.change_tenant(session, tenant.id, {"audit_share": 0.25}, actor=ada.actor)
         for actor in (f"api_key:{ours.key.id}", f"source:{ours.source.id}", f"user:{new_id()}", "user:x"):
-            session.add(Event(tenant_id=tenant.id, type=EventType.CASE_SKIPPED, actor=actor, after={"by": ada.actor}))
+            session.add(
+                Event(tenant_id=tenant.id, type=EventType.CASE_SKIPPED, actor=actor, after={"claimed_by": ada.actor})
+            )
     entries = found(tenant, type_=EventType.CASE_SKIPPED)
     assert {entry.actor for entry in entries} >= {f"key upload service ({ours.key.prefix})", "source uploads", "user:x"}
-    assert {entry.changes for entry in entries} == {(Change("by", None, "ada@example.com"),)}
+    assert {entry.changes for entry in entries} == {(Change("claimed_by", None, "ada@example.com"),)}
     (changed,) = found(tenant, type_=EventType.TENANT_CHANGED)
     assert (changed.actor, changed.changes) == ("ada@example.com", (Change("audit_share", 0.0, 0.25),))
+
+
+def test_what_somebody_typed_names_nobody(tenant: Tenant, ada: Person) -> None:
+    with transaction() as session:
+        tenants.create_key(session, tenant.id, ada.actor, [Scope.CASES_READ])
+    (entry,) = found(tenant, type_=EventType.KEY_CREATED)
+    assert Change("name", None, ada.actor) in entry.changes
 
 
 @pytest.mark.parametrize("term", ["ada@example.com", "ADA@example.com", "import", "uploads", "worker"])
@@ -113,7 +126,7 @@ def test_pages_miss_and_repeat_nothing_at_one_time(many: Tenant) -> None:
     after: Place | None = None
     while True:
         with transaction() as session:
-            page = audit.page(session, many.id, Filter(), after=after, limit=7)
+            page = audit.page(session, lead_of(many), many.id, Filter(), after=after, limit=7)
         if not page:
             break
         seen += page
@@ -122,7 +135,7 @@ def test_pages_miss_and_repeat_nothing_at_one_time(many: Tenant) -> None:
 
 
 def test_all_are_read_in_batches_while_more_come(many: Tenant) -> None:
-    entries = audit.every(many.id, Filter())
+    entries = audit.every(lead_of(many), many.id, Filter())
     first = next(entries)
     with transaction() as session:
         make_case_event(session, many)
@@ -134,4 +147,4 @@ def test_a_full_last_batch_is_the_last(many: Tenant) -> None:
     with transaction() as session:
         make_case_event(session, many)
         make_case_event(session, many)
-    assert len(list(audit.every(many.id, Filter()))) == 25
+    assert len(list(audit.every(lead_of(many), many.id, Filter()))) == 25

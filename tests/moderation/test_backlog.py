@@ -14,13 +14,13 @@ import pytest
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
-from moderation import backlog, cases, claims, queue, reviews
+from moderation import backlog, cases, claims, queue, restrictions, reviews
 from moderation.accounts import Member, Person
 from moderation.db import new_id, transaction
 from moderation.queue import Filter
 from moderation.reviews import Reply
 from moderation.tables import Case, ModelVersion, QueueChange, QueueSummary, Tenant
-from moderation.vocabulary import Answer, CaseStatus, Priority, ReviewReason, Role
+from moderation.vocabulary import Answer, CaseStatus, Label, Priority, ReviewReason, Role
 from tests.factories import champion_or_new, make_case, make_tenant, make_version
 from tests.reviewing import make_person, make_review_case, ten_seconds_later
 
@@ -231,3 +231,68 @@ def test_a_case_that_is_not_in_review_costs_no_change(platforms: list[Tenant]) -
         cases.note(session, case, cases.EventType.CASE_SKIPPED, actor="test", was={}, now={})
         session.flush()
         assert session.scalar(select(func.count()).select_from(QueueChange)) == 1
+
+
+def test_categories_are_those_of_cases_that_a_person_may_work_on(platforms: list[Tenant]) -> None:
+    tenant = platforms[0]
+    with transaction() as session:
+        lead, anna = make_person(session, tenant, role=Role.LEAD), make_person(session, tenant)
+        for category in ("faces", "abuse-report-77"):
+            case_id = make_review_case(session, tenant, details={"category": category}).id
+
+    def offered(person: Person) -> list[str]:
+        with transaction() as session:
+            return list(queue.choices(session, person).categories)
+
+    assert offered(anna) == ["abuse-report-77", "faces"]
+    with transaction() as session:
+        backlog.summarise(session)
+        restrictions.report(session, lead, case_id)
+    for _ in range(2):
+        assert (offered(anna), offered(lead)) == (["faces"], ["abuse-report-77", "faces"])
+        with transaction() as session:
+            backlog.summarise(session)
+
+
+@pytest.mark.parametrize("summarised", [False, True])
+def test_of_more_categories_than_can_be_told_apart_the_queue_keeps_few_kinds(
+    platforms: list[Tenant], monkeypatch: pytest.MonkeyPatch, summarised: bool
+) -> None:
+    monkeypatch.setattr(backlog, "MAX_CATEGORIES", 3)
+    with transaction() as session:
+        lead = make_person(session, *platforms, role=Role.LEAD)
+        make_review_case(session, platforms[1], details={"category": "another platform's"})
+        made = []
+        for name in ("a", "b", "b", "c", "c", "c", "d", "e", "a"):
+            if summarised:
+                backlog.summarise(session)
+            made.append(make_review_case(session, platforms[0], details={"category": name}).category)
+        backlog.summarise(session)
+        assert made == ["a", "b", "b", "c", "c", "c", "other", "other", "a"]
+        kinds = session.scalars(select(QueueSummary).where(QueueSummary.tenant_id == platforms[0].id)).all()
+        assert sorted((kind.category or "", kind.count) for kind in kinds) == [
+            ("a", 2),
+            ("b", 2),
+            ("c", 3),
+            ("other", 2),
+        ]
+        assert queue.totals(session, lead, Filter(category="other")).count == 2
+        offered = queue.choices(session, lead).categories
+        assert len(offered) == 3 and "c" in offered, "the most frequent"
+
+
+def test_where_cases_have_left_there_is_room_for_other_categories(
+    platforms: list[Tenant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backlog, "MAX_CATEGORIES", 1)
+    with transaction() as session:
+        first = make_review_case(session, platforms[0], details={"category": "a"})
+        assert make_review_case(session, platforms[0], details={"category": "b"}).category == "other"
+        cases.rule(session, first, Label.REAL, actor="test", review_id=first.id)
+        session.flush()
+        backlog.summarise(session)
+        other = session.scalars(select(Case).where(Case.category == "other")).one()
+        cases.rule(session, other, Label.REAL, actor="test", review_id=first.id)
+        session.flush()
+        backlog.summarise(session)
+        assert make_review_case(session, platforms[0], details={"category": "c"}).category == "c"

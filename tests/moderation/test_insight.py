@@ -69,7 +69,7 @@ def test_volume_has_every_day_and_every_outcome(platform: Platform) -> None:
         other = make_past(past_of(session, make_tenant(session), platform.version), at(0), 0.95)
     assert other is not None
     with transaction() as session:
-        found = insight.volume(session, platform.selection())
+        found = insight.arrivals(session, platform.selection()).by_day
     assert list(found) == platform.selection().days
     assert found[TODAY] == {Outcome.POLICY_FAKE: 1, Outcome.UNDER_WAY: 1}
     assert found[TODAY - timedelta(days=1)] == {
@@ -89,10 +89,10 @@ def test_a_category_and_a_version_narrow_everything(platform: Platform) -> None:
     with transaction() as session:
         assert insight.categories(session, platform.selection()) == ["food", "portrait"]
         food = platform.selection(category="food")
-        assert insight.volume(session, food)[TODAY] == {Outcome.POLICY_FAKE: 1, Outcome.IN_REVIEW: 1}
+        assert insight.arrivals(session, food).by_day[TODAY] == {Outcome.POLICY_FAKE: 1, Outcome.IN_REVIEW: 1}
         assert insight.backlog(session, food, NOW).depths[TODAY] == 1
         other = platform.selection(model_version_id=make_version(session, champion=False).id)
-        assert sum(insight.volume(session, other)[TODAY].values()) == 0
+        assert sum(insight.arrivals(session, other).by_day[TODAY].values()) == 0
         assert insight.backlog(session, other, NOW).depths[TODAY] == 0
 
 
@@ -122,7 +122,9 @@ def test_an_audit_that_waits_is_in_the_backlog_and_its_case_decided(platform: Pl
     make_past(platform.past, at(1), 0.95, audit_probability=0.1)
     platform.write()
     with transaction() as session:
-        assert insight.volume(session, platform.selection())[TODAY - timedelta(days=1)] == {Outcome.POLICY_FAKE: 1}
+        assert insight.arrivals(session, platform.selection()).by_day[TODAY - timedelta(days=1)] == {
+            Outcome.POLICY_FAKE: 1
+        }
         assert insight.backlog(session, platform.selection(), NOW).depths[TODAY] == 1
 
 
@@ -135,7 +137,7 @@ def test_times_are_half_and_nineteen_of_twenty(platform: Platform) -> None:
     make_past(platform.past, at(1), 0.95, [Said(platform.anna, Answer.FAKE, ReviewReason.AUDIT)], audit_probability=0.5)
     platform.write()
     with transaction() as session:
-        automatic = insight.automatic_speed(session, platform.selection())
+        automatic = insight.arrivals(session, platform.selection()).automatic
         review = insight.review_speed(session, platform.selection())
     assert automatic.whole is not None and automatic.whole.n == 20
     assert (automatic.whole.p50, automatic.whole.p95) == (pytest.approx(10, rel=0.006), pytest.approx(19, rel=0.006))
@@ -147,7 +149,7 @@ def test_times_are_half_and_nineteen_of_twenty(platform: Platform) -> None:
 
 def test_nothing_decided_has_no_time(platform: Platform) -> None:
     with transaction() as session:
-        assert insight.automatic_speed(session, platform.selection()) == insight.Speed(None, {})
+        assert insight.arrivals(session, platform.selection()).automatic == insight.Speed(None, {})
 
 
 def test_audits_tell_errors_precision_and_recall_by_their_weights(platform: Platform) -> None:
@@ -178,7 +180,27 @@ def test_an_overturned_audit_still_counts_as_what_the_policy_had_said(platform: 
     with transaction() as session:
         found = insight.audits(session, platform.selection())
         assert found.errors.found is not None and found.errors.found.value == 1.0
-        assert insight.volume(session, platform.selection())[at(1).date()] == {Outcome.MODERATOR_REAL: 20}
+        assert insight.arrivals(session, platform.selection()).by_day[at(1).date()] == {Outcome.MODERATOR_REAL: 20}
+
+
+def test_an_audit_that_is_appealed_is_an_audit_still(platform: Platform) -> None:
+    """The lot was drawn before; likely errors are appealed, and would be missing otherwise."""
+    audit, appeal, later = ReviewReason.AUDIT, ReviewReason.APPEAL, timedelta(hours=5)
+    for said in (
+        [Said(platform.anna, Answer.REAL, appeal)],  # appealed before anybody answered the audit
+        [Said(platform.anna, Answer.FAKE, audit), Said(platform.bert, Answer.REAL, appeal, later)],
+        [Said(platform.anna, Answer.CANNOT_TELL, appeal), Said(platform.bert, Answer.REAL, appeal, later)],
+        [],
+    ):
+        for _ in range(8):
+            make_past(platform.past, at(1), 0.95, said, audit_probability=0.1)
+    for _ in range(8):  # appealed, and no audit was drawn
+        make_past(platform.past, at(1), 0.95, [Said(platform.anna, Answer.REAL, appeal)])
+    platform.write()
+    with transaction() as session:
+        found = insight.audits(session, platform.selection())
+    assert (found.errors.n, found.unclear, found.waiting) == (24, 0, 8)
+    assert found.errors.found is not None and found.errors.found.value == 1.0
 
 
 def test_no_audits_no_numbers(platform: Platform) -> None:
@@ -214,6 +236,25 @@ def test_opinions_are_paired_and_compared_with_the_model(platform: Platform) -> 
     assert list(found.by_category) == ["food"] and list(found.by_version) == [platform.version.name]
 
 
+def test_who_decides_between_two_opinions_is_no_opinion(platform: Platform) -> None:
+    """A lead sees both; and who gave the first one does not give the second too."""
+    anna, bert, second = platform.anna, platform.bert, ReviewReason.SECOND_OPINION
+    with transaction() as session:
+        lead = session.get_one(User, make_person(session, platform.tenant).user_id)
+    first = Said(anna, Answer.FAKE)
+    then, last = timedelta(hours=3), timedelta(hours=9)
+    for said in (
+        [first, Said(bert, Answer.REAL, second, then), Said(lead, Answer.FAKE, second, last)],
+        [first, Said(bert, Answer.CANNOT_TELL, second, then), Said(lead, Answer.FAKE, second, last)],
+        [first, Said(anna, Answer.FAKE, second, then)],
+    ):
+        make_past(platform.past, at(2), 0.6, said)
+    platform.write()
+    with transaction() as session:
+        found = insight.reviewers(session, platform.selection())
+    assert found.pairs == {("fake", "real"): 1, ("fake", "cannot_tell"): 1}
+
+
 def test_anothers_cases_are_not_counted(platform: Platform) -> None:
     with transaction() as session:
         stranger = past_of(session, make_tenant(session), platform.version)
@@ -225,7 +266,7 @@ def test_anothers_cases_are_not_counted(platform: Platform) -> None:
     with transaction() as session:
         selection = platform.selection()
         assert insight.categories(session, selection) == []
-        assert sum(sum(day.values()) for day in insight.volume(session, selection).values()) == 0
+        assert sum(sum(day.values()) for day in insight.arrivals(session, selection).by_day.values()) == 0
         assert set(insight.backlog(session, selection, NOW).depths.values()) == {0}
         assert insight.audits(session, selection).errors.n == 0
         assert insight.reviewers(session, selection).with_model.seeing.n == 0
@@ -237,13 +278,13 @@ def test_a_plausible_past_adds_up(platform: Platform) -> None:
     with transaction() as session:
         make_plausible_past(session, platform.tenant, platform.version, users, NOW, days=30)
         selection = platform.selection(30)
-        volume = insight.volume(session, selection)
+        volume = insight.arrivals(session, selection).by_day
         backlog = insight.backlog(session, selection, NOW)
     arrived = sum(sum(day.values()) for day in volume.values())
     assert 1200 < arrived < 2600
     with transaction() as session:
         session.execute(update(Case).where(Case.status == CaseStatus.DECIDED).values(settled_at=None))
-        again = insight.volume(session, selection)
+        again = insight.arrivals(session, selection).by_day
     assert sum(sum(day.values()) for day in again.values()) == arrived, "both parts are counted, and once"
     assert backlog.depths[TODAY] == sum(backlog.waits.values())
     assert all(depth >= 0 for depth in backlog.depths.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from io import BytesIO
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image as Pixels
 from PIL import ImageOps
 from sqlalchemy import select, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from infra.demo.samples import samples
@@ -161,6 +163,33 @@ class TestMatching:
             session.expire_all()
             assert near(session, second) == {} and session.get(ImageHash, first.id) is None
             assert session.get_one(Image, first.id).provenance is None
+
+    @pytest.mark.parametrize("erased", [0, 1])
+    def test_what_is_erased_before_it_is_matched_stays_forgotten(self, erased: int) -> None:
+        base = some_hash()
+        with transaction() as session:
+            tenant = make_tenant(session)
+            images = [make_image(session, tenant) for _ in range(2)]
+            for image in images:
+                likeness.keep(session, image, base)
+        with transaction() as session:
+            # As when the search has found it, and it is erased only then: its hash is still there.
+            session.get_one(Image, images[erased].id).erased_at = datetime.now(UTC)
+        with transaction() as session:
+            assert likeness.match(session, images[0], base) == 0
+            assert session.scalars(select(SimilarImage)).all() == []
+
+    def test_nothing_is_erased_while_it_is_matched(self) -> None:
+        base = some_hash()
+        with transaction() as session:
+            tenant = make_tenant(session)
+            first, second = stored(session, tenant, base), make_image(session, tenant)
+            likeness.keep(session, second, base)
+        with transaction() as session:
+            assert likeness.match(session, second, base) == 1
+            with pytest.raises(OperationalError, match="lock timeout"), transaction() as other:
+                other.execute(text("SET LOCAL lock_timeout = '100ms'"))
+                originals.erase(other, tenant.id, first.id, actor="test", request_id=None)
 
 
 @pytest.mark.usefixtures("db")

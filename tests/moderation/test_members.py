@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Barrier
 from uuid import UUID
@@ -11,8 +12,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, select
 
-from moderation import accounts, claims, members
-from moderation.accounts import Person
+from moderation import accounts, claims, members, tenants
+from moderation.accounts import Member, Person
 from moderation.db import new_id, transaction
 from moderation.errors import Conflict, InvalidRequest, LostLease, NotFound
 from moderation.members import Returned
@@ -42,46 +43,84 @@ def role_of(tenant: Tenant, user_id: UUID) -> Role | None:
         return found.role if found else None
 
 
-def told(tenant: Tenant, *types: EventType) -> Sequence[Event]:
+def told(tenant: Tenant, *types: EventType, actor: str = ACTOR) -> Sequence[Event]:
     with transaction() as session:
-        query = select(Event).where(Event.tenant_id == tenant.id, Event.type.in_(types), Event.actor == ACTOR)
+        query = select(Event).where(Event.tenant_id == tenant.id, Event.type.in_(types), Event.actor == actor)
         return session.scalars(query.order_by(Event.id)).all()
 
 
-def test_who_has_no_account_gets_one_with_a_password_that_works(tenant: Tenant) -> None:
+def add(person: Person, tenant: Tenant, email: str, role: Role = Role.MODERATOR) -> tuple[User, str | None]:
     with transaction() as session:
-        user, password = members.add(session, tenant.id, " Nina@Example.com ", Role.LEAD, actor=ACTOR)
+        return members.add(session, person, tenant.id, email, role)
+
+
+def test_who_has_no_account_gets_one_with_a_password_that_works(tenant: Tenant, ada: Person) -> None:
+    user, password = add(ada, tenant, " Nina@Example.com ", Role.LEAD)
     assert (user.email, role_of(tenant, user.id)) == ("nina@example.com", Role.LEAD)
     assert password is not None and len(password) >= 16
     assert accounts.sign_in("nina@example.com", password, address="127.0.0.1", browser="")
-    (event,) = told(tenant, EventType.MEMBER_ADDED)
+    (event,) = told(tenant, EventType.MEMBER_ADDED, actor=ada.actor)
     assert (event.before, event.after) == (None, {"user": "nina@example.com", "role": "lead"})
 
 
-def test_who_has_an_account_keeps_their_password(tenant: Tenant) -> None:
+def test_who_works_for_another_of_ones_platforms_keeps_their_password(tenant: Tenant) -> None:
     with transaction() as session:
         other = make_tenant(session, "Fotoforum")
+        ada = make_person(session, tenant, other, role=Role.ADMIN)
         bert = make_person(session, other, email="bert@example.com")
-        user, password = members.add(session, tenant.id, "bert@example.com", Role.MODERATOR, actor=ACTOR)
+    user, password = add(ada, tenant, "bert@example.com")
     assert (user.id, password) == (bert.user_id, None)
     assert role_of(tenant, bert.user_id) is Role.MODERATOR
 
 
-@pytest.mark.parametrize("email", ["", "nina", "\x00"])
-def test_what_is_no_address_is_refused(tenant: Tenant, email: str) -> None:
-    with pytest.raises(InvalidRequest), transaction() as session:
-        members.add(session, tenant.id, email, Role.LEAD, actor=ACTOR)
-
-
-def test_nobody_is_added_twice_and_no_disabled_account(tenant: Tenant, ada: Person) -> None:
-    with pytest.raises(Conflict, match="works for this platform already"), transaction() as session:
-        members.add(session, tenant.id, ada.email, Role.MODERATOR, actor=ACTOR)
-    assert role_of(tenant, ada.user_id) is Role.ADMIN
+def test_an_account_that_others_made_in_advance_is_not_let_in(tenant: Tenant, ada: Person) -> None:
     with transaction() as session:
-        gone = make_person(session, email="gone@example.com")
+        other = make_tenant(session, "Fotoforum")
+        mallory = make_person(session, other, role=Role.ADMIN)
+        # Ada works there too, but has no say in who does.
+        tenants.add_member(session, session.get_one(User, ada.user_id), other, Role.LEAD)
+        ada = replace(ada, memberships=(*ada.memberships, Member(other.id, other.name, Role.LEAD)))
+    made, password = add(mallory, other, "victim@example.com")
+    with pytest.raises(Conflict, match=r"Ask whoever runs Telltale.*`telltale users grant`") as refused:
+        add(ada, tenant, "victim@example.com", Role.ADMIN)
+    assert password is not None and role_of(tenant, made.id) is None
+    with transaction() as session:
+        session.get_one(User, made.id).disabled_at = datetime.now(UTC)
+    with pytest.raises(Conflict) as refused_too:
+        add(ada, tenant, "victim@example.com")
+    assert str(refused.value) == str(refused_too.value), "nor is it told that it is disabled"
+
+
+def test_who_was_let_go_can_come_back(tenant: Tenant, ada: Person) -> None:
+    user, _ = add(ada, tenant, "nina@example.com")
+    with transaction() as session:
+        members.remove(session, tenant.id, user.id, actor=ACTOR)
+        other = make_tenant(session, "Fotoforum")
+        olga = make_person(session, other, role=Role.ADMIN)
+    with pytest.raises(Conflict, match="not of your platforms"):
+        add(olga, other, "nina@example.com")
+    again, password = add(ada, tenant, "nina@example.com", Role.LEAD)
+    assert (again.id, password) == (user.id, None)
+    assert role_of(tenant, user.id) is Role.LEAD and role_of(other, user.id) is None
+
+
+@pytest.mark.parametrize("email", ["", "nina", "\x00"])
+def test_what_is_no_address_is_refused(tenant: Tenant, ada: Person, email: str) -> None:
+    with pytest.raises(InvalidRequest):
+        add(ada, tenant, email)
+
+
+def test_nobody_is_added_twice_and_no_disabled_account(tenant: Tenant) -> None:
+    with transaction() as session:
+        other = make_tenant(session, "Fotoforum")
+        ada = make_person(session, tenant, other, role=Role.ADMIN)
+        gone = make_person(session, other, email="gone@example.com")
         session.get_one(User, gone.user_id).disabled_at = datetime.now(UTC)
-    with pytest.raises(Conflict, match="disabled"), transaction() as session:
-        members.add(session, tenant.id, "gone@example.com", Role.MODERATOR, actor=ACTOR)
+    with pytest.raises(Conflict, match="works for this platform already"):
+        add(ada, tenant, ada.email)
+    assert role_of(tenant, ada.user_id) is Role.ADMIN
+    with pytest.raises(Conflict, match="disabled"):
+        add(ada, tenant, "gone@example.com")
 
 
 def test_the_last_administrator_stays_one(tenant: Tenant, ada: Person) -> None:

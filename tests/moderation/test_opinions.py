@@ -436,17 +436,31 @@ def test_an_audit_is_decided_for_all_the_platform_knows_and_can_be_appealed(
         assert session.scalars(select(Claim.end)).one() is ClaimEnd.WITHDRAWN
 
 
-def test_what_was_answered_before_an_appeal_came_in_counts(tenant: Tenant, people: Callable[..., Person]) -> None:
+def test_an_answer_of_the_last_ten_seconds_gives_way_to_an_appeal(
+    tenant: Tenant, people: Callable[..., Person]
+) -> None:
     anna, bert, case_id = people(), people(), screened(tenant)
     with transaction() as session:
         fence = claims.claim(session, anna, case_id).fence
-        reviews.answer(session, anna, case_id, fence, REAL)
+        reviews.answer(session, anna, case_id, fence, Reply(Answer.REAL, note="The grain is even."))
+    before = told(case_id)
     with transaction() as session:
         appeals.file(session, tenant.id, case_id, actor="api_key:1", message=None)
-    assert told(case_id)[-2:] == [EventType.DECISION_REVERSED, EventType.CASE_IN_REVIEW]
+    assert told(case_id) == [*before, EventType.CASE_IN_REVIEW], "the platform knows nothing of the answer"
+    assert row(case_id).answer_due is None
     reviews.settle(case_id)
     assert row(case_id).review_reason is ReviewReason.APPEAL
-    assert next_of(anna) is None and next_of(bert) == case_id
+    with transaction() as session:
+        kept = reviews.last_of(session, anna, case_id)
+        assert kept is not None and kept.undone_at is not None and kept.settled_at is None
+        assert kept.note == "The grain is even."
+        undone = session.scalars(select(Event).where(Event.type == EventType.REVIEW_UNDONE)).one()
+        assert undone.actor == "api_key:1"
+    assert answered(bert, case_id, REAL).label is Label.REAL
+    assert told(case_id)[-2:] == [EventType.DECISION_REVERSED, EventType.APPEAL_DECIDED]
+    with transaction() as session:
+        decided = session.scalars(select(Event).where(Event.type == EventType.APPEAL_DECIDED)).one()
+        assert decided.data is not None and decided.data["appeal"]["outcome"] == "overturned"
 
 
 def test_what_nobody_has_decided_cannot_be_appealed(tenant: Tenant) -> None:

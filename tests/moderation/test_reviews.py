@@ -9,7 +9,7 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, event, func, select
 from sqlalchemy.orm import Session
 
 from moderation import cases, claims, dispatch, queue, reviews, sights
@@ -130,6 +130,25 @@ def test_an_answer_decides_the_case_ten_seconds_later(tenant: Tenant, anna: Pers
     assert decided.after == {"status": "decided", "attempt": 1, "label": label.value, "review": str(review.id)}
     assert decided.data is not None
     assert decided.data["decision"] == {"label": label.value, "by": "moderator", "policy_version": 1}
+
+
+@pytest.mark.parametrize("reason", ReviewReason)
+def test_an_answer_says_why_it_was_asked_for(tenant: Tenant, anna: Person, reason: ReviewReason) -> None:
+    """It is written down, and not left to the column's default, which would be believed."""
+    case_id = review_case(tenant)
+    with transaction() as session:
+        session.get_one(Case, case_id).review_reason = reason
+    written: list[ReviewReason | None] = []
+
+    def write(mapper: object, connection: object, review: Review) -> None:
+        written.append(review.reason)
+
+    event.listen(Review, "before_insert", write)
+    try:
+        answer(anna, case_id)
+    finally:
+        event.remove(Review, "before_insert", write)
+    assert written == [reason]
 
 
 def test_settling_twice_changes_nothing(tenant: Tenant, anna: Person) -> None:
@@ -493,17 +512,18 @@ def test_a_hold_ends_with_handing_on(tenant: Tenant, anna: Person) -> None:
         assert queue.candidates(session, lead, Filter(), limit=5) == [case_id]
 
 
-def test_a_case_decided_before_scores_were_kept_has_its_score_when_it_is_reopened(tenant: Tenant, anna: Person) -> None:
+def test_a_case_of_before_gets_its_score_and_version_when_it_is_reopened(tenant: Tenant, anna: Person) -> None:
     case_id = review_case(tenant)
     settled(anna, case_id, FAKE)
     with transaction() as session:
         case = session.get_one(Case, case_id)
-        case.score = None
+        case.score = case.model_version_id = None
         assert case.verdict is not None
-        expected = case.verdict.p_fake
+        expected = (case.verdict.p_fake, case.verdict.model_version_id)
     with transaction() as session:
         cases.appeal(session, tenant.id, case_id, actor="test", message=None)
-    assert reread(case_id).score == expected
+    reopened = reread(case_id)
+    assert (reopened.score, reopened.model_version_id) == expected
 
 
 @pytest.mark.parametrize("span", [timedelta(0), timedelta(days=-1), timedelta(days=31)])

@@ -385,6 +385,21 @@ def test_a_rotated_secret_leaves_the_one_before_valid(tenant: Tenant) -> None:
     assert fresh not in str(told(tenant)) and own not in str(told(tenant))
 
 
+def test_of_two_rotations_at_once_both_secrets_are_taken(tenant: Tenant) -> None:
+    made, both_have_read = stored(tenant), threading.Barrier(2)
+
+    def rotated(_: int) -> str:
+        with transaction() as session:
+            row = sources.source_of(session, tenant.id, made.id)
+            both_have_read.wait()
+            return sources.rotate_source_secret(session, row, None, actor="user:ada")
+
+    with ThreadPoolExecutor(2) as pool:
+        fresh = list(pool.map(rotated, range(2)))
+    with transaction() as session:
+        assert sorted(session.get_one(Source, made.id).secrets) == sorted(fresh)
+
+
 def test_a_source_is_disabled_and_enabled_and_says_so_once(tenant: Tenant) -> None:
     made = stored(tenant)
     with transaction() as session:

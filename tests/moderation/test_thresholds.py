@@ -127,6 +127,15 @@ def test_what_says_nothing_is_left_out(platform: Platform) -> None:
     assert (found.cases, found.unreadable) == (15, 5)
 
 
+def test_an_audit_that_is_appealed_is_an_audit_still(platform: Platform) -> None:
+    """The lot was drawn before; likely errors are appealed, and would be missing otherwise."""
+    platform.cases(15, 0.95, Answer.FAKE, audit_probability=0.5)
+    platform.cases(15, 0.95, Answer.REAL, audit_probability=0.5, reason=ReviewReason.APPEAL)
+    found = platform.outlook()
+    assert found.seen.audits == 30
+    assert at(found.fakes, 0.85).precision.found == wilson(0.5, 30)
+
+
 def test_another_versions_verdicts_and_anothers_cases_are_left_out(platform: Platform) -> None:
     platform.cases(5, 0.5, Answer.FAKE)
     with transaction() as session:

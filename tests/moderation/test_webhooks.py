@@ -6,7 +6,9 @@ import http.server
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from threading import Barrier
 from uuid import UUID
 
 import pytest
@@ -23,6 +25,7 @@ from moderation.webhooks import SCHEDULE, Outcome, Parcel
 from tests import factories
 from tests.factories import make_case, make_endpoint, make_tenant
 from tests.moderation.test_outbound import serving
+from tests.reading import copy, reading_at_most
 
 LEASE = timedelta(seconds=30)
 
@@ -467,6 +470,20 @@ def test_at_most_two_secrets_sign(endpoint: Endpoint) -> None:
     assert reread(endpoint).secrets == [second, first]
 
 
+def test_of_two_rotations_at_once_both_secrets_sign(tenant: Tenant, endpoint: Endpoint) -> None:
+    both_have_read = Barrier(2)
+
+    def rotated(_: int) -> str:
+        with transaction() as session:
+            row = webhooks.endpoint_of(session, tenant.id, endpoint.id)
+            both_have_read.wait()
+            return webhooks.rotate_secret(session, row)
+
+    with ThreadPoolExecutor(2) as pool:
+        fresh = list(pool.map(rotated, range(2)))
+    assert sorted(reread(endpoint).secrets) == sorted(fresh)
+
+
 def test_another_tenants_endpoints_and_deliveries_do_not_exist(tenant: Tenant, endpoint: Endpoint) -> None:
     delivery_id = pinged(endpoint)
     with transaction() as session:
@@ -510,6 +527,8 @@ def test_an_endpoints_life_is_written_down_without_its_secrets(tenant: Tenant) -
     assert (changed.before, changed.after) == ({"event_types": []}, {**named, "event_types": ["verdict.failed"]})
     (enabled,) = told(tenant.id, EventType.ENDPOINT_ENABLED)
     assert (enabled.actor, enabled.before) == ("user:ada", {"disabled_reason": "Enough."})
+    (disabled,) = told(tenant.id, EventType.ENDPOINT_DISABLED)
+    assert disabled.after == {**named, "disabled_reason": "Enough."}
     for type_ in (EventType.ENDPOINT_CREATED, EventType.ENDPOINT_SECRET_ROTATED, EventType.ENDPOINT_DISABLED):
         (event,) = told(tenant.id, type_)
         assert event.actor == "user:ada"
@@ -570,3 +589,21 @@ def test_deliveries_are_found_by_event_and_time(tenant: Tenant, endpoint: Endpoi
         assert len(ids()) == 2
         assert ids(type_=EventType.ENDPOINT_PING) == [ping]
         assert ids(until=datetime.now(UTC) - LEASE) == [] and len(ids(since=datetime.now(UTC) - LEASE)) == 2
+
+
+def test_of_many_deliveries_only_those_of_the_page_are_read(tenant: Tenant, endpoint: Endpoint) -> None:
+    with transaction() as session:
+        other = make_endpoint(session, make_tenant(session))
+        copy(session, "deliveries", webhooks.ping(session, other).id, "event_id")
+        second = make_endpoint(session, tenant)
+        pings = [webhooks.ping(session, to).id for to in (endpoint, second, endpoint, second)]
+        for wanted in ({}, {"type_": EventType.ENDPOINT_PING}, {"status": DeliveryStatus.PENDING}):
+            # Of each endpoint's, and then again with all that is shown of them.
+            with reading_at_most(session, "deliveries", 4 + 3):
+                found = webhooks.deliveries_of(session, tenant.id, limit=3, **wanted)  # type: ignore[arg-type]
+            assert [delivery.id for delivery in found] == pings[:0:-1]
+        with reading_at_most(session, "deliveries", 2 + 2):
+            found = webhooks.deliveries_of(session, tenant.id, limit=3, endpoint_id=second.id)
+        assert [delivery.id for delivery in found] == [pings[3], pings[1]]
+        with reading_at_most(session, "deliveries", 2 * 2):
+            assert len(webhooks.deliveries_of(session, other.tenant_id, limit=2)) == 2

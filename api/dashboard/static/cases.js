@@ -3,7 +3,8 @@
 "use strict";
 
 (() => {
-  const csrf = JSON.parse(document.body.getAttribute("hx-headers"))["X-CSRF-Token"];
+  // Read each time: shell.js renews it where somebody has signed in again in another tab.
+  const csrf = () => JSON.parse(document.body.getAttribute("hx-headers"))["X-CSRF-Token"];
   const shown = document.querySelector("[data-case]");
   const form = document.querySelector("[data-answer]");
   const here = new URL(location.href);
@@ -95,9 +96,11 @@
   const RELOAD_MS = 3000;
 
   function send(address, more = {}) {
-    const body = new URLSearchParams({ csrf_token: csrf, fence: fences()[0]?.value ?? "", ...more });
+    const body = new URLSearchParams({ csrf_token: csrf(), fence: fences()[0]?.value ?? "", ...more });
     return fetch(address, { method: "POST", body, headers: { Accept: "application/json" } });
   }
+  const SIGNED_OUT = "You are signed out: sign in in another tab, then answer here.";
+  let signedOut = false;
   async function beat() {
     if (!holding) return;
     let answer;
@@ -106,6 +109,12 @@
     } catch {
       return; // The network is away; the lease outlasts a few beats.
     }
+    if (answer.status === 401) {
+      signedOut = true;
+      return lose(SIGNED_OUT);
+    }
+    if (answer.ok && signedOut) lost.hidden = true;
+    signedOut = false;
     if (answer.status === 404) return lose("This case is not yours to see any more: it was reported as illegal.");
     if (answer.status !== 409) return;
     holding = false;
@@ -119,7 +128,7 @@
   }
   async function retake() {
     const answer = await send(lost.querySelector("[data-retake]").dataset.retake);
-    const told = await answer.json().catch(() => ({ detail: "That did not work." }));
+    const told = await answer.json().catch(() => ({ detail: answer.status === 401 ? SIGNED_OUT : "That did not work." }));
     if (!answer.ok) {
       lose(told.detail);
       return;
@@ -138,7 +147,7 @@
       submitting = event.target.elements.fence !== undefined;
     });
     window.addEventListener("pagehide", () => {
-      const body = new URLSearchParams({ csrf_token: csrf, fence: fences()[0]?.value ?? "" });
+      const body = new URLSearchParams({ csrf_token: csrf(), fence: fences()[0]?.value ?? "" });
       if (holding && !submitting) navigator.sendBeacon(shown.dataset.release, body);
     });
     // Before the queue is asked for, or it would still show the case as taken.

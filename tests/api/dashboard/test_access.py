@@ -6,9 +6,11 @@ The routes come from the url map: one that is added must be added to ROLES too, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
+from sqlalchemy import select, update
 from werkzeug.routing import Rule
 
 from api import auth, process
@@ -16,12 +18,14 @@ from api.app import Application, create_app
 from api.dashboard import cookies
 from moderation.db import new_id, transaction
 from moderation.settings import settings
-from moderation.tables import Tenant
+from moderation.tables import SignIn, Tenant
 from moderation.vocabulary import Role
 from tests.api.conftest import Client
 from tests.api.dashboard.conftest import Browser
 from tests.conftest import ServiceRun
 from tests.factories import make_key, make_tenant
+from tests.platforms import Furnished
+from tests.reviewing import make_review_case
 
 Route = tuple[str, str]
 OPEN = {("GET", "/dashboard/sign-in"), ("POST", "/dashboard/sign-in"), ("GET", "/dashboard/static/<path:name>")}
@@ -51,7 +55,6 @@ ROLES: dict[Route, Role | None] = {
     ("POST", "/dashboard/cases/<uuid:case_id>/report"): Role.MODERATOR,
     ("POST", "/dashboard/cases/<uuid:case_id>/lift"): Role.MODERATOR,
     ("GET", "/dashboard/platforms"): Role.LEAD,
-    ("POST", "/dashboard/platforms"): Role.ADMIN,
     ("GET", "/dashboard/platforms/<uuid:tenant_id>"): Role.ADMIN,
     ("POST", "/dashboard/platforms/<uuid:tenant_id>"): Role.ADMIN,
     ("GET", "/dashboard/platforms/<uuid:tenant_id>/keys"): Role.ADMIN,
@@ -236,6 +239,25 @@ def test_the_dashboard_takes_no_api_key_and_the_api_no_sign_in(
     signed_in = browser_of(Role.ADMIN)
     assert signed_in.get("/dashboard/account").status_code == 200
     assert signed_in.get("/v1/cases").status_code == 401
+
+
+def test_what_a_page_asks_by_itself_keeps_nobody_signed_in(ada: Browser, ours: Furnished) -> None:
+    with transaction() as session:
+        case_id = make_review_case(session, ours.tenant).id
+
+    def keeps(path: str, **headers: str) -> bool:
+        with transaction() as session:
+            session.execute(update(SignIn).values(last_seen_at=SignIn.last_seen_at - timedelta(minutes=30)))
+            before = session.scalars(select(SignIn.last_seen_at)).one()
+        assert ada.get(path, headers=headers).status_code == 200
+        with transaction() as session:
+            return session.scalars(select(SignIn.last_seen_at)).one() > before
+
+    delivery = ours.path("/deliveries/{delivery}")
+    by_itself = {"HX-Request": "true"}
+    assert not keeps(f"/dashboard/cases/{case_id}/explanation", **by_itself)
+    assert not keeps(delivery, **by_itself)
+    assert keeps(delivery) and keeps(f"/dashboard/cases/{case_id}")
 
 
 @pytest.mark.parametrize("value", ["", "x", "\xe9", "a" * 4000, "\x00"])

@@ -10,14 +10,15 @@ import pytest
 from PIL import Image as Pixels
 from sqlalchemy import select
 
-from moderation import claims, originals, renditions, reviews
+from api.dashboard import cookies
+from moderation import accounts, claims, originals, renditions, restrictions, reviews
 from moderation.accounts import Person
-from moderation.db import transaction
+from moderation.db import new_id, transaction
 from moderation.settings import settings
 from moderation.storage import Storage
 from moderation.tables import Case, Claim, Event, Review, Tenant
 from moderation.vocabulary import Answer, CaseStatus, ClaimEnd, Grade, Role
-from tests.api.dashboard.conftest import Browser
+from tests.api.dashboard.conftest import PASSWORD, Browser
 from tests.factories import make_case, make_tenant
 from tests.reviewing import SENTENCES, expire, make_person, make_review_case, ten_seconds_later
 
@@ -102,6 +103,16 @@ def test_the_last_answer_leads_to_the_queue_where_it_can_still_be_undone(anna: B
     assert "data-undo" not in anna.get(answer.location).text
 
 
+def test_an_answer_can_be_undone_on_its_own_page(browser_of: Callable[..., Browser], tenant: Tenant) -> None:
+    lea, case_id = browser_of(Role.LEAD), review_case(tenant)
+    assert "1 done" in lea.post("/dashboard/queue/bulk", {"do": "answer", "answer": "fake", "case": str(case_id)}).text
+    for _ in range(2):
+        page = lea.get(url(case_id)).text
+        assert "data-undo" in page and url(case_id, "undo") in page
+    ten_seconds_later(case_id)
+    assert "data-undo" not in lea.get(url(case_id)).text
+
+
 def test_undo_brings_back_the_case_and_what_was_filled_in(anna: Browser, tenant: Tenant) -> None:
     case_id = review_case(tenant)
     form = {
@@ -153,6 +164,52 @@ def test_a_late_answer_is_a_conflict_with_everything_still_in_the_form(
     assert again.json == {"fence": int(fence) + 2}
     sent = anna.post(url(case_id, "answer"), {**form, "fence": again.json["fence"]})
     assert sent.status_code == 303
+
+
+def test_who_signed_in_again_gets_what_they_typed_and_a_form_that_can_be_sent(anna: Browser, tenant: Tenant) -> None:
+    case_id = review_case(tenant)
+    fence, token = claimed(anna, case_id), anna.token()
+    form = {"fence": fence, "answer": "fake", "grade-0": "wrong", "note": "Twenty minutes of typing <b>"}
+    assert anna.user is not None
+    anna.http.set_cookie(
+        cookies.SESSION, accounts.sign_in(anna.user.email, PASSWORD, address="127.0.0.1", browser="Chrome")
+    )
+    for action in ("answer", "skip", "hold", "escalate", "reassign"):
+        stale = anna.http.post(url(case_id, action), data={**form, "csrf_token": token})
+        assert stale.status_code == 403 and "You have signed in again" in stale.text, action
+        assert "Twenty minutes of typing &lt;b&gt;" in stale.text
+        assert re.search(r'name="grade-0" value="wrong" checked', stale.text)
+        assert f'name="csrf_token" value="{anna.token()}"' in stale.text
+    with transaction() as session:
+        assert session.scalars(select(Review)).all() == []
+        assert session.scalars(select(Claim)).one().ended_at is None
+    assert anna.post(url(case_id, "answer"), form).status_code == 303
+    by_script = anna.http.post(url(case_id, "heartbeat"), data={"fence": fence, "csrf_token": token})
+    assert by_script.status_code == 403 and "nothing was changed" in by_script.text
+
+
+@pytest.mark.parametrize("action", ["answer", "skip", "hold", "escalate", "report"])
+def test_what_was_written_of_a_case_that_is_gone_is_given_back_and_nothing_else(
+    anna: Browser, tenant: Tenant, action: str
+) -> None:
+    case_id = review_case(tenant, score=0.6123)
+    fence = claimed(anna, case_id)
+    with transaction() as session:
+        lead = make_person(session, tenant, role=Role.LEAD)
+        restrictions.report(session, lead, case_id)
+    words = {"note": "Do not lose me <b>", "written-2": "Light falls", "additions": "The sign.", "what": "Look: "}
+    form = {"fence": fence, "answer": "fake", "hours": "1", **words}
+    for gone in (case_id, new_id()):
+        late = anna.post(url(gone, action), form)
+        assert late.status_code == 404 and f"There is no case {gone}." in late.text
+        assert "Do not lose me &lt;b&gt;</textarea>" in late.text
+        assert all(text in late.text for text in ("Light falls", "The sign.", "Look: "))
+        assert "0.612" not in late.text and SENTENCES[0] not in late.text and "illegal" not in late.text
+        with_stale_token = anna.post(url(gone, action), {**form, "csrf_token": "0" * 64})
+        assert with_stale_token.status_code == 403
+        assert ("Do not lose me" in with_stale_token.text) is (action != "report")
+        empty = anna.post(url(gone, action), {"fence": fence, "answer": "fake", "hours": "1"})
+        assert empty.status_code == 404 and "What you wrote" not in empty.text
 
 
 def test_what_another_works_on_is_shown_and_not_given(anna: Browser, tenant: Tenant, bert: Person) -> None:

@@ -8,19 +8,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import event
 
 from moderation import appeals, cases, claims, reviews, screening
 from moderation.accounts import Person
-from moderation.db import transaction
+from moderation.db import engine, transaction
 from moderation.reviews import Reply
 from moderation.settings import settings
-from moderation.tables import Case, Tenant
+from moderation.tables import Case, Image, SimilarImage, Tenant
 from moderation.vocabulary import Answer, Artifact, CaseStatus, Label, ReviewReason, Role
 from tests.api.dashboard.conftest import Browser
-from tests.factories import champion_or_new, make_case, make_reading, make_verdict, make_version
+from tests.factories import (
+    champion_or_new,
+    make_case,
+    make_endpoint,
+    make_image,
+    make_reading,
+    make_verdict,
+    make_version,
+)
 from tests.reviewing import TEXT, make_person, make_review_case, ten_seconds_later
 
 CHANGING = re.compile(
@@ -198,6 +208,26 @@ def test_an_appeals_answer_may_have_a_message_and_others_may_not(anna: Browser, 
     assert ">Right you are.</textarea>" in page and re.search(r'name="disturbing" value="1".* checked', page)
 
 
+@pytest.mark.parametrize("similar", [False, True])
+def test_a_search_does_not_tell_how_other_cases_of_a_blind_ones_image_ended(
+    anna: Browser, tenant: Tenant, similar: bool
+) -> None:
+    with transaction() as session:
+        decided = make_case(session, tenant, CaseStatus.DECIDED, external_id="first")
+        image = session.get_one(Image, decided.image_id)
+        other = make_image(session, tenant) if similar else image
+        if similar:
+            session.add(SimilarImage(image_id=image.id, other_id=other.id, distance=3))
+        blind = make_review_case(session, tenant, blind=True)
+        blind.image_id = other.id
+    search = f"/dashboard/queue?q={image.sha256}"
+    found = anna.get(search).text
+    assert "first" in found and "decided" in found
+    assert "decided: fake" not in found and not re.search(r">0\.\d\d<", found)
+    gone(blind.id)
+    assert "decided: fake" in anna.get(search).text
+
+
 def test_statuses_of_other_cases_are_no_secret(anna: Browser, tenant: Tenant) -> None:
     with transaction() as session:
         case_id = make_case(session, tenant, CaseStatus.DECIDED).id
@@ -213,3 +243,82 @@ def test_what_other_versions_said_is_hidden_as_long_as_the_verdict_is(
         make_verdict(session, case, make_version(session, "the-next-version", champion=False), 0.913)
     page = anna.get(url(case.id)).text
     assert ("the-next-version" in page, "0.913" in page) == (not blind, not blind)
+
+
+def told(browser: Browser, tenant: Tenant, query: str) -> str:
+    """The audit log as page and as CSV."""
+    path = f"/dashboard/platforms/{tenant.id}/audit"
+    return "\n".join(browser.get(f"{path}{kind}?{query}").text for kind in ("", ".csv"))
+
+
+@pytest.fixture
+def lea(browser_of: Callable[..., Browser]) -> Browser:
+    return browser_of(Role.LEAD)
+
+
+@pytest.mark.parametrize("appealed", [False, True])
+def test_the_audit_log_tells_no_answer_to_who_may_give_the_next(lea: Browser, tenant: Tenant, appealed: bool) -> None:
+    with transaction() as session:
+        bert = make_person(session, tenant, email="bert@example.com")
+    case_id = answered(tenant, bert, Answer.FAKE)
+    if appealed:
+        appeal(tenant, case_id)
+    assert "Review this case" in lea.get(url(case_id)).text
+    log = told(lea, tenant, f"case={case_id}")
+    assert "decision.created" in log and "review.answered" in log and "shown when the case is answered" in log
+    words = re.sub(r"<[^>]+>", " ", log.partition("<tbody>")[2])
+    assert not re.search(r"\bfake\b", words) and bert.email not in words
+    for query in (f"case={case_id}&actor={bert.email}", f"case={case_id}&actor=user:{bert.user_id}"):
+        assert str(case_id) not in told(lea, tenant, query).rpartition("request_id,id")[2], "to find it is to be told"
+    gone(case_id)
+    shown_now = told(lea, tenant, f"case={case_id}").rpartition("request_id,id")[2]
+    assert bert.email in shown_now and '"answer"": ""fake' in shown_now
+
+
+def test_the_audit_log_tells_no_answer_that_has_not_taken_effect(lea: Browser, tenant: Tenant) -> None:
+    with transaction() as session:
+        bert = make_person(session, tenant, email="bert@example.com")
+        case_id = make_review_case(session, tenant, blind=True).id
+        fence = claims.claim(session, bert, case_id).fence
+        reviews.answer(session, bert, case_id, fence, Reply(Answer.FAKE))
+        reviews.undo(session, bert, case_id)
+    log = told(lea, tenant, f"case={case_id}")
+    assert "review.undone" in log and '""fake""' not in log and "<dd>fake" not in log
+
+
+def test_the_audit_log_of_a_page_is_read_in_as_many_queries_whatever_is_hidden(lea: Browser, tenant: Tenant) -> None:
+    with transaction() as session:
+        bert = make_person(session, tenant, email="bert@example.com")
+
+    def asked() -> int:
+        asked: list[str] = []
+
+        def note(*args: Any) -> None:
+            asked.append(args[2])
+
+        event.listen(engine(), "before_cursor_execute", note)
+        lea.get(f"/dashboard/platforms/{tenant.id}/audit")
+        event.remove(engine(), "before_cursor_execute", note)
+        return len(asked)
+
+    answered(tenant, bert, Answer.FAKE)
+    one = asked()
+    for _ in range(3):
+        answered(tenant, bert, Answer.REAL)
+    assert asked() == one
+
+
+def test_a_delivery_keeps_its_body_until_the_case_is_answered(ada: Browser, tenant: Tenant) -> None:
+    with transaction() as session:
+        make_endpoint(session, tenant)
+    case_id = screened(tenant, 0.9876)
+    assert "Review this case" in ada.get(url(case_id)).text
+    path = f"/dashboard/platforms/{tenant.id}/deliveries"
+    links = re.findall(r"/deliveries/([0-9a-f-]{36})", ada.get(f"{path}?type=decision.created").text)
+    pages = [ada.get(f"{path}/{delivery_id}").text for delivery_id in links]
+    assert pages
+    for page in pages:
+        assert "0.9876" not in page and "p_fake" not in page and "fake image" not in page
+        assert "Shown when the case is answered" in page and "webhook-id" in page
+    gone(case_id)
+    assert "0.9876" in ada.get(f"{path}/{links[0]}").text

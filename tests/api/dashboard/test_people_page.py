@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select
 
-from moderation import accounts, claims
+from moderation import accounts, claims, tenants
 from moderation.accounts import Person
 from moderation.db import new_id, transaction
 from moderation.tables import Membership, Tenant, User
@@ -48,13 +48,33 @@ def test_who_is_new_gets_a_password_that_is_shown_once(ada: Browser, tenant: Ten
     assert "nina@example.com" in page and found[1] not in page
 
 
-def test_who_has_an_account_is_added_and_no_password_is_shown(ada: Browser, tenant: Tenant, path: str) -> None:
+def test_who_works_for_another_of_ones_platforms_is_added_and_no_password_is_shown(
+    ada: Browser, tenant: Tenant, path: str
+) -> None:
     with transaction() as session:
-        other = make_person(session, make_tenant(session, "Fotoforum"), email="olga@example.com")
+        assert ada.user is not None
+        other = make_tenant(session, "Fotoforum")
+        tenants.add_member(session, ada.user, other, Role.ADMIN)
+        olga = make_person(session, other, email="olga@example.com")
     answer = ada.post(path, {"email": "olga@example.com", "role": "moderator"})
     assert answer.location == f"{path}?said=member_added"
-    assert role_of(tenant, other.user_id) is Role.MODERATOR
-    assert "Fotoforum" not in ada.get(path).text
+    assert role_of(tenant, olga.user_id) is Role.MODERATOR
+    assert "Fotoforum" not in ada.get(path).text.split("<main")[1]
+
+
+def test_an_account_that_another_platforms_administrator_made_opens_nothing_here(
+    ada: Browser, browser_of: Callable[..., Browser], tenant: Tenant, path: str
+) -> None:
+    with transaction() as session:
+        other = make_tenant(session, "Fotoforum")
+    mallory = browser_of(Role.ADMIN, other)
+    made = mallory.post(f"/dashboard/platforms/{other.id}/people", {"email": "v@example.com", "role": "moderator"})
+    found = PASSWORD.search(made.text)
+    answer = ada.post(path, {"email": "v@example.com", "role": "admin"})
+    assert answer.status_code == 409 and "Ask whoever runs Telltale" in answer.text
+    assert found is not None
+    token = accounts.sign_in("v@example.com", found[1], address="127.0.0.1", browser="")
+    assert accounts.person_with(token).role_in(tenant.id) is None
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,9 @@ def test_signing_in_again_ends_what_this_browser_had(browser_of: Callable[..., B
         ("/v1/cases", "/dashboard/queue"),
         ("javascript:alert(1)", "/dashboard/queue"),
         ("/dashboard.evil.example", "/dashboard/queue"),
+        ("/dashboard/\r\nX: 1", "/dashboard/queue"),
+        ("/dashboard/\x00", "/dashboard/queue"),
+        ("/dashboard/queue?q=Käse und Brot", "/dashboard/queue?q=K%C3%A4se%20und%20Brot"),
     ],
 )
 def test_it_leads_onward_but_never_away(nobody: Browser, user: User, wanted: str, led_to: str) -> None:
