@@ -30,7 +30,6 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell or launcher that ignores Ctrl-C hands that on
     quieten()
-    torch.set_flush_denormal(True)  # moments that die away make denormal numbers, and those cost a CPU a tenfold
     try:
         arguments = read(options.config)
         return _run(arguments)
@@ -60,4 +59,6 @@ def resuming(arguments: Arguments) -> str:
 
 
 if __name__ == "__main__":
+    # For this process alone. Moments that die away make denormal numbers, and those cost a CPU a tenfold.
+    torch.set_flush_denormal(True)
     sys.exit(main())

@@ -139,7 +139,7 @@ def test_models_say_what_is_a_demo_and_what_was_not_measured(browser_of: Browser
         make_version(session, "demo-2", champion=False)
     page = browser_of(Role.LEAD).get("/dashboard/models").text
     assert "demo model, not FakeVLM" in page and "0.9739" in page and "not measured" in page
-    assert "telltale models promote demo-2" in page
+    assert "only operators promote a version" in page and "Promote demo-2" not in page
 
 
 @pytest.mark.parametrize(
