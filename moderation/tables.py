@@ -115,6 +115,23 @@ class _Identified:
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
+class _Asked:
+    """Work on something else's row that somebody asked for: offered and leased as a case is, gone once it is done.
+
+    `failed_at` is set where it cannot be done; it stays then, until somebody asks again.
+    """
+
+    asked_by: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    fence: Mapped[int] = mapped_column(server_default=text("0"))
+    next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    offered_until: Mapped[datetime | None]
+    lease_until: Mapped[datetime | None]
+    failed_at: Mapped[datetime | None]
+    failure_detail: Mapped[str | None]
+
+
 class Tenant(_Identified, Row):
     """A platform, and how closely its decisions are looked at.
 
@@ -390,22 +407,13 @@ class Explanation(_Identified, Row):
     verdict: Mapped[Verdict] = relationship(back_populates="explanation")
 
 
-class ExplanationRequest(Row):
-    """Somebody asked why, of a verdict whose policy had skipped the words. It goes when they are there."""
+class ExplanationRequest(_Asked, Row):
+    """Somebody asked why, of a verdict whose policy had skipped the words."""
 
     __tablename__ = "explanation_requests"
 
     verdict_id: Mapped[UUID] = mapped_column(ForeignKey(Verdict.id), primary_key=True)
     case_id: Mapped[UUID] = mapped_column(ForeignKey("cases.id"), index=True)
-    asked_by: Mapped[str]
-    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    attempts: Mapped[int] = mapped_column(server_default=text("0"))
-    fence: Mapped[int] = mapped_column(server_default=text("0"))
-    next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    offered_until: Mapped[datetime | None]
-    lease_until: Mapped[datetime | None]
-    failed_at: Mapped[datetime | None]
-    failure_detail: Mapped[str | None]
 
 
 WAITING = "status IN ('fetching', 'queued', 'screening')"
@@ -575,25 +583,13 @@ class QueueSummary(Row):
     ranked: Mapped[list[float]] = mapped_column(ARRAY(Float))
 
 
-class Rejudging(Row):
-    """The champion's verdict is wanted on a case that another version judged, beside that one's; gone once it is there.
-
-    Columns as of the row for an explanation that is asked for; `failed_at` where it cannot be had.
-    """
+class Rejudging(_Asked, Row):
+    """The champion's verdict is wanted on a case that another version judged, beside that one's."""
 
     __tablename__ = "rejudgings"
     __table_args__ = (Index("ix_rejudgings_due", "next_attempt_at", postgresql_where="failed_at IS NULL"),)
 
     case_id: Mapped[UUID] = mapped_column(ForeignKey(Case.id), primary_key=True)
-    asked_by: Mapped[str]
-    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    attempts: Mapped[int] = mapped_column(server_default=text("0"))
-    fence: Mapped[int] = mapped_column(server_default=text("0"))
-    next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    offered_until: Mapped[datetime | None]
-    lease_until: Mapped[datetime | None]
-    failed_at: Mapped[datetime | None]
-    failure_detail: Mapped[str | None]
 
 
 class Claim(_Identified, Row):
