@@ -18,7 +18,7 @@ from api import problems
 from api.auth import requires_role
 from api.dashboard.access import person, person_or_none
 from api.dashboard.csrf import OutdatedPage
-from api.dashboard.queue import PRIORITIES, REASONS, as_query, filter_of, id_in, to_next
+from api.dashboard.queue import PRIORITIES, REASONS, SPANS, as_query, filter_of, id_in, to_next
 from moderation import claims, likeness, rejudging, restrictions, reviews, sights, wellness
 from moderation.accounts import Person
 from moderation.db import transaction
@@ -30,7 +30,6 @@ from moderation.vocabulary import Answer, Artifact, CaseStatus, EventType, Grade
 
 pages = Blueprint("review", __name__)
 
-HOLDS = {1: "1 hour", 4: "4 hours", 24: "1 day", 72: "3 days", 168: "1 week"}
 # In the past tense, after who did it.
 HISTORY = {
     EventType.SUBMISSION_ACCEPTED: "accepted the submission",
@@ -179,7 +178,7 @@ def skip(case_id: UUID) -> AnyResponse:
 def hold(case_id: UUID) -> AnyResponse:
     """Put it aside for a number of hours."""
     hours = request.form.get("hours", type=int)
-    if hours not in HOLDS:
+    if hours not in SPANS:
         raise InvalidRequest("Choose for how long.")
     span = timedelta(hours=hours)
     return _do(case_id, lambda *who: reviews.hold(*who, span), said="case_held")
@@ -326,7 +325,7 @@ def _page(case_id: UUID, *, error: TelltaleError | None = None, typed: MultiDict
             may_lift=person().tenant_ids_as(Role.LEAD) >= {seen.case.tenant_id},
             heartbeat_s=int(claims.HEARTBEAT.total_seconds()),
             history=HISTORY,
-            holds=HOLDS,
+            holds=SPANS,
             reasons=REASONS,
             whys={reason.value: words for reason, words in WHYS.items()},
             priorities=PRIORITIES,
