@@ -13,12 +13,12 @@ from datetime import timedelta
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import func, or_, select, text, update
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from moderation import cases
-from moderation.cases import FRESH, MAX_FAILURE_DETAIL, WORKER, Lease
+from moderation import cases, errands
+from moderation.cases import FRESH, WORKER, Lease
 from moderation.db import storable, transaction
 from moderation.errors import Conflict, LostLease
 from moderation.settings import Settings
@@ -120,12 +120,13 @@ def begin(verdict_id: UUID, settings: Settings) -> Job | None:
     here.
     """
     with transaction() as session:
-        lease = _take(session, verdict_id, timedelta(seconds=settings.case_lease_s))
-        if lease is None:
+        span = timedelta(seconds=settings.case_lease_s)
+        taken = errands.take(session, ExplanationRequest, ExplanationRequest.verdict_id, verdict_id, span)
+        if taken is None:
             return None
+        lease = Lease(verdict_id, taken.fence, taken.attempts)
         verdict = session.get_one(Verdict, verdict_id)
-        assert verdict.explanation_request is not None
-        case = session.get_one(Case, verdict.explanation_request.case_id)
+        case = session.get_one(Case, taken.case_id)
         explained, image = verdict.explanation is not None, case.image
     assert image is not None, "what was judged had an image"
     job = Job(lease, case.id, verdict.label, image.s3_key, image.bytes)
@@ -139,23 +140,6 @@ def begin(verdict_id: UUID, settings: Settings) -> Job | None:
     else:
         return job
     return None
-
-
-def _take(session: Session, verdict_id: UUID, lease: timedelta) -> Lease | None:
-    now = func.now()
-    asked = ExplanationRequest
-    taken = session.execute(
-        update(asked)
-        .where(
-            asked.verdict_id == verdict_id,
-            asked.failed_at.is_(None),
-            asked.next_attempt_at <= now,
-            or_(asked.lease_until.is_(None), asked.lease_until <= now),
-        )
-        .values(lease_until=now + lease, offered_until=None, fence=asked.fence + 1, attempts=asked.attempts + 1)
-        .returning(asked.fence, asked.attempts)
-    ).one_or_none()
-    return Lease(verdict_id, taken.fence, taken.attempts) if taken else None
 
 
 def finish(job: Job, words: Words | None) -> None:
@@ -180,9 +164,7 @@ def give_up(job: Job, detail: str) -> None:
     """There will be no words; says why. Raises LostLease."""
     with transaction() as session:
         case, request = _held(session, job)
-        request.failed_at = func.now()
-        request.failure_detail = storable(detail[:MAX_FAILURE_DETAIL])
-        request.lease_until = request.offered_until = None
+        errands.fail(request, detail)
         now = {"verdict": str(job.verdict_id), "detail": request.failure_detail}
         cases.note(session, case, EventType.EXPLANATION_FAILED, actor=WORKER, was={}, now=now)
 
@@ -191,10 +173,7 @@ def postpone(job: Job, delay: timedelta, *, counts: bool) -> None:
     """Try again later; `counts` says whether the attempt does. Raises LostLease."""
     with transaction() as session:
         _, request = _held(session, job)
-        request.next_attempt_at = func.now() + delay
-        request.lease_until = request.offered_until = None
-        if not counts:
-            request.attempts -= 1
+        errands.give_back(request, delay, counts=counts)
 
 
 def _held(session: Session, job: Job) -> tuple[Case, ExplanationRequest]:
@@ -202,7 +181,7 @@ def _held(session: Session, job: Job) -> tuple[Case, ExplanationRequest]:
     case = session.scalars(select(Case).where(Case.id == job.case_id).with_for_update(of=Case)).one()
     query = select(ExplanationRequest).where(ExplanationRequest.verdict_id == job.verdict_id).with_for_update()
     request = session.scalar(query, execution_options=FRESH)
-    if request is None or request.fence != job.lease.fence or request.lease_until is None:
+    if request is None or not errands.is_held(request, job.lease):
         raise LostLease(f"The explanation of verdict {job.verdict_id} has been taken over.")
     return case, request
 
@@ -210,14 +189,4 @@ def _held(session: Session, job: Job) -> tuple[Case, ExplanationRequest]:
 def renew(leases: list[Lease], settings: Settings) -> None:
     """A living worker keeps its requests."""
     with transaction() as session:
-        session.execute(
-            text(
-                "UPDATE explanation_requests SET lease_until = now() + :lease FROM unnest(:ids, :fences) AS held(id, f)"
-                " WHERE verdict_id = held.id AND fence = held.f AND lease_until IS NOT NULL"
-            ),
-            {
-                "lease": timedelta(seconds=settings.case_lease_s),
-                "ids": [lease.case_id for lease in leases],
-                "fences": [lease.fence for lease in leases],
-            },
-        )
+        errands.renew(session, ExplanationRequest.verdict_id, leases, timedelta(seconds=settings.case_lease_s))

@@ -7,16 +7,16 @@ wanted work: the relay offers it behind new cases, a screening worker takes it, 
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import exists, func, or_, select, text, update
+from sqlalchemy import exists, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, selectinload
 
-from moderation import cases, model_versions, screening, tenants, webhooks
-from moderation.cases import FRESH, MAX_FAILURE_DETAIL, WORKER, Lease
-from moderation.db import storable, transaction
+from moderation import cases, errands, model_versions, screening, tenants, webhooks
+from moderation.cases import FRESH, WORKER, Lease
+from moderation.db import transaction
 from moderation.errors import Conflict, LostLease
 from moderation.screening import Job, Reading
 from moderation.settings import Settings
@@ -80,7 +80,8 @@ def begin(case_id: UUID, model_version_id: UUID, settings: Settings) -> Job | No
     """Lease the row for a worker that serves this version; None where there is nothing to do, or not for this one."""
     with transaction() as session:
         case = _locked(session, case_id)
-        row = _taken(session, case_id, timedelta(seconds=settings.case_lease_s))
+        span = timedelta(seconds=settings.case_lease_s)
+        row = errands.take(session, Rejudging, Rejudging.case_id, case_id, span)
         if case is None or row is None:
             return None
         champion = model_versions.champion_id(session)
@@ -90,10 +91,10 @@ def begin(case_id: UUID, model_version_id: UUID, settings: Settings) -> Job | No
         if champion is not None and _settled(session, case, row, champion):
             return None
         if champion != model_version_id:
-            _give_back(row, OTHER_VERSION_RETRY_AFTER, counts=False)
+            errands.give_back(row, OTHER_VERSION_RETRY_AFTER, counts=False)
             return None
         if row.attempts > settings.case_attempts:
-            _fail(row, f"The worker was lost on each of {settings.case_attempts} attempts.")
+            errands.fail(row, f"The worker was lost on each of {settings.case_attempts} attempts.")
             return None
         lease = Lease(case.id, row.fence, row.attempts)
         return screening.job_of(session, case, case.image, lease, tenants.policy_of(session, case.tenant_id))
@@ -106,7 +107,7 @@ def finish(job: Job, reading: Reading, model_version_id: UUID) -> None:
         screening.keep_verdict(session, job.image_id, model_version_id, reading)
         champion = model_versions.champion_id(session)
         if champion is None or not _settled(session, case, row, champion):
-            _give_back(row, timedelta(0), counts=False)
+            errands.give_back(row, timedelta(0), counts=False)
 
 
 def give_up(job: Job, reason: FailureReason, detail: str) -> None:
@@ -116,30 +117,20 @@ def give_up(job: Job, reason: FailureReason, detail: str) -> None:
         if reason is FailureReason.IMAGE_ERASED:
             session.delete(row)
         else:
-            _fail(row, detail)
+            errands.fail(row, detail)
 
 
 def postpone(job: Job, delay: timedelta, *, counts: bool) -> None:
     """Try again later; `counts` says whether the attempt does. Raises LostLease."""
     with transaction() as session:
         _, row = _held(session, job.lease)
-        _give_back(row, delay, counts=counts)
+        errands.give_back(row, delay, counts=counts)
 
 
 def renew(leases: list[Lease], settings: Settings) -> None:
     """A living worker keeps its rows."""
     with transaction() as session:
-        session.execute(
-            text(
-                "UPDATE rejudgings SET lease_until = now() + :lease FROM unnest(:ids, :fences) AS held(id, fence) "
-                "WHERE case_id = held.id AND rejudgings.fence = held.fence AND lease_until IS NOT NULL"
-            ),
-            {
-                "lease": timedelta(seconds=settings.case_lease_s),
-                "ids": [held.case_id for held in leases],
-                "fences": [held.fence for held in leases],
-            },
-        )
+        errands.renew(session, Rejudging.case_id, leases, timedelta(seconds=settings.case_lease_s))
 
 
 def _locked(session: Session, case_id: UUID) -> Case | None:
@@ -148,31 +139,11 @@ def _locked(session: Session, case_id: UUID) -> Case | None:
     return session.scalar(query, execution_options=FRESH)
 
 
-def _taken(session: Session, case_id: UUID, lease: timedelta) -> Rejudging | None:
-    now = func.now()
-    return session.scalar(
-        update(Rejudging)
-        .where(
-            Rejudging.case_id == case_id,
-            Rejudging.failed_at.is_(None),
-            Rejudging.next_attempt_at <= now,
-            or_(Rejudging.lease_until.is_(None), Rejudging.lease_until <= now),
-        )
-        .values(
-            lease_until=now + lease,
-            offered_until=None,
-            fence=Rejudging.fence + 1,
-            attempts=Rejudging.attempts + 1,
-        )
-        .returning(Rejudging)
-    )
-
-
 def _held(session: Session, lease: Lease) -> tuple[Case, Rejudging]:
     case = _locked(session, lease.case_id)
     query = select(Rejudging).where(Rejudging.case_id == lease.case_id).with_for_update()
     row = session.scalar(query, execution_options=FRESH)
-    if case is None or row is None or row.fence != lease.fence or row.lease_until is None:
+    if case is None or row is None or not errands.is_held(row, lease):
         raise LostLease(f"Judging case {lease.case_id} again has been taken over by another worker.")
     return case, row
 
@@ -189,16 +160,3 @@ def _settled(session: Session, case: Case, row: Rejudging, champion: UUID) -> bo
         said = {"version": verdict.model_version.name, "label": verdict.label.value, "p_fake": round(verdict.p_fake, 6)}
         cases.note(session, case, EventType.CASE_REJUDGED, actor=WORKER, was={"version": own}, now=said)
     return True
-
-
-def _give_back(row: Rejudging, delay: timedelta, *, counts: bool) -> None:
-    row.lease_until = row.offered_until = None
-    row.next_attempt_at = datetime.now(UTC) + delay
-    if not counts:
-        row.attempts -= 1
-
-
-def _fail(row: Rejudging, detail: str) -> None:
-    row.lease_until = row.offered_until = None
-    row.failed_at = datetime.now(UTC)
-    row.failure_detail = storable(detail[:MAX_FAILURE_DETAIL])

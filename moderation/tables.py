@@ -115,7 +115,7 @@ class _Identified:
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class _Asked:
+class Asked:
     """Work on something else's row that somebody asked for: offered and leased as a case is, gone once it is done.
 
     `failed_at` is set where it cannot be done; it stays then, until somebody asks again.
@@ -407,7 +407,7 @@ class Explanation(_Identified, Row):
     verdict: Mapped[Verdict] = relationship(back_populates="explanation")
 
 
-class ExplanationRequest(_Asked, Row):
+class ExplanationRequest(Asked, Row):
     """Somebody asked why, of a verdict whose policy had skipped the words."""
 
     __tablename__ = "explanation_requests"
@@ -583,7 +583,7 @@ class QueueSummary(Row):
     ranked: Mapped[list[float]] = mapped_column(ARRAY(Float))
 
 
-class Rejudging(_Asked, Row):
+class Rejudging(Asked, Row):
     """The champion's verdict is wanted on a case that another version judged, beside that one's."""
 
     __tablename__ = "rejudgings"

@@ -1,0 +1,71 @@
+"""Work that somebody asked for (rows of the shape `tables.Asked`): taken under a lease, kept, given back, given up.
+
+As cases are, but it knows nothing of them, nor of what is to be done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TypeVar
+from uuid import UUID
+
+from sqlalchemy import func, or_, text, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from moderation.cases import FRESH, MAX_FAILURE_DETAIL, Lease
+from moderation.db import storable
+from moderation.tables import Asked
+
+Row = TypeVar("Row", bound=Asked)
+
+
+def take(
+    session: Session, rows: type[Row], key: InstrumentedAttribute[UUID], id_: UUID, lease: timedelta
+) -> Row | None:
+    """The row, leased; None where there is none that is due, or another worker has it."""
+    now = func.now()
+    taken = (
+        update(rows)
+        .where(
+            key == id_,
+            rows.failed_at.is_(None),
+            rows.next_attempt_at <= now,
+            or_(rows.lease_until.is_(None), rows.lease_until <= now),
+        )
+        .values(lease_until=now + lease, offered_until=None, fence=rows.fence + 1, attempts=rows.attempts + 1)
+        .returning(rows)
+    )
+    return session.scalar(taken, execution_options=FRESH)
+
+
+def renew(session: Session, key: InstrumentedAttribute[UUID], leases: Sequence[Lease], lease: timedelta) -> None:
+    """A living worker keeps the rows that it still holds."""
+    table = key.class_.__tablename__
+    session.execute(
+        text(
+            f"UPDATE {table} SET lease_until = now() + :lease FROM unnest(:ids, :fences) AS held(id, fence) "
+            f"WHERE {table}.{key.key} = held.id AND {table}.fence = held.fence AND {table}.lease_until IS NOT NULL"
+        ),
+        {"lease": lease, "ids": [held.case_id for held in leases], "fences": [held.fence for held in leases]},
+    )
+
+
+def is_held(row: Asked, lease: Lease) -> bool:
+    """Whether the row, as it is once locked, is still under this lease."""
+    return row.fence == lease.fence and row.lease_until is not None
+
+
+def give_back(row: Asked, delay: timedelta, *, counts: bool) -> None:
+    """To be tried again after `delay`; `counts` says whether the attempt does."""
+    row.lease_until = row.offered_until = None
+    row.next_attempt_at = func.now() + delay
+    if not counts:
+        row.attempts -= 1
+
+
+def fail(row: Asked, detail: str) -> None:
+    """It cannot be done, and says why; it stays until somebody asks again."""
+    row.lease_until = row.offered_until = None
+    row.failed_at = func.now()
+    row.failure_detail = storable(detail[:MAX_FAILURE_DETAIL])
