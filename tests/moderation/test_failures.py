@@ -15,7 +15,7 @@ from moderation.failures import Filter
 from moderation.tables import Case, Event, Tenant
 from moderation.vocabulary import CaseStatus, EventType, FailureReason
 from tests.factories import make_case, make_tenant, take_case
-from tests.reading import copy, reading_at_most
+from tests.reading import copy, reading_few
 
 ACTOR = "user:lea"
 
@@ -98,7 +98,7 @@ def test_of_many_cases_only_the_failed_ones_are_read(tenant: Tenant) -> None:
     with transaction() as session:
         ids = [failed(session, tenant, FailureReason.INTERNAL) for _ in range(3)]
         copy(session, "cases", make_case(session, tenant, CaseStatus.DECIDED).id, "submission_id")
-        with reading_at_most(session, "cases", 3):
+        with reading_few(session, "cases"):
             assert failures.counts(session, tenant.id, Filter()) == {FailureReason.INTERNAL: 3}
-        with reading_at_most(session, "cases", 2):
+        with reading_few(session, "cases"):
             assert [case.id for case in failures.page(session, tenant.id, Filter(), limit=2)] == ids[:0:-1]
