@@ -1,4 +1,4 @@
-"""Migrations: up, down and up again on a real server, the same schema as tables.py, and one head."""
+"""Migrations: up, down and up again on a real server, the same schema as moderation.tables, and one head."""
 
 from __future__ import annotations
 
