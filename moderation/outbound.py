@@ -2,7 +2,8 @@
 
 Such an address may be a trap: it may name our own network, say one thing to a check and another to the connection,
 redirect inwards, never end, or drip for hours. So a name is resolved once, every address it has must be public, and
-the connection goes to an address that was checked; a redirect starts all over; size and total time are capped.
+the connection goes to an address that was checked; a redirect starts all over, and from https leads only to https;
+size and total time are capped. Ports are 80, 443 and those from 1024 up that browsers connect to.
 No proxy, no cookies, no decompression, no retries: when to try again is the caller's business, as is what the
 bytes are. Messages name only what the person gave, never an address that was found.
 """
@@ -42,6 +43,11 @@ CONNECT_TIMEOUT_S = 5.0  # of one address; a name may have several
 ADDRESSES_TRIED = 4
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 DEFAULT_PORTS = {"http": 80, "https": 443}
+FIRST_FREE_PORT = 1024  # below it are services of other protocols, which a request could be made to look like
+# Where browsers do not connect to from there on (https://fetch.spec.whatwg.org/#port-blocking): NFS, X11, IRC, …
+REFUSED_PORTS = frozenset(
+    {1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, *range(6665, 6670), 6679, 6697, 10080}
+)
 
 # What `ipaddress` calls global in some Python versions and is not for us. IANA special-purpose registries, and
 # Azure's metadata address, which is public by its number only.
@@ -110,7 +116,9 @@ def check_url(url: str, settings: Settings) -> None:
 
     A name that resolves to something private passes here, and is refused when it is called. Raises AddressRefused.
     """
-    _written_address(_target(url), settings)
+    target = _target(url)
+    _refuse_port(target, settings)
+    _written_address(target, settings)
 
 
 def fetch_image(url: str, settings: Settings, *, resolve: Resolver | None = None) -> Fetched:
@@ -131,8 +139,12 @@ def fetch(url: str, settings: Settings, *, max_bytes: int, resolve: Resolver | N
     Raises AddressRefused, Unreachable, BadStatus, ResponseTooLarge, and UnsupportedType for an encoded body.
     """
     deadline = _Deadline(settings.fetch_timeout_s)
+    was_secure = False
     for hop in range(settings.fetch_redirects + 1):
         target = _target(url, redirected=hop > 0)
+        if was_secure and target.scheme != "https":
+            raise AddressRefused("The link redirects from https to http: give an address that stays with https.")
+        was_secure = target.scheme == "https"
         headers = {"accept": "image/*,*/*;q=0.5"}
         with _answer("GET", target, headers, None, settings, deadline, resolve) as answer:
             location = answer.getheader("Location")
@@ -268,6 +280,13 @@ def _is_public_text(address: str) -> bool:
         return False  # an address with a zone and the like
 
 
+def _refuse_port(target: Target, settings: Settings) -> None:
+    usual = target.port in DEFAULT_PORTS.values()
+    free = target.port >= FIRST_FREE_PORT and target.port not in REFUSED_PORTS
+    if not usual and not free and target.exemption not in settings.allowed_hosts:
+        raise AddressRefused(f"Port {target.port} is not for the web: use 443, 80 or one from {FIRST_FREE_PORT} up.")
+
+
 def _written_address(target: Target, settings: Settings) -> str | None:
     """The address that a URL itself writes out, if any. Raises AddressRefused for one that is not public."""
     literal = _literal(target.host)
@@ -279,6 +298,7 @@ def _written_address(target: Target, settings: Settings) -> str | None:
 
 
 def _addresses(target: Target, settings: Settings, deadline: _Deadline, resolve: Resolver | None) -> list[str]:
+    _refuse_port(target, settings)
     written = _written_address(target, settings)
     if written is not None:
         return [written]
