@@ -199,6 +199,7 @@ class EventType(StrEnum):
     ENDPOINT_SECRET_ROTATED = "endpoint.secret_rotated"
     ENDPOINT_ENABLED = "endpoint.enabled"
     DELIVERY_REPLAYED = "delivery.replayed"
+    SECRETS_SEALED = "secrets.sealed"  # stored secrets are encrypted with another key from now on
     MEMBER_ADDED = "member.added"
     MEMBER_CHANGED = "member.changed"
     MEMBER_REMOVED = "member.removed"
@@ -316,6 +317,17 @@ class GateOutcome(StrEnum):
     PROMOTE = "promote"
     ASK = "ask"
     REJECT = "reject"
+
+
+class NoticeKind(StrEnum):
+    """What somebody is told (moderation/notices.py)."""
+
+    RUN_KEPT = "run_kept"  # it waits for an answer
+    RUN_REJECTED = "run_rejected"  # by the gate
+    RUN_FAILED = "run_failed"  # or was lost
+    MODEL_PROMOTED = "model_promoted"
+    MODEL_ROLLED_BACK = "model_rolled_back"
+    MODEL_DRIFTED = "model_drifted"
 
 
 class PanelSet(StrEnum):

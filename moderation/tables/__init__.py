@@ -21,6 +21,7 @@ from moderation.tables.cases import (
 from moderation.tables.events import ENTERED_REVIEW, LEFT_REVIEW, Delivery, DeliveryAttempt, Endpoint, Event
 from moderation.tables.images import Image, ImageHash, SimilarImage, Upload
 from moderation.tables.intake import IdempotencyKey, ReceivedWebhook, Source, Submission
+from moderation.tables.notices import Notice, NoticeMail
 from moderation.tables.queue import QueueChange, QueueSummary
 from moderation.tables.reviews import Claim, Review, ReviewedSentence
 from moderation.tables.row import WORDS, Asked, AsSent, Row
@@ -54,6 +55,8 @@ __all__ = [
     "ImageHash",
     "Membership",
     "ModelVersion",
+    "Notice",
+    "NoticeMail",
     "PanelMeasurement",
     "Policy",
     "QueueChange",
