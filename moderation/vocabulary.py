@@ -164,6 +164,9 @@ class EventType(StrEnum):
     EXPLANATION_FAILED = "explanation.failed"
     POLICY_CHANGED = "policy.changed"
     IMAGE_ERASED = "image.erased"
+    RETENTION_SWEPT = "retention.swept"  # a pass over a tenant's cases: how many were past their time
+    SUBJECT_EXPORTED = "subject.exported"
+    STATEMENTS_EXPORTED = "statements.exported"
     ENDPOINT_DISABLED = "endpoint.disabled"
     ENDPOINT_PING = "endpoint.ping"
     MODEL_PROMOTED = "model.promoted"
@@ -338,6 +341,14 @@ class PanelSet(StrEnum):
     BLURRED = "blurred"
     RESIZED = "resized"
     AUDITS = "audits"  # what people said of the champion's own automatic decisions
+
+
+class Kept(StrEnum):
+    """What of a case is kept for a time of its own."""
+
+    IMAGES = "images"  # bytes, renditions, and what the image is like
+    VERDICTS = "verdicts"  # scores, explanations, and what moderators wrote
+    EVENTS = "events"  # what the platform sent with the image, and what events repeat of it
 
 
 class Split(StrEnum):

@@ -23,6 +23,7 @@ from moderation.tables.images import Image, ImageHash, SimilarImage, Upload
 from moderation.tables.intake import IdempotencyKey, ReceivedWebhook, Source, Submission
 from moderation.tables.notices import Notice, NoticeMail
 from moderation.tables.queue import QueueChange, QueueSummary
+from moderation.tables.retention import RetentionPass
 from moderation.tables.reviews import Claim, Review, ReviewedSentence
 from moderation.tables.row import WORDS, Asked, AsSent, Row
 from moderation.tables.training import RUN_LIVE, PanelMeasurement, TrainingExample, TrainingRun
@@ -63,6 +64,7 @@ __all__ = [
     "QueueSummary",
     "ReceivedWebhook",
     "Rejudging",
+    "RetentionPass",
     "Review",
     "ReviewedSentence",
     "Row",

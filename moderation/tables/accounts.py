@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, func, text
@@ -17,6 +18,9 @@ class Tenant(Identified, Row):
 
     Shares, 0 to 1: of its cases in review, `blind_share` is answered before the verdict is shown; of those answered,
     `second_opinion_share` is asked of somebody else too; of those the policy decided, `audit_share` goes to a person.
+    `keep_…_days`: how long after it was settled a case's image, verdict, events and, where it is restricted, all of it
+    are kept (moderation/retention.py), None for ever; a decision may be appealed for `appeal_days`.
+    `statement_defaults` is what the platform says of itself in statements of reasons (moderation/statements.py).
     """
 
     __tablename__ = "tenants"
@@ -31,6 +35,12 @@ class Tenant(Identified, Row):
     blind_share: Mapped[float] = mapped_column(server_default=text("0.1"))
     second_opinion_share: Mapped[float] = mapped_column(server_default=text("0"))
     audit_share: Mapped[float] = mapped_column(server_default=text("0"))
+    keep_images_days: Mapped[int | None]
+    keep_verdicts_days: Mapped[int | None]
+    keep_events_days: Mapped[int | None]
+    keep_restricted_days: Mapped[int | None]
+    appeal_days: Mapped[int | None]
+    statement_defaults: Mapped[dict[str, Any] | None]
 
 
 class ApiKey(Identified, Row):

@@ -49,7 +49,7 @@ class Event(Identified, Row):
 
 
 class Endpoint(Identified, Row):
-    """Where one tenant wants its events. Several secrets while one rotates."""
+    """Where one tenant wants its events. Secrets are sealed (moderation/sealing.py); several while one rotates."""
 
     __tablename__ = "endpoints"
 

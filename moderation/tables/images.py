@@ -16,7 +16,9 @@ from moderation.tables.row import Identified, Row
 class Image(Identified, Row):
     """Bytes one tenant sent, once per sha256. After erasure the row stays as a tombstone without bytes.
 
-    `provenance` is what the file says of where it is from: claims, not proof.
+    `provenance` is what the file says of where it is from: claims, not proof. `expired_at` is set where it was erased
+    because its time was over, `forgotten_at` where what was said of it is gone too, as somebody asked; `purged_at` once
+    the store has nothing of it any more.
     """
 
     __tablename__ = "images"
@@ -37,6 +39,8 @@ class Image(Identified, Row):
     provenance: Mapped[dict[str, Any] | None]
     erased_at: Mapped[datetime | None]
     purged_at: Mapped[datetime | None]
+    expired_at: Mapped[datetime | None]
+    forgotten_at: Mapped[datetime | None]
 
 
 class ImageHash(Row):
@@ -65,10 +69,14 @@ class SimilarImage(Row):
 
 
 class Upload(Identified, Row):
-    """A presigned POST that was handed out; what arrives is copied to an immutable key when it is submitted."""
+    """A presigned POST that was handed out; what arrives is copied to an immutable key when it is submitted.
+
+    `image_id` is what it became, once it was submitted.
+    """
 
     __tablename__ = "uploads"
 
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey(Tenant.id))
     s3_key: Mapped[str]
     expires_at: Mapped[datetime] = mapped_column(index=True)
+    image_id: Mapped[UUID | None] = mapped_column(ForeignKey(Image.id), index=True)

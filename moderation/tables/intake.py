@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, Index, UniqueConstraint, func
+from sqlalchemy import ForeignKey, Index, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from moderation.tables.accounts import Tenant
@@ -14,7 +14,10 @@ from moderation.vocabulary import SourceKind, SourceScheme
 
 
 class Source(Identified, Row):
-    """How one platform's webhooks are signed, and where the images are in them."""
+    """How one platform's webhooks are signed, and where the images are in them.
+
+    `secrets` and `s3_secret_key` are sealed (moderation/sealing.py); there are several secrets while one rotates.
+    """
 
     __tablename__ = "sources"
     __table_args__ = (UniqueConstraint("tenant_id", "name"),)
@@ -50,7 +53,15 @@ class Submission(Identified, Row):
     """One request, as it was sent."""
 
     __tablename__ = "submissions"
-    __table_args__ = (Index(None, "tenant_id", "external_id"),)
+    __table_args__ = (
+        Index(None, "tenant_id", "external_id"),
+        Index(
+            "ix_submissions_subject",
+            "tenant_id",
+            text("(metadata ->> 'subject')"),
+            postgresql_where="(metadata ->> 'subject') IS NOT NULL",
+        ),
+    )
 
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey(Tenant.id))
     source_id: Mapped[UUID | None] = mapped_column(ForeignKey(Source.id))

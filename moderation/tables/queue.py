@@ -50,7 +50,7 @@ class QueueSummary(Row):
     category: Mapped[str | None]
     model_version_id: Mapped[UUID | None]
     count: Mapped[int]
-    oldest: Mapped[datetime]
+    oldest: Mapped[datetime] = mapped_column(index=True)
     since: Mapped[list[datetime]] = mapped_column(ARRAY(DateTime(timezone=True)))
     scores: Mapped[list[float | None]] = mapped_column(ARRAY(Float))
     ranked: Mapped[list[float]] = mapped_column(ARRAY(Float))
