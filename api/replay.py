@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from api.auth import caller
 from api.bodies import Text
 from moderation import cases, idempotency
+from moderation.idempotency import Claim
 from moderation.submissions import OnCommit
 from moderation.tables import Case
 
@@ -51,23 +52,25 @@ def accept_once(key: str | None, fingerprint: str, act: Callable[[OnCommit], obj
     `act` is given what it must run in the transaction that makes the cases. If it raises, the key is free again.
     Raises IdempotencyMismatch, RequestInProgress, InvalidRequest, and whatever `act` raises.
     """
-    tenant_id = caller().tenant_id
     shown: list[dict[str, Any]] = []
 
-    def keep(session: Session, opened: Sequence[Case]) -> None:
+    def show(session: Session, opened: Sequence[Case]) -> None:
         shown.extend(cases.describe(case) for case in opened)
-        if key is not None:
-            idempotency.complete(session, tenant_id, key, {"cases": shown})
 
     if key is None:
-        act(keep)
+        act(show)
         return Accepted(shown, replayed=False)
-    known = idempotency.begin(tenant_id, key, fingerprint)
-    if known is not None:
-        return Accepted(known["cases"], replayed=True)
+    begun = idempotency.begin(caller().tenant_id, key, fingerprint)
+    if not isinstance(begun, Claim):
+        return Accepted(begun["cases"], replayed=True)
+
+    def keep(session: Session, opened: Sequence[Case]) -> None:
+        show(session, opened)
+        idempotency.complete(session, begun, {"cases": shown})
+
     try:
         act(keep)
     except BaseException:
-        idempotency.abandon(tenant_id, key)
+        idempotency.abandon(begun)
         raise
     return Accepted(shown, replayed=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -15,6 +16,7 @@ from sqlalchemy import Engine, select
 from moderation import idempotency
 from moderation.db import transaction
 from moderation.errors import Conflict, IdempotencyMismatch, InvalidRequest, RequestInProgress
+from moderation.idempotency import Claim
 from moderation.tables import IdempotencyKey
 from tests.factories import make_tenant
 
@@ -27,9 +29,15 @@ def tenant_id(db: Engine) -> UUID:
         return make_tenant(session).id
 
 
-def complete(tenant_id: UUID, key: str, answer: dict[str, Any] = ANSWER) -> None:
+def begin(tenant_id: UUID, key: str = "k", fingerprint: str = "print") -> Claim:
+    claim = idempotency.begin(tenant_id, key, fingerprint)
+    assert isinstance(claim, Claim)
+    return claim
+
+
+def complete(claim: Claim, answer: dict[str, Any] = ANSWER) -> None:
     with transaction() as session:
-        idempotency.complete(session, tenant_id, key, answer)
+        idempotency.complete(session, claim, answer)
 
 
 def change(tenant_id: UUID, key: str, **columns: object) -> None:
@@ -40,23 +48,21 @@ def change(tenant_id: UUID, key: str, **columns: object) -> None:
 
 
 def test_the_same_request_again_gets_the_first_answer(tenant_id: UUID) -> None:
-    assert idempotency.begin(tenant_id, "k", "print") is None
-    complete(tenant_id, "k")
+    complete(begin(tenant_id))
     for _ in range(2):
         assert idempotency.begin(tenant_id, "k", "print") == ANSWER
 
 
 def test_an_empty_answer_is_an_answer(tenant_id: UUID) -> None:
-    idempotency.begin(tenant_id, "k", "print")
-    complete(tenant_id, "k", {})
+    complete(begin(tenant_id), {})
     assert idempotency.begin(tenant_id, "k", "print") == {}
 
 
 def test_another_request_under_the_same_key_is_refused_before_and_after_the_answer(tenant_id: UUID) -> None:
-    idempotency.begin(tenant_id, "k", "print")
+    claim = begin(tenant_id)
     with pytest.raises(IdempotencyMismatch, match="new key"):
         idempotency.begin(tenant_id, "k", "other")
-    complete(tenant_id, "k")
+    complete(claim)
     with pytest.raises(IdempotencyMismatch, match="new key"):
         idempotency.begin(tenant_id, "k", "other")
     assert idempotency.begin(tenant_id, "k", "print") == ANSWER
@@ -71,55 +77,74 @@ def test_while_the_first_runs_the_second_is_told_to_wait(tenant_id: UUID) -> Non
 def test_a_request_that_died_is_in_the_way_only_as_long_as_its_lease(tenant_id: UUID) -> None:
     idempotency.begin(tenant_id, "k", "print")
     change(tenant_id, "k", lease_until=datetime.now(UTC) - timedelta(seconds=1))
-    assert idempotency.begin(tenant_id, "k", "print") is None
+    begin(tenant_id)
     with pytest.raises(RequestInProgress):
         idempotency.begin(tenant_id, "k", "print")
 
 
-def test_of_two_that_ran_under_one_key_only_the_first_to_finish_stands(tenant_id: UUID) -> None:
-    """The first was slow, so slow that its lease lapsed, and the same request came again."""
-    idempotency.begin(tenant_id, "k", "print")
-    change(tenant_id, "k", lease_until=datetime.now(UTC) - timedelta(seconds=1))
-    idempotency.begin(tenant_id, "k", "print")
-    complete(tenant_id, "k", {"id": "case-2"})
+@pytest.fixture
+def slow_and_late(tenant_id: UUID) -> tuple[Claim, Claim]:
+    """A request so slow that its claim lapsed, and the same one sent again."""
+    slow = begin(tenant_id)
+    lapsed = datetime.now(UTC) - timedelta(seconds=1)
+    change(tenant_id, "k", lease_until=lapsed)
+    return replace(slow, lease_until=lapsed), begin(tenant_id)
+
+
+def test_of_two_that_run_under_one_key_the_later_one_answers(
+    tenant_id: UUID, slow_and_late: tuple[Claim, Claim]
+) -> None:
+    slow, late = slow_and_late
     with pytest.raises(Conflict):
-        complete(tenant_id, "k", {"id": "case-1"})
+        complete(slow, {"id": "case-1"})
+    complete(late, {"id": "case-2"})
+    with pytest.raises(Conflict):
+        complete(slow, {"id": "case-1"})
     assert idempotency.begin(tenant_id, "k", "print") == {"id": "case-2"}
 
 
+def test_a_slow_request_that_fails_does_not_free_the_key_of_the_later_one(
+    tenant_id: UUID, slow_and_late: tuple[Claim, Claim]
+) -> None:
+    """Otherwise a different request could have the key, and be given the later one's answer."""
+    slow, late = slow_and_late
+    idempotency.abandon(slow)
+    with pytest.raises(IdempotencyMismatch):
+        idempotency.begin(tenant_id, "k", "other")
+    complete(late)
+    assert idempotency.begin(tenant_id, "k", "print") == ANSWER
+
+
 def test_a_key_that_was_freed_meanwhile_does_not_let_the_slow_one_finish(tenant_id: UUID) -> None:
-    idempotency.begin(tenant_id, "k", "print")
-    idempotency.abandon(tenant_id, "k")
+    claim = begin(tenant_id)
+    idempotency.abandon(claim)
     with pytest.raises(Conflict):
-        complete(tenant_id, "k")
+        complete(claim)
 
 
 def test_a_request_that_failed_frees_its_key_and_an_answer_stays(tenant_id: UUID) -> None:
-    idempotency.begin(tenant_id, "k", "print")
-    idempotency.abandon(tenant_id, "k")
-    assert idempotency.begin(tenant_id, "k", "mended") is None
-    complete(tenant_id, "k")
-    idempotency.abandon(tenant_id, "k")
+    idempotency.abandon(begin(tenant_id))
+    mended = begin(tenant_id, "k", "mended")
+    complete(mended)
+    idempotency.abandon(mended)
     assert idempotency.begin(tenant_id, "k", "mended") == ANSWER
 
 
 def test_an_answer_is_as_durable_as_what_it_speaks_of(tenant_id: UUID) -> None:
-    idempotency.begin(tenant_id, "k", "print")
+    claim = begin(tenant_id)
     with pytest.raises(ZeroDivisionError), transaction() as session:
-        idempotency.complete(session, tenant_id, "k", ANSWER)
+        idempotency.complete(session, claim, ANSWER)
         _ = 1 / 0
     with pytest.raises(RequestInProgress):
         idempotency.begin(tenant_id, "k", "print")
 
 
 def test_after_a_day_a_key_is_new(tenant_id: UUID) -> None:
-    idempotency.begin(tenant_id, "k", "print")
-    complete(tenant_id, "k")
+    complete(begin(tenant_id))
     change(tenant_id, "k", expires_at=datetime.now(UTC) + timedelta(seconds=10))
     assert idempotency.begin(tenant_id, "k", "print") == ANSWER
     change(tenant_id, "k", expires_at=datetime.now(UTC))
-    assert idempotency.begin(tenant_id, "k", "other") is None
-    complete(tenant_id, "k", {"id": "new"})
+    complete(begin(tenant_id, "k", "other"), {"id": "new"})
     assert idempotency.begin(tenant_id, "k", "other") == {"id": "new"}
 
 
@@ -138,16 +163,15 @@ def test_a_key_lasts_for_24_hours_and_is_forgotten_after(tenant_id: UUID) -> Non
 def test_tenants_share_no_keys(tenant_id: UUID) -> None:
     with transaction() as session:
         other = make_tenant(session).id
-    idempotency.begin(tenant_id, "k", "print")
-    complete(tenant_id, "k")
-    assert idempotency.begin(other, "k", "something else") is None
+    complete(begin(tenant_id))
+    begin(other, "k", "something else")
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256])
 def test_a_key_has_1_to_255_characters(tenant_id: UUID, key: str) -> None:
     with pytest.raises(InvalidRequest, match="1 to 255"):
         idempotency.begin(tenant_id, key, "print")
-    assert idempotency.begin(tenant_id, "x" * 255, "print") is None
+    begin(tenant_id, "x" * 255)
 
 
 def test_of_threads_with_the_same_key_exactly_one_goes_ahead(tenant_id: UUID) -> None:
@@ -163,7 +187,7 @@ def test_of_threads_with_the_same_key_exactly_one_goes_ahead(tenant_id: UUID) ->
             except RequestInProgress:
                 got.append("wait")
             else:
-                got.append("go" if answer is None else "answer")
+                got.append("go" if isinstance(answer, Claim) else "answer")
         return got
 
     with ThreadPoolExecutor(rivals) as pool:
@@ -180,12 +204,12 @@ def test_threads_that_begin_abandon_and_complete_at_once_get_a_clear_word_and_no
                 answer = idempotency.begin(tenant_id, "k", "print")
             except RequestInProgress:
                 continue
-            if answer is not None:
+            if not isinstance(answer, Claim):
                 return str(answer["by"])
             if number % 3:
-                idempotency.abandon(tenant_id, "k")
+                idempotency.abandon(answer)
                 continue
-            complete(tenant_id, "k", {"by": str(number)})
+            complete(answer, {"by": str(number)})
             return str(number)
         return "gave up"
 
