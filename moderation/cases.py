@@ -3,8 +3,8 @@
     fetching → queued → screening → decided | in_review → decided;  anything that cannot be judged → failed
 
 Every change checks where the case is and, for a worker, that it still holds the newest fence; every change writes an
-event and, with it, the deliveries of whoever must be told, in the caller's transaction. It knows neither how an image
-is judged nor where its bytes are.
+event and, with it, the deliveries of whoever must be told, in the caller's transaction. What a time is compared with in
+the database is the database's own. It knows neither how an image is judged nor where its bytes are.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def fetched(session: Session, lease: Lease, image: Image) -> Case:
     case.image_id = image.id
     case.image = image
     case.attempts = 0
-    case.queued_at = datetime.now(UTC)
+    case.queued_at = func.now()
     _record(session, case, EventType.CASE_FETCHED, actor=WORKER, before=before)
     return case
 
@@ -156,7 +156,7 @@ def postpone(session: Session, lease: Lease, delay: timedelta, *, counts: bool) 
     case = held(session, lease)
     waiting = CaseStatus.FETCHING if case.status is CaseStatus.FETCHING else CaseStatus.QUEUED
     before = _move(case, waiting)
-    case.next_attempt_at = datetime.now(UTC) + delay
+    case.next_attempt_at = func.now() + delay
     if not counts:
         case.attempts -= 1
     _record(session, case, EventType.CASE_RELEASED, actor=WORKER, before=before)
@@ -271,7 +271,7 @@ def retry(session: Session, tenant_id: UUID, case_id: UUID, *, actor: str) -> Ca
     before = _move(case, CaseStatus.FETCHING if case.image_id is None else CaseStatus.QUEUED)
     case.failure_reason = case.failure_detail = case.settled_at = None
     case.attempts = 0
-    case.next_attempt_at = case.queued_at = datetime.now(UTC)
+    case.next_attempt_at = case.queued_at = func.now()
     _record(session, case, EventType.CASE_RETRIED, actor=actor, before=before)
     return case
 

@@ -6,22 +6,26 @@ It knows no tables. No transaction is held open across a GPU call or an outside 
 from __future__ import annotations
 
 import logging
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
-from typing import Any
+from functools import cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import psycopg
 import uuid_utils.compat
 from sqlalchemy import Connection, Engine, create_engine, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from moderation.settings import settings
 
 log = logging.getLogger(__name__)
+
+Given = ParamSpec("Given")
+Got = TypeVar("Got")
 
 # The relay listens here.
 WORK_CHANNEL = "telltale_work"
@@ -38,6 +42,8 @@ CONNECTION: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
+# Within a lease: whoever waits longer has lost what it would write.
+INSIST_S, INSIST_EVERY_S = 20.0, 0.5
 
 
 def new_id() -> uuid.UUID:
@@ -81,6 +87,28 @@ def transaction(*, wake: bool = False) -> Iterator[Session]:
         ring()
 
 
+def insistent(write: Callable[Given, Got]) -> Callable[Given, Got]:
+    """Have a transaction that ends a piece of work run again while the database is away, for INSIST_S at most.
+
+    What was judged or read is then written when the database is back, instead of being done once more at the cost of
+    an attempt. Only for what is safe to repeat: whether the commit stood is not known. Raises what the last run raised.
+    """
+
+    @wraps(write)
+    def insisting(*args: Given.args, **kwargs: Given.kwargs) -> Got:
+        deadline = time.monotonic() + INSIST_S
+        while True:
+            try:
+                return write(*args, **kwargs)
+            except (OperationalError, PoolTimeout) as error:
+                if time.monotonic() + INSIST_EVERY_S > deadline:
+                    raise
+                log.warning("%s is run again: %s", write.__name__, error)
+                time.sleep(INSIST_EVERY_S)
+
+    return insisting
+
+
 def storable(text_: str) -> str:
     """A text as Postgres can hold it: neither NULs nor halves of surrogate pairs, which become replacement marks."""
     return text_.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
@@ -98,6 +126,21 @@ def ring(channel: str = WORK_CHANNEL) -> None:
 def autonomous() -> Connection:
     """A connection on which every statement stands alone, so that holding it holds no transaction open."""
     return engine().connect().execution_options(isolation_level="AUTOCOMMIT")
+
+
+@contextmanager
+def turn(key: int) -> Iterator[bool]:
+    """Whether it is this process's turn at what `key` stands for: one has it at a time.
+
+    The turn ends with the block, or with the process. No transaction is open meanwhile.
+    """
+    with autonomous() as connection:
+        mine = bool(connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar_one())
+        try:
+            yield mine
+        finally:
+            if mine:
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
 
 
 def ping() -> None:

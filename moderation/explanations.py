@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from moderation import cases, errands
 from moderation.cases import FRESH, WORKER, Lease
-from moderation.db import storable, transaction
+from moderation.db import insistent, storable, transaction
 from moderation.errors import Conflict, LostLease
 from moderation.settings import Settings
 from moderation.tables import Case, Explanation, ExplanationRequest, Verdict
@@ -142,6 +142,7 @@ def begin(verdict_id: UUID, settings: Settings) -> Job | None:
     return None
 
 
+@insistent
 def finish(job: Job, words: Words | None) -> None:
     """End the request with these words; they are not written where there are some by now, or None are needed.
 
@@ -160,6 +161,7 @@ def finish(job: Job, words: Words | None) -> None:
         cases.note(session, case, EventType.EXPLANATION_COMPLETED, actor=WORKER, was={}, now=now)
 
 
+@insistent
 def give_up(job: Job, detail: str) -> None:
     """There will be no words; says why. Raises LostLease."""
     with transaction() as session:
@@ -169,6 +171,7 @@ def give_up(job: Job, detail: str) -> None:
         cases.note(session, case, EventType.EXPLANATION_FAILED, actor=WORKER, was={}, now=now)
 
 
+@insistent
 def postpone(job: Job, delay: timedelta, *, counts: bool) -> None:
     """Try again later; `counts` says whether the attempt does. Raises LostLease."""
     with transaction() as session:

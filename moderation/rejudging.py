@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from moderation import cases, errands, model_versions, screening, tenants, webhooks
 from moderation.cases import FRESH, WORKER, Lease
-from moderation.db import transaction
+from moderation.db import insistent, transaction
 from moderation.errors import Conflict, LostLease
 from moderation.screening import Job, Reading
 from moderation.settings import Settings
@@ -100,6 +100,7 @@ def begin(case_id: UUID, model_version_id: UUID, settings: Settings) -> Job | No
         return screening.job_of(session, case, case.image, lease, tenants.policy_of(session, case.tenant_id))
 
 
+@insistent
 def finish(job: Job, reading: Reading, model_version_id: UUID) -> None:
     """Write what this version said; the row goes where that is the champion. Raises LostLease."""
     with transaction() as session:
@@ -110,6 +111,7 @@ def finish(job: Job, reading: Reading, model_version_id: UUID) -> None:
             errands.give_back(row, timedelta(0), counts=False)
 
 
+@insistent
 def give_up(job: Job, reason: FailureReason, detail: str) -> None:
     """The verdict cannot be had; an image that was erased needs none. Raises LostLease."""
     with transaction() as session:
@@ -120,6 +122,7 @@ def give_up(job: Job, reason: FailureReason, detail: str) -> None:
             errands.fail(row, detail)
 
 
+@insistent
 def postpone(job: Job, delay: timedelta, *, counts: bool) -> None:
     """Try again later; `counts` says whether the attempt does. Raises LostLease."""
     with transaction() as session:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from moderation import cases, exhibits, model_versions, policy, tenants
 from moderation.cases import Lease
-from moderation.db import storable, transaction
+from moderation.db import insistent, storable, transaction
 from moderation.dispatch import SCREENING
 from moderation.policy import Thresholds
 from moderation.settings import Settings
@@ -117,6 +117,7 @@ def _settled_at_once(
     return True
 
 
+@insistent
 def finish(job: Job, reading: Reading, model_version_id: UUID) -> None:
     """Write the verdict and let the policy decide. Raises LostLease; then nothing was written."""
     with transaction(wake=True) as session:
@@ -126,12 +127,14 @@ def finish(job: Job, reading: Reading, model_version_id: UUID) -> None:
         _settle(session, case, verdict, session.get_one(Policy, job.policy_id))
 
 
+@insistent
 def give_up(job: Job, reason: FailureReason, detail: str) -> None:
     """The image cannot be judged. Raises LostLease."""
     with transaction(wake=True) as session:
         cases.fail(session, cases.held(session, job.lease), reason, detail)
 
 
+@insistent
 def postpone(job: Job, delay: timedelta, *, counts: bool) -> None:
     """Try the case again later; `counts` says whether the attempt does. Raises LostLease."""
     with transaction() as session:
