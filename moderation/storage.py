@@ -5,9 +5,10 @@ Keys are named here and nowhere else. It does not know what the bytes are, nor w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -30,6 +31,7 @@ ATTEMPTS = 3
 CONNECTIONS = 64  # at once; as many as a process's threads, or they wait for one another
 FOREIGN_LINK_S = 300
 PIECE_BYTES = 1024 * 1024
+DELETED_AT_ONCE = 1000  # as many as S3 takes
 
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _HAVE_IT = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
@@ -41,6 +43,14 @@ class StoredObject:
 
     size: int
     media_type: str
+
+
+@dataclass(frozen=True)
+class ListedObject:
+    """A key of the bucket, and when its object was written."""
+
+    key: str
+    modified: datetime
 
 
 def original_key(tenant_id: UUID, image_id: UUID) -> str:
@@ -69,7 +79,7 @@ def adapter_key(digest: str, path: str = "") -> str:
 
 
 def snapshot_key(digest: str) -> str:
-    """Where a training run's snapshot is, by the sha256 of its bytes; so it never changes."""
+    """Where a training run's snapshot is, by the digest of what it says; only tombstones are ever put into it."""
     return f"snapshots/{digest}.json"
 
 
@@ -147,11 +157,27 @@ class Storage:
         with _translated(key):
             self._client.delete_object(Bucket=self._bucket, Key=key)
 
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """Remove objects, up to a thousand in one call; those that are not there are no error."""
+        for start in range(0, len(keys), DELETED_AT_ONCE):
+            some = [{"Key": key} for key in keys[start : start + DELETED_AT_ONCE]]
+            with _translated(some[0]["Key"]):
+                answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": some, "Quiet": True})  # type: ignore[typeddict-item]
+            failed = answer.get("Errors", [])
+            if failed:
+                raise StorageUnavailable(f"The object store did not delete {len(failed)} objects: {failed[0]}")
+
     def presigned_get(self, key: str, *, seconds: int) -> str:
         """A link by which anybody can read the object for so long, at the store's public address."""
         with _translated(key):
             parameters = {"Bucket": self._bucket, "Key": key}
             return self._public_client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=seconds)
+
+    def listed(self, prefix: str, *, after: str, limit: int) -> list[ListedObject]:
+        """The next objects whose key begins with `prefix`, in the order of keys, from just after a key on."""
+        with _translated(prefix):
+            answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, StartAfter=after, MaxKeys=limit)
+        return [ListedObject(one["Key"], one["LastModified"]) for one in answer.get("Contents", [])]
 
     def presigned_post(self, key: str, *, max_bytes: int, seconds: int, min_bytes: int = 1) -> dict[str, Any]:
         """`{url, fields}` of a form by which anybody can write this key; the store itself refuses other sizes."""
