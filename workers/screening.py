@@ -36,6 +36,7 @@ from workers.champion import Champion, load_champion
 from workers.explaining import Explainer
 from workers.gate import Gate
 from workers.heartbeat import BEATS_PER_LEASE, Heartbeat
+from workers.outage import Outage
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Screener:
         self._settings = settings
         self._store = store
         self._gate = Gate()
+        self._outage = Outage()
         self._batcher = Batcher(
             detector,
             max_batch=settings.batch_size,
@@ -88,7 +90,9 @@ class Screener:
 
     def screen(self, case_id: UUID) -> None:
         """Take one case through to its end. Running it twice is harmless."""
-        with self._gate.enter(alone=screening.must_run_alone(case_id)):
+        with self._outage.turn() as go, self._gate.enter(alone=go and screening.must_run_alone(case_id)):
+            if not go:
+                return
             job = screening.begin(case_id, self.champion.version_id, self._settings)
             if job is None:
                 return
@@ -97,7 +101,9 @@ class Screener:
 
     def rejudge(self, case_id: UUID) -> None:
         """Give a case this version's verdict beside its own. Running it twice is harmless."""
-        with self._gate.enter(alone=rejudging.must_run_alone(case_id)):
+        with self._outage.turn() as go, self._gate.enter(alone=go and rejudging.must_run_alone(case_id)):
+            if not go:
+                return
             job = rejudging.begin(case_id, self.champion.version_id, self._settings)
             if job is None:
                 return
@@ -107,11 +113,9 @@ class Screener:
     def _judge_and_write(self, job: Job, desk: Desk) -> None:
         try:
             reading, version_id = self._judge(job)
-        except StorageUnavailable as error:
-            log.warning("case %s waits for the object store: %s", job.lease.case_id, error)
-            desk.postpone(job, AWAY_RETRY_AFTER, counts=False)
-        except ServerUnavailable as error:
-            log.warning("case %s waits for the vLLM server: %s", job.lease.case_id, error)
+        except (StorageUnavailable, ServerUnavailable) as error:
+            self._outage.met(error)
+            log.warning("case %s waits: %s", job.lease.case_id, error)
             desk.postpone(job, AWAY_RETRY_AFTER, counts=False)
         except (BatcherClosed, SandboxClosed):
             desk.postpone(job, timedelta(0), counts=False)
@@ -130,6 +134,7 @@ class Screener:
                 desk, job, FailureReason.INTERNAL, f"Judging failed with {type(error).__name__}."
             )
         else:
+            self._outage.over()
             desk.finish(job, reading, version_id)
 
     def _try_again_or_give_up(self, desk: Desk, job: Job, reason: FailureReason, detail: str) -> None:

@@ -28,6 +28,7 @@ from tests.model.engines.replay import Replay, serving
 from workers import champion as serving_worker
 from workers import screening as worker
 from workers.champion import load_champion
+from workers.outage import Outage
 from workers.screening import Screener
 
 torch.set_num_threads(1)
@@ -133,6 +134,24 @@ def test_what_is_no_fault_of_the_image_does_not_count(
     monkeypatch.setattr(screener._store, "get", raising(error))
     screener.screen(case_id)
     assert (case(case_id).status, case(case_id).attempts) == (CaseStatus.QUEUED, 0)
+
+
+def test_while_the_store_is_away_nothing_is_taken_and_given_back_over_and_over(
+    screener: Screener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One case tries whether it is back; the others stay where they are, and their history as short as it was."""
+    cases = [submitted() for _ in range(3)]
+    screener._outage = Outage(first_s=60, patience_s=0)
+    with monkeypatch.context() as away:
+        away.setattr(screener._store, "get", raising(StorageUnavailable("away")))
+        for case_id in cases * 2:
+            screener.screen(case_id)
+    with transaction() as session:
+        taken = [events_of(session, case_id).count(EventType.CASE_TAKEN.value) for case_id in cases]
+    assert taken == [1, 0, 0]
+    screener._outage.over()
+    screener.screen(cases[1])
+    assert case(cases[1]).status in JUDGED
 
 
 def test_a_case_waits_for_a_vllm_server_that_is_away(screener: Screener, monkeypatch: pytest.MonkeyPatch) -> None:
