@@ -11,7 +11,7 @@ TORCH := torch==2.13.0
 PYTEST_PROCESSES ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-retrain test check format constraints demo-checkpoint eval-demo bench-detector bench-finetune bench-gpu bench-dashboard gate-check clean
+.PHONY: help install demo demo-retrain test check format constraints demo-checkpoint eval-demo bench-detector bench-finetune bench-gpu bench-dashboard gate-check chaos clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -66,6 +66,9 @@ bench-gpu: $(STAMP)  ## Time FakeVLM's size on the GPU at hand, with random weig
 
 bench-dashboard: $(STAMP)  ## Time the dashboard's queue and case pages on 10,000 and on 1,000,000 cases.
 	@$(BIN)/python -m benchmarks.dashboard
+
+chaos: $(STAMP)  ## Kill, pause and starve everything under load, then account for every submission; SEED=… repeats a run.
+	@$(BIN)/python -m benchmarks.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 gate-check: $(STAMP)  ## Plant seven bad challengers and a good one; the gate must block the bad for the right reason.
 	@$(BIN)/python -m benchmarks.gate
