@@ -190,8 +190,9 @@ def _start(**_: object) -> None:
     store = Storage(settings())
     try:
         detector, version = load_champion(store)
-    except CANNOT_START as error:
-        log.critical("this worker cannot start: %s", error)
+    except Exception as error:
+        # Whatever it is, such as a database that is away: Celery would log it and serve on without a detector.
+        log.critical("this worker cannot start: %s", error, exc_info=not isinstance(error, CANNOT_START))
         raise SystemExit(1) from error
     _screener = Screener(detector, version, store, settings())
     _screener.champion.start()

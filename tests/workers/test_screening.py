@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 import torch
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 
 from infra.demo.samples import samples
 from model import manifest as manifests
@@ -192,6 +193,13 @@ class TestLoadChampion:
         self.register(golden=(golden[0].model_copy(update={"logit": golden[0].logit + 5}), *golden[1:]))
         with pytest.raises(GoldenMismatch):
             load_champion(Storage(settings()))
+        with pytest.raises(SystemExit):
+            worker._start()
+
+    def test_a_database_that_is_away_when_it_starts_ends_the_worker(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Seed 2 of `make chaos`: Celery logged the error and served on without a detector, failing every task."""
+        away = OperationalError("SELECT", {}, OSError("the database system is starting up"))
+        monkeypatch.setattr(worker, "load_champion", raising(away))
         with pytest.raises(SystemExit):
             worker._start()
 
