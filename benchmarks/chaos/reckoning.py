@@ -31,6 +31,7 @@ from moderation.vocabulary import OUTBOUND, EventType
 
 QUIET_PATIENCE_S = 150.0
 QUEUES = ("screening", "fetching", "delivery", "reviews", "housekeeping")
+SETTLED = ("decided", "in_review")
 LAST_WORDS = (EventType.DECISION_CREATED.value, EventType.CASE_IN_REVIEW.value)
 TOLD = (EventType.SUBMISSION_ACCEPTED.value, EventType.VERDICT_COMPLETED.value)
 
@@ -159,7 +160,7 @@ def cases_of(shipments: Sequence[Shipment], ledger: Ledger) -> Iterator[Violatio
         case = next((one for one in found if str(one.id) == shipment.case_id), None)
         if case is None:
             yield Violation("lost", f"accepted as case {shipment.case_id}, which is not there", shipment.case_id)
-        elif case.status not in ("decided", "in_review"):
+        elif case.status not in SETTLED:
             why = f" ({case.failure_reason}: {case.failure_detail})" if case.failure_reason else ""
             yield Violation("lost", f"case {case.id} is {case.status}{why}", str(case.id))
         elif case.sha256 != shipment.sha256:
@@ -171,10 +172,10 @@ def decisions_of(ledger: Ledger) -> Iterator[Violation]:
     for case in ledger.cases:
         types = ledger.types[case.id]
         settled = sum(types[word] for word in LAST_WORDS)
-        if case.status in ("decided", "in_review") and (settled, types["verdict.completed"]) != (1, 1):
+        if case.status in SETTLED and (settled, types["verdict.completed"]) != (1, 1):
             told = f"{types['verdict.completed']} verdicts and {settled} decisions"
             yield Violation("decided twice", f"case {case.id} has {told}", str(case.id))
-        if case.status in ("decided", "in_review") and case.verdict_id is None:
+        if case.status in SETTLED and case.verdict_id is None:
             yield Violation("lost", f"case {case.id} is {case.status} without a verdict", str(case.id))
     for (image_id, version), count in ledger.verdicts.items():
         if count > 1:
@@ -190,7 +191,9 @@ def told_of(
     for name, endpoints in steady.items():
         sent = {str(event.id): event for event in ledger.events if event.type in OUTBOUND}
         expected = {id_ for id_, event in sent.items() if ledger.tenants.get(event.tenant_id) == name}
-        accepted = {one.case_id for one in shipments if one.platform == name and one.case_id}
+        # What is not settled is lost, and need not be called missing too.
+        settled = {str(case.id) for case in ledger.cases if case.status in SETTLED}
+        accepted = {one.case_id for one in shipments if one.platform == name and one.case_id} & settled
         for endpoint in endpoints:
             got = list(receivers.of(endpoint))
             for id_ in expected - {one.webhook_id for one in got}:

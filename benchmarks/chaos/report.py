@@ -18,8 +18,8 @@ from benchmarks.chaos.reckoning import Violation
 from benchmarks.chaos.storm import MOODS, QUOTA
 from moderation.db import transaction
 
-MAX_SHOWN = 12
-MAX_LINES = 4
+MAX_SHOWN = 5
+MAX_LINES = 2
 
 
 def faults(ground: Ground) -> Table:
@@ -68,12 +68,15 @@ def show_violations(violations: Sequence[Violation], logs: Path, console: Consol
     """Each with its case's history and the lines of the logs that speak of it; the first few of a kind."""
     for kind, count in Counter(violation.kind for violation in violations).items():
         console.print(f"\n[bold red]{kind}: {count}[/bold red]")
-        for violation in [one for one in violations if one.kind == kind][:MAX_SHOWN]:
+        those = [violation for violation in violations if violation.kind == kind]
+        for violation in those[:MAX_SHOWN]:
             console.print(f"  {violation.what}", markup=False, soft_wrap=True)
             for line in _history(violation.id):
                 console.print(f"      {line}", style="dim", markup=False, soft_wrap=True)
             for line in _lines(violation.id, logs):
                 console.print(f"      {line}", style="dim", markup=False, soft_wrap=True)
+        if len(those) > MAX_SHOWN:
+            console.print(f"  … and {len(those) - MAX_SHOWN} more")
 
 
 def _history(id_: str | None) -> Iterator[str]:
