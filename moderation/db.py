@@ -6,19 +6,21 @@ It knows no tables. No transaction is held open across a GPU call or an outside 
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from typing import Any, ParamSpec, TypeVar
 
 import psycopg
 import uuid_utils.compat
-from sqlalchemy import Connection, Engine, create_engine, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from moderation.settings import settings
 
@@ -42,6 +44,9 @@ CONNECTION: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
+# A pooled connection that has lain for longer is asked whether the server is still there, before it is used.
+ASK_AFTER_S = 1.0
+LAIN_SINCE = "telltale_lain_since"
 # Within a lease: whoever waits longer has lost what it would write.
 INSIST_S, INSIST_EVERY_S = 20.0, 0.5
 
@@ -58,11 +63,10 @@ def engine() -> Engine:
     Whatever the process is, each of its threads finds a connection, and a few are left for heartbeats and bells.
     """
     rules = settings()
-    return create_engine(
+    made = create_engine(
         rules.database_url,
         pool_size=max(rules.screening_threads, rules.delivery_threads, rules.api_threads) + 4,
         max_overflow=8,
-        pool_pre_ping=True,
         pool_timeout=10,
         # What a statement was given may be a secret, and errors are logged.
         hide_parameters=True,
@@ -72,6 +76,26 @@ def engine() -> Engine:
             "application_name": "telltale",
         },
     )
+    event.listen(made, "checkin", _lay_down)
+    event.listen(made, "checkout", partial(_still_there, made))
+    return made
+
+
+def _lay_down(connection: psycopg.Connection | None, record: ConnectionPoolEntry) -> None:
+    record.info[LAIN_SINCE] = time.monotonic()
+
+
+def _still_there(made: Engine, connection: Any, record: ConnectionPoolEntry, proxy: object) -> None:
+    """Ask a connection that has lain for a while; not one that was in use just now, which costs a round trip each.
+
+    Raises InvalidatePoolError, upon which the pool begins anew.
+    """
+    if time.monotonic() < record.info.get(LAIN_SINCE, math.inf) + ASK_AFTER_S:  # one that is new has never lain
+        return
+    try:
+        made.dialect.do_ping(connection)
+    except psycopg.OperationalError as error:
+        raise InvalidatePoolError from error
 
 
 @contextmanager

@@ -10,17 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from moderation import checkpoints, db, webhooks
+from moderation import checkpoints, db, notices, webhooks
 from moderation.errors import Conflict, InvalidRequest, NotFound
 from moderation.storage import Storage
-from moderation.tables import Event, ModelVersion
-from moderation.vocabulary import EventType, ModelStage
+from moderation.tables import Event, ModelVersion, TrainingRun
+from moderation.vocabulary import EventType, ModelStage, NoticeKind
 
 # Any constant: the advisory lock of a worker that puts another network into its memory.
 RELOAD_LOCK = 4_207_313
@@ -172,9 +173,9 @@ def _tell(
     reason: str | None,
     rollback: bool,
 ) -> None:
-    """The reason stays in the audit trail: it may speak of one tenant, and every tenant's endpoints are told."""
+    """The reason stays in the audit trail and among operators: it may speak of one tenant, and others are told too."""
     instead = before.name if before else None
-    webhooks.record(
+    event = webhooks.record(
         session,
         EventType.MODEL_PROMOTED,
         tenant_id=None,
@@ -183,6 +184,14 @@ def _tell(
         after={"version": version.name, "reason": reason, "rollback": rollback},
         data={"version": version.name, "kind": version.manifest["kind"], "instead_of": instead, "rollback": rollback},
     )
+    kind = NoticeKind.MODEL_ROLLED_BACK if rollback else NoticeKind.MODEL_PROMOTED
+    title = f"Rolled back to {version.name}" if rollback else f"{version.name} is champion"
+    what = f"It judges{f' in place of {instead}' if instead else ''}, for every platform."
+    told = partial(notices.tell, session, kind, f"promotion {event.id}", title, actor=actor)
+    why = f" Reason: {reason}" if reason else ""
+    run_id = session.scalar(select(TrainingRun.id).where(TrainingRun.model_version_id == version.id).limit(1))
+    told(f"{what} Done by {notices.by(session, actor)}.{why}", run_id=None if rollback else run_id)
+    told(f"{what} Cases that are decided stay so.", for_operators=False)
 
 
 def _checked(reason: str | None) -> str | None:
@@ -255,13 +264,8 @@ def turn_to_reload() -> Iterator[bool]:
 
     The turn ends with the block, or with the process.
     """
-    with db.autonomous() as connection:
-        mine = bool(connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": RELOAD_LOCK}).scalar_one())
-        try:
-            yield mine
-        finally:
-            if mine:
-                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": RELOAD_LOCK})
+    with db.turn(RELOAD_LOCK) as mine:
+        yield mine
 
 
 def expendable(session: Session, *, keep: int, older_than: timedelta) -> list[ModelVersion]:

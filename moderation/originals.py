@@ -1,4 +1,4 @@
-"""The bytes as they were sent: kept once per tenant and sha256, erased on request.
+"""The bytes as they were sent: kept once per tenant and sha256, until they are erased (moderation/erasure.py).
 
 Bytes go to the object store before any row speaks of them, under a key that never changes; a row that commits therefore
 always has its bytes. It does not know what an image shows or whose case it is.
@@ -7,23 +7,25 @@ always has its bytes. It does not know what an image shows or whose case it is.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from sqlalchemy import Select, delete, or_, select
+from sqlalchemy import Select, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from moderation import webhooks
 from moderation.db import new_id, transaction
 from moderation.errors import Conflict, NotFound, StorageUnavailable
 from moderation.images import ImageFacts
 from moderation.storage import Storage, original_key, rendition_key, view_key
-from moderation.tables import Case, Image, ImageHash, SimilarImage, Submission
-from moderation.vocabulary import EventType, View
+from moderation.tables import Image, ImageHash, SimilarImage, Upload
+from moderation.vocabulary import View
 
 log = logging.getLogger(__name__)
+
+PURGED_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def attach(session: Session, original: Original) -> Image:
     differ, somebody sent the same bytes at the same time, and the original's object can be discarded.
     """
     facts = original.facts
-    session.execute(
+    made: Image | None = session.scalar(
         insert(Image)
         .values(
             id=original.image_id,
@@ -70,7 +72,10 @@ def attach(session: Session, original: Original) -> Image:
             bytes=original.size,
         )
         .on_conflict_do_nothing()
+        .returning(Image)
     )
+    if made is not None:  # nobody else sees it before the commit
+        return made
     image = session.scalar(_live(original.tenant_id, facts.sha256).with_for_update(read=True))
     if image is None:
         raise Conflict("This image was erased while it was being sent again; send it once more.")
@@ -104,37 +109,14 @@ def image_of(session: Session, tenant_id: UUID, image_id: UUID) -> Image:
     return image
 
 
-def erase(session: Session, tenant_id: UUID, image_id: UUID, *, actor: str, request_id: str | None) -> Image:
-    """Mark an image erased; its bytes go at once or with the next housekeeping (`purge`). Erasing twice is harmless.
+def drop(session: Session, image: Image) -> None:
+    """Mark an image as erased, and forget what it is like and what its file says; its bytes go with `purge`.
 
-    The row stays as a tombstone: sha256, size and verdicts, but neither bytes nor the link they came from, nor what the
-    file said of itself, nor what it is like.
-    Raises NotFound.
+    The row, which the caller has locked, stays as a tombstone: what it was by sha256, size and type.
     """
-    image = session.scalar(select(Image).where(Image.id == image_id, Image.tenant_id == tenant_id).with_for_update())
-    if image is None:
-        raise NotFound(f"There is no image {image_id}.")
-    if image.erased_at is not None:
-        return image
     image.erased_at = datetime.now(UTC)
     image.provenance = None
-    _forget_links(session, image_id)
-    _forget_likeness(session, image_id)
-    webhooks.record(
-        session,
-        EventType.IMAGE_ERASED,
-        tenant_id=tenant_id,
-        actor=actor,
-        before={"sha256": image.sha256},
-        after={"erased": True},
-        request_id=request_id,
-    )
-    return image
-
-
-def _forget_links(session: Session, image_id: UUID) -> None:
-    for submission in session.scalars(select(Submission).join(Case).where(Case.image_id == image_id)):
-        submission.image_url = submission.s3_bucket = submission.s3_object = None
+    _forget_likeness(session, image.id)
 
 
 def _forget_likeness(session: Session, image_id: UUID) -> None:
@@ -143,25 +125,32 @@ def _forget_likeness(session: Session, image_id: UUID) -> None:
     session.execute(delete(SimilarImage).where(either))
 
 
-def purge(storage: Storage, limit: int = 100) -> int:
-    """Delete the bytes of erased images and all that was made of them; returns of how many. Safe to run again."""
+def doomed(limit: int = PURGED_AT_ONCE) -> Sequence[Image]:
+    """Erased images of which the store may still have something, oldest erasure first."""
+    query = select(Image).where(Image.erased_at.is_not(None), Image.purged_at.is_(None))
     with transaction() as session:
-        doomed = session.scalars(
-            select(Image).where(Image.erased_at.is_not(None), Image.purged_at.is_(None)).limit(limit)
-        ).all()
-    for image in doomed:
-        purge_one(storage, image)
-    return len(doomed)
+        return session.scalars(query.order_by(Image.erased_at).limit(limit)).all()
 
 
-def purge_one(storage: Storage, image: Image) -> None:
-    """Delete the bytes of one erased image and all pictures made of it, in a transaction of its own. Safe to repeat."""
-    storage.delete(image.s3_key)
-    # Also where no row speaks of it yet: a worker may just have stored it.
-    storage.delete(rendition_key(image.tenant_id, image.id))
-    for view in View:
-        storage.delete(view_key(image.tenant_id, image.id, view))
+def purge(storage: Storage, images: Sequence[Image]) -> int:
+    """Delete all that the store has of erased images, write down that it is gone, and return of how many.
+
+    Safe to repeat.
+    """
+    delete_bytes(storage, images)
     with transaction() as session:
-        row = session.get_one(Image, image.id)
-        row.purged_at = datetime.now(UTC)
-        row.rendition_key = None
+        gone = update(Image).where(Image.id.in_([image.id for image in images]))
+        session.execute(gone.values(purged_at=func.now(), rendition_key=None))
+    return len(images)
+
+
+def delete_bytes(storage: Storage, images: Sequence[Image]) -> None:
+    """Delete the originals, every picture made of them, and the uploads that they came as. Safe to repeat."""
+    with transaction() as session:
+        uploads = session.scalars(select(Upload.s3_key).where(Upload.image_id.in_([image.id for image in images])))
+        keys = [*uploads]
+    for image in images:
+        # The rendition also where no row speaks of it yet: a worker may just have stored it.
+        keys += [image.s3_key, rendition_key(image.tenant_id, image.id)]
+        keys += [view_key(image.tenant_id, image.id, view) for view in View]
+    storage.delete_all(keys)

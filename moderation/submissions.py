@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from moderation import cases, originals, outbound
@@ -31,6 +32,10 @@ MAX_EXTERNAL_ID = 255
 MAX_NESTING = 32
 UPLOAD_TTL = timedelta(hours=1)
 BUSY_RETRY_AFTER_S = 30
+# A tenant that could send so many more is not counted again for so long: fewer come in meanwhile.
+MUCH_ROOM, COUNTED_FOR_S = 2000, 1.0
+# By tenant, until when on the monotonic clock there is room for certain.
+_roomy_until: dict[UUID, float] = {}
 
 # Runs in the transaction that makes the cases durable, with what was made: stores the answer under its idempotency key.
 OnCommit = Callable[[Session, Sequence[Case]], None]
@@ -112,8 +117,9 @@ def submit_image(
     storage: Storage,
     settings: Settings,
     on_commit: OnCommit | None = None,
+    upload_id: UUID | None = None,
 ) -> Case:
-    """Keep the bytes and open a case for them.
+    """Keep the bytes and open a case for them; `upload_id` is the upload that they came as, which goes with the image.
 
     Raises InvalidRequest, TooBusy, StorageUnavailable; then nothing has been accepted.
     """
@@ -123,6 +129,8 @@ def submit_image(
     with transaction(wake=True) as session:
         image = originals.attach(session, original)
         case = cases.open_case(session, _submission(request), image, request.priority, actor=request.actor)
+        if upload_id is not None:
+            session.execute(update(Upload).where(Upload.id == upload_id).values(image_id=image.id))
         if on_commit:
             on_commit(session, [case])
     originals.discard_duplicate(storage, original, image)
@@ -185,11 +193,16 @@ def _submission(request: Request, link: Link | None = None) -> Submission:
 
 def refuse_if_full(tenant_id: UUID, settings: Settings) -> None:
     """Back-pressure before anything runs full. Raises TooBusy."""
+    now = time.monotonic()
+    if now < _roomy_until.get(tenant_id, 0.0):
+        return
     waiting = (CaseStatus.FETCHING, CaseStatus.QUEUED, CaseStatus.SCREENING)
     ahead = select(Case.id).where(Case.tenant_id == tenant_id, Case.status.in_(waiting))
     counted = select(func.count()).select_from(ahead.limit(settings.max_waiting_cases).subquery())
     with transaction() as session:
         count = session.scalar(counted) or 0
+    if count + MUCH_ROOM <= settings.max_waiting_cases:
+        _roomy_until[tenant_id] = now + COUNTED_FOR_S
     if count >= settings.max_waiting_cases:
         raise TooBusy(
             f"{count} of your cases are waiting, which is the limit; send again when some are settled.",

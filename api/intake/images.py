@@ -15,7 +15,7 @@ from api.auth import SECURITY, caller, requires
 from api.bodies import Answer, Shown
 from api.process import current
 from api.requests import request_id
-from moderation import originals
+from moderation import erasure, originals
 from moderation.db import transaction
 from moderation.errors import StorageUnavailable
 from moderation.tables import Image
@@ -57,23 +57,26 @@ def original(path: ImagePath) -> Answer:
 
 
 @api.delete(
-    "/v1/images/<uuid:image_id>", summary="Erase an image", responses={204: None} | problems.declared(401, 403, 404)
+    "/v1/images/<uuid:image_id>",
+    summary="Erase an image",
+    responses={204: None} | problems.declared(401, 403, 404, 409),
 )
 @requires(Scope.IMAGES_DELETE)
 def erase(path: ImagePath) -> Answer:
-    """Its bytes and the link it came from are gone; cases keep their verdicts. Erasing twice is the same as once."""
+    """Its bytes, what you sent with it and all words about it are gone; cases keep their labels, and training none of it.
+
+    Erasing twice is the same as once. An image of a case that was reported as illegal is under legal hold (409).
+    """
     with transaction() as session:
         who = caller()
-        image = originals.erase(session, who.tenant_id, path.image_id, actor=who.actor, request_id=request_id())
+        image = erasure.erase(session, who.tenant_id, path.image_id, actor=who.actor, request_id=request_id())
     _purge(image)
     return "", HTTPStatus.NO_CONTENT
 
 
 def _purge(image: Image) -> None:
     """Delete the bytes now; if the store is away, housekeeping does it, for the image is marked."""
-    if image.purged_at is not None:
-        return
     try:
-        originals.purge_one(current().storage, image)
+        erasure.purge_now(current().storage, image)
     except StorageUnavailable as error:
         log.warning("image %s is erased, its bytes are not yet deleted: %s", image.id, error)

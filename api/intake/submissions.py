@@ -182,6 +182,7 @@ def _open_case(submission: Submission, on_commit: OnCommit) -> None:
         storage=process.storage,
         settings=process.settings,
         on_commit=on_commit,
+        upload_id=submission.upload_id,
     )
 
 

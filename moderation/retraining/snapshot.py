@@ -2,7 +2,9 @@
 
 It names images by id and hash and holds no bytes, so that erasing an image stays true; what it says is enough to repeat
 a run while the images exist. Only cases of tenants that allow training, never restricted ones (nor other cases of the
-same image), never erased ones. It is stored under the sha256 of its own bytes. It does not know what becomes of it.
+same image), never erased ones. It is stored under a digest of what it says. Where an image is erased afterwards, its
+example becomes a tombstone, which holds nothing but the example's own digest, so that the whole still has the same one
+and can still be checked. It does not know what becomes of it.
 """
 
 from __future__ import annotations
@@ -79,6 +81,15 @@ class Example(_Frozen):
     new: bool
 
 
+class Tombstone(_Frozen):
+    """Where an example was whose image has been erased since: its place in the list, and the digest of what it said."""
+
+    place: int
+    case: UUID
+    image: UUID
+    digest: str
+
+
 class Earlier(_Frozen):
     """An image that an earlier run had on one side, and that belongs to a group of this snapshot."""
 
@@ -88,9 +99,12 @@ class Earlier(_Frozen):
 
 
 class Snapshot(_Frozen):
-    """The document. `fresh`: how many of its images no judged run has seen; `left_out` counts cases by reason."""
+    """The document. `fresh`: how many of its images no judged run has seen; `left_out` counts cases by reason.
 
-    format: Literal[1] = 1
+    `examples` are those that may still be learned from, as far as it knows; whoever reads it meets no others.
+    """
+
+    format: Literal[2] = 2
     taken_at: datetime
     question: str
     burst_s: float
@@ -98,10 +112,42 @@ class Snapshot(_Frozen):
     earlier: tuple[Earlier, ...]
     fresh: int
     left_out: dict[str, int]
+    tombstones: tuple[Tombstone, ...] = ()
 
     def to_bytes(self) -> bytes:
         """The same snapshot is always the same bytes."""
         return self.model_dump_json(indent=1).encode() + b"\n"
+
+    def digest(self) -> str:
+        """What it is stored under: the same whether an example is there or its tombstone."""
+        head = self.model_dump_json(exclude={"examples", "tombstones"})
+        return _sha256("\n".join([head, *(digest for _, digest in sorted(self._places()))]))
+
+    def without(self, images: Collection[UUID]) -> Snapshot:
+        """The same with tombstones for what it says of these images."""
+        places = [place for place, _ in self._places() if place not in {stone.place for stone in self.tombstones}]
+        placed = list(zip(places, self.examples, strict=True))
+        stones = [
+            Tombstone(place=place, case=each.case, image=each.image, digest=_digest_of(each))
+            for place, each in placed
+            if each.image in images
+        ]
+        left = tuple(each for each in self.examples if each.image not in images)
+        return self.model_copy(update={"examples": left, "tombstones": (*self.tombstones, *stones)})
+
+    def _places(self) -> list[tuple[int, str]]:
+        """The place and the digest of every example there ever was: those that are left, then those that are gone."""
+        gone = {stone.place: stone.digest for stone in self.tombstones}
+        free = [place for place in range(len(self.examples) + len(gone)) if place not in gone]
+        return [*zip(free, map(_digest_of, self.examples), strict=True), *gone.items()]
+
+
+def _digest_of(example: Example) -> str:
+    return _sha256(example.model_dump_json())
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -294,13 +340,18 @@ def _example(each: _Candidate, wording: Wording, group: str, pdq: bytes | None, 
 
 
 def kept(storage: Storage, snapshot: Snapshot) -> Stored:
-    """Store a snapshot; the same again is the same object. Raises StorageUnavailable."""
-    data = snapshot.to_bytes()
-    digest = hashlib.sha256(data).hexdigest()
+    """Store a snapshot; the same again is the same object, with tombstones or without. Raises StorageUnavailable."""
+    digest = snapshot.digest()
     key = snapshot_key(digest)
     if not storage.exists(key):
-        storage.put(key, data, MEDIA_TYPE)
+        storage.put(key, snapshot.to_bytes(), MEDIA_TYPE)
     return Stored(key, digest)
+
+
+def redact(storage: Storage, snapshot: Snapshot, images: Collection[UUID]) -> None:
+    """Put tombstones into a stored snapshot for what it says of these images. Raises StorageUnavailable."""
+    redacted = snapshot.without(images)
+    storage.put(snapshot_key(redacted.digest()), redacted.to_bytes(), MEDIA_TYPE)
 
 
 def read(storage: Storage, digest: str) -> Snapshot:
@@ -311,9 +362,10 @@ def read(storage: Storage, digest: str) -> Snapshot:
         raise NotFound(
             f"There is no snapshot {digest}: give a run's id, or the digest that `telltale retrain` says."
         ) from None
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise ConfigurationError(f"Snapshot {digest} is not what was stored: its bytes have been changed.")
     try:
-        return Snapshot.model_validate_json(data)
+        snapshot = Snapshot.model_validate_json(data)
     except ValidationError as error:
-        raise ConfigurationError(f"Snapshot {digest} is of another version of Telltale: {error}") from error
+        raise ConfigurationError(f"Snapshot {digest} is broken, or of another version of Telltale: {error}") from error
+    if snapshot.digest() != digest:
+        raise ConfigurationError(f"Snapshot {digest} is not what was stored: its bytes have been changed.")
+    return snapshot

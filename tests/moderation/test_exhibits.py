@@ -10,7 +10,7 @@ from PIL import Image as Pixels
 from sqlalchemy import Engine, func, select
 
 from infra.demo.samples import samples
-from moderation import exhibits, originals, renditions
+from moderation import erasure, exhibits, renditions
 from moderation.db import transaction
 from moderation.sandbox import Sandbox, SandboxCrash
 from moderation.settings import settings
@@ -111,7 +111,7 @@ def test_a_file_that_kills_its_reader_is_complete_with_a_provenance_that_says_so
 def test_of_an_image_that_was_erased_nothing_is_kept(tenant: Tenant, make: Callable[..., None], store: Storage) -> None:
     image_id = new_image(tenant)
     with transaction() as session:
-        originals.erase(session, tenant.id, image_id, actor="test", request_id=None)
+        erasure.erase(session, tenant.id, image_id, actor="test", request_id=None)
     make(image_id)
     with transaction() as session:
         image = session.get_one(Image, image_id)
@@ -127,7 +127,7 @@ def test_lacking_are_images_of_judged_cases_only_one_page_at_a_time(tenant: Tena
             make_case(session, tenant, CaseStatus.IN_REVIEW, image=image)
         make_case(session, tenant, CaseStatus.DECIDED, image=decided)
         make_case(session, tenant, CaseStatus.QUEUED, image=waiting)
-        originals.erase(session, tenant.id, erased.id, actor="test", request_id=None)
+        erasure.erase(session, tenant.id, erased.id, actor="test", request_id=None)
         found = [image.id for image in exhibits.lacking(session)]
         assert found == [in_review.id, decided.id]
         assert [image.id for image in exhibits.lacking(session, after=in_review.id)] == [decided.id]

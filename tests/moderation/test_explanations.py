@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, func, select, update
 
-from moderation import dispatch, explanations, originals
+from moderation import dispatch, erasure, explanations, originals
 from moderation.db import transaction
 from moderation.errors import Conflict, LostLease, NotFound
 from moderation.explanations import Job, State, Words
@@ -171,11 +171,26 @@ def test_the_first_words_stand(case: Case) -> None:
     assert progress(case).text == "first"
 
 
-def test_an_image_erased_meanwhile_is_said_and_one_erased_before_is_refused(case: Case) -> None:
+def test_words_that_come_after_the_image_was_erased_are_not_written(case: Case) -> None:
     ask(case)
+    job = begun(case)
     assert case.image_id is not None
     with transaction() as session:
-        originals.erase(session, case.tenant_id, case.image_id, actor="test", request_id=None)
+        erasure.erase(session, case.tenant_id, case.image_id, actor="test", request_id=None)
+    with pytest.raises(LostLease):
+        explanations.finish(job, words("Anna's left hand"))
+    assert progress(case).state is State.NONE
+    assert explanations.begin(verdict_of(case), settings()) is None
+    with pytest.raises(Conflict, match="erased"):
+        ask(case)
+
+
+def test_an_image_whose_time_ended_meanwhile_is_said_and_one_before_is_refused(case: Case) -> None:
+    ask(case)
+    with transaction() as session:
+        image = session.get_one(Case, case.id).image
+        assert image is not None
+        originals.drop(session, image)
     assert explanations.begin(verdict_of(case), settings()) is None
     assert progress(case).detail == "The image was erased before its verdict was explained."
     with pytest.raises(Conflict, match="erased"):

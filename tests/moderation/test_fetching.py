@@ -14,9 +14,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, func, select, text, update
 
-from moderation import dispatch, fetching, images, originals
+from moderation import dispatch, erasure, fetching, images, originals, sources
 from moderation.db import transaction
-from moderation.errors import LostLease
+from moderation.errors import LostLease, StorageUnavailable
 from moderation.sandbox import Sandbox
 from moderation.settings import Settings, settings
 from moderation.storage import Storage
@@ -285,9 +285,10 @@ def test_an_outage_of_our_own_store_is_no_attempt_of_the_link(tenant: Tenant, sa
         case_id, rules = link(tenant, server.url()), allowing(server.port)
         for _ in range(rules.case_attempts + 1):
             make_due(case_id)
-            fetch(case_id, store=away, sandbox=sandbox, settings=rules)
+            with pytest.raises(StorageUnavailable):  # having given the case back
+                fetch(case_id, store=away, sandbox=sandbox, settings=rules)
             case = reread(case_id)
-            assert (case.status, case.attempts) == (CaseStatus.FETCHING, 0)
+            assert (case.status, case.attempts, case.lease_until) == (CaseStatus.FETCHING, 0, None)
             assert 8 < (case.next_attempt_at - datetime.now(UTC)).total_seconds() <= 10
     with transaction() as session:
         assert session.scalar(select(func.count()).select_from(Image)) == 0
@@ -340,8 +341,8 @@ def test_an_image_erased_while_its_link_was_read_again_does_not_come_back_withou
         first = link(tenant, server.url())
         fetch(first, store=store, sandbox=sandbox, settings=rules)
         with transaction() as session:
-            originals.erase(session, tenant.id, reread(first).image_id, actor="x", request_id=None)  # type: ignore[arg-type]
-        originals.purge(store)
+            erasure.erase(session, tenant.id, reread(first).image_id, actor="x", request_id=None)  # type: ignore[arg-type]
+        originals.purge(store, originals.doomed())
         second = link(tenant, server.url())
         fetch(second, store=store, sandbox=sandbox, settings=rules)
     image = reread(second).image
@@ -393,16 +394,11 @@ def s3_case(tenant: Tenant, key: str, **source: Any) -> UUID:
         **source,
     }
     with transaction() as session:
+        secret = given.pop("s3_secret_key")
         made = Source(
-            tenant_id=tenant.id,
-            name="uploads",
-            scheme=SourceScheme.BEARER,
-            kind=SourceKind.S3_EVENT,
-            secrets=["x"],
-            **given,
+            tenant_id=tenant.id, name="uploads", scheme=SourceScheme.BEARER, kind=SourceKind.S3_EVENT, **given
         )
-        session.add(made)
-        session.flush()
+        sources.create_source(session, made, s3_secret_key=secret)
         sent = {"image_url": None, "s3_bucket": settings().s3_bucket, "s3_object": key, "source_id": made.id}
         return make_case(session, tenant, CaseStatus.FETCHING, **sent).id
 

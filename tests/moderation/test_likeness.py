@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from infra.demo.samples import samples
-from moderation import likeness, originals
+from moderation import erasure, likeness
 from moderation.db import transaction
 from moderation.likeness import Fingerprint, fingerprint
 from moderation.tables import Image, ImageHash, SimilarImage, Tenant
@@ -159,7 +159,7 @@ class TestMatching:
             tenant, base = make_tenant(session), some_hash()
             first, second = stored(session, tenant, base), stored(session, tenant, base)
             first.provenance = {"exif": {"camera": "Box"}}
-            originals.erase(session, tenant.id, first.id, actor="test", request_id=None)
+            erasure.erase(session, tenant.id, first.id, actor="test", request_id=None)
             session.expire_all()
             assert near(session, second) == {} and session.get(ImageHash, first.id) is None
             assert session.get_one(Image, first.id).provenance is None
@@ -189,7 +189,7 @@ class TestMatching:
             assert likeness.match(session, second, base) == 1
             with pytest.raises(OperationalError, match="lock timeout"), transaction() as other:
                 other.execute(text("SET LOCAL lock_timeout = '100ms'"))
-                originals.erase(other, tenant.id, first.id, actor="test", request_id=None)
+                erasure.erase(other, tenant.id, first.id, actor="test", request_id=None)
 
 
 @pytest.mark.usefixtures("db")

@@ -11,19 +11,18 @@ from uuid import UUID
 import numpy as np
 import pytest
 from PIL import Image as Picture
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, select
 
-from moderation import images, originals, screening
+from moderation import erasure, images, originals
 from moderation.db import new_id, transaction
 from moderation.errors import Conflict, NotFound, StorageUnavailable
 from moderation.images import ImageFacts
 from moderation.settings import Settings, settings
 from moderation.storage import Storage
-from moderation.tables import Case, Event, Image, Submission, Tenant, Verdict
-from moderation.vocabulary import CaseStatus, EventType, FailureReason
-from tests import factories
+from moderation.tables import Event, Image, Tenant
+from moderation.vocabulary import EventType
 from tests.conftest import ServiceRun
-from tests.factories import make_case, make_tenant
+from tests.factories import make_tenant
 
 
 def drawn(seed: int, size: int = 24) -> bytes:
@@ -60,7 +59,7 @@ def kept(store: Storage, tenant: Tenant, data: bytes) -> Image:
 
 def erase(tenant: Tenant, image: Image) -> Image:
     with transaction() as session:
-        return originals.erase(session, tenant.id, image.id, actor="api_key:x", request_id="r1")
+        return erasure.erase(session, tenant.id, image.id, actor="api_key:x", request_id="r1")
 
 
 def images_of(tenant: Tenant) -> list[Image]:
@@ -112,7 +111,7 @@ def test_another_tenants_same_bytes_are_another_image(store: Storage, tenant: Te
     mine, theirs = kept(store, tenant, data), kept(store, other, data)
     assert mine.id != theirs.id and mine.s3_key != theirs.s3_key
     erase(tenant, mine)
-    originals.purge(store)
+    originals.purge(store, originals.doomed())
     assert not store.exists(mine.s3_key)
     assert store.get(theirs.s3_key, max_bytes=10**6) == data
     assert images_of(other)[0].erased_at is None
@@ -138,12 +137,12 @@ def test_an_erased_image_is_a_tombstone_and_its_bytes_go_with_the_next_purge(sto
     image = kept(store, tenant, drawn(5))
     erased = erase(tenant, image)
     assert erased.erased_at is not None and erased.purged_at is None
-    assert originals.purge(store) == 1
+    assert originals.purge(store, originals.doomed()) == 1
     assert not store.exists(image.s3_key)
     tombstone = images_of(tenant)[0]
     assert (tombstone.sha256, tombstone.bytes) == (image.sha256, image.bytes)
     assert tombstone.purged_at is not None
-    assert originals.purge(store) == 0, "purging again changes nothing"
+    assert originals.purge(store, originals.doomed()) == 0, "purging again changes nothing"
 
 
 def test_erasing_twice_is_harmless_and_one_event(store: Storage, tenant: Tenant) -> None:
@@ -151,7 +150,8 @@ def test_erasing_twice_is_harmless_and_one_event(store: Storage, tenant: Tenant)
     assert erase(tenant, image).erased_at == erase(tenant, image).erased_at
     with transaction() as session:
         event = session.scalars(select(Event).where(Event.type == EventType.IMAGE_ERASED)).one()
-    assert (event.actor, event.before, event.request_id) == ("api_key:x", {"sha256": image.sha256}, "r1")
+    assert (event.actor, event.before, event.request_id) == ("api_key:x", None, "r1")
+    assert event.after == {"image": str(image.id), "erased": True}
 
 
 def test_another_tenant_can_neither_see_nor_erase_an_image(store: Storage, tenant: Tenant) -> None:
@@ -160,7 +160,7 @@ def test_another_tenant_can_neither_see_nor_erase_an_image(store: Storage, tenan
         other = make_tenant(session)
     for image_id in (image.id, new_id()):
         with pytest.raises(NotFound, match=f"There is no image {image_id}"), transaction() as session:
-            originals.erase(session, other.id, image_id, actor="x", request_id=None)
+            erasure.erase(session, other.id, image_id, actor="x", request_id=None)
         with pytest.raises(NotFound, match=f"There is no image {image_id}"), transaction() as session:
             originals.image_of(session, other.id, image_id)
     assert images_of(tenant)[0].erased_at is None
@@ -172,7 +172,7 @@ def test_an_erased_image_that_is_sent_again_is_a_new_one(store: Storage, tenant:
     erase(tenant, first)
     second = kept(store, tenant, data)
     assert second.id != first.id
-    originals.purge(store)
+    originals.purge(store, originals.doomed())
     assert store.get(second.s3_key, max_bytes=10**6) == data
     assert not store.exists(first.s3_key)
 
@@ -185,7 +185,7 @@ def test_an_image_erased_between_storing_and_writing_is_a_conflict_and_not_a_row
     original = originals.keep(store, tenant.id, data, facts_of(data))
     assert original.image_id == known.id
     erase(tenant, known)
-    originals.purge(store)
+    originals.purge(store, originals.doomed())
     with pytest.raises(Conflict, match="send it once more"), transaction() as session:
         originals.attach(session, original)
     assert [image.erased_at is None for image in images_of(tenant)] == [False]
@@ -210,34 +210,10 @@ def test_erasure_waits_for_a_submission_that_is_being_written(store: Storage, te
     assert erased.is_set()
 
 
-def test_erasing_forgets_where_the_image_came_from(tenant: Tenant) -> None:
-    with transaction() as session:
-        image = factories.make_image(session, tenant)
-        by_link = make_case(session, tenant, image=image, image_url="https://example.com/secret.png")
-        by_key = make_case(session, tenant, image=image, s3_bucket="theirs", s3_object="people/anna.jpg")
-    erase(tenant, image)
-    with transaction() as session:
-        for case in (by_link, by_key):
-            sent = session.get_one(Submission, case.submission_id)
-            assert (sent.image_url, sent.s3_bucket, sent.s3_object) == (None, None, None)
-
-
-def test_a_case_whose_image_is_erased_before_it_is_judged_fails_and_says_so(tenant: Tenant) -> None:
-    with transaction() as session:
-        version = factories.make_version(session)
-        case = make_case(session, tenant)
-        originals.erase(session, tenant.id, case.image_id, actor="x", request_id=None)  # type: ignore[arg-type]
-    assert screening.begin(case.id, version.id, settings()) is None
-    with transaction() as session:
-        now = session.get_one(Case, case.id)
-        assert (now.status, now.failure_reason) == (CaseStatus.FAILED, FailureReason.IMAGE_ERASED)
-        assert session.scalar(select(func.count()).select_from(Verdict)) == 0
-
-
 def test_a_purge_that_the_store_interrupts_goes_on_later(store: Storage, tenant: Tenant) -> None:
     image = kept(store, tenant, drawn(21))
     erase(tenant, image)
     with pytest.raises(StorageUnavailable):
-        originals.purge(Storage(unreachable()))
+        originals.purge(Storage(unreachable()), originals.doomed())
     assert images_of(tenant)[0].purged_at is None
-    assert originals.purge(store) == 1
+    assert originals.purge(store, originals.doomed()) == 1

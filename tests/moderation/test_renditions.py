@@ -11,7 +11,7 @@ from PIL import Image as Pixels
 from sqlalchemy import Engine
 
 from infra.demo.samples import samples
-from moderation import originals, renditions
+from moderation import erasure, originals, renditions
 from moderation.db import transaction
 from moderation.errors import ImageTooLarge, NotFound, StorageUnavailable
 from moderation.sandbox import Sandbox
@@ -57,11 +57,11 @@ def test_erasure_takes_the_rendition_too(store: Storage, image_id: UUID) -> None
     image = row(image_id)
     key = rendition_key(image.tenant_id, image_id)
     with transaction() as session:
-        originals.erase(session, image.tenant_id, image_id, actor="test", request_id=None)
+        erasure.erase(session, image.tenant_id, image_id, actor="test", request_id=None)
     with pytest.raises(NotFound):
         renditions.read(store, row(image_id))
     assert store.exists(key), "until it is purged"
-    originals.purge(store)
+    originals.purge(store, originals.doomed())
     assert not store.exists(key)
     assert row(image_id).rendition_key is None
 
@@ -69,8 +69,8 @@ def test_erasure_takes_the_rendition_too(store: Storage, image_id: UUID) -> None
 def test_an_image_erased_while_its_rendition_was_made_keeps_none(store: Storage, image_id: UUID) -> None:
     image = row(image_id)
     with transaction() as session:
-        originals.erase(session, image.tenant_id, image_id, actor="test", request_id=None)
-    originals.purge(store)
+        erasure.erase(session, image.tenant_id, image_id, actor="test", request_id=None)
+    originals.purge(store, originals.doomed())
     renditions.keep(store, image_id, Pixels.new("RGB", (20, 10)))
     assert not store.exists(rendition_key(image.tenant_id, image_id))
     assert row(image_id).rendition_key is None
@@ -81,8 +81,8 @@ def test_a_rendition_that_came_too_late_and_could_not_be_deleted_goes_with_the_n
 ) -> None:
     image = row(image_id)
     with transaction() as session:
-        originals.erase(session, image.tenant_id, image_id, actor="test", request_id=None)
-    originals.purge(store)
+        erasure.erase(session, image.tenant_id, image_id, actor="test", request_id=None)
+    originals.purge(store, originals.doomed())
 
     def away(self: Storage, key: str) -> None:
         raise StorageUnavailable("The object store is away.")
@@ -92,7 +92,7 @@ def test_a_rendition_that_came_too_late_and_could_not_be_deleted_goes_with_the_n
         with pytest.raises(StorageUnavailable):
             renditions.keep(store, image_id, Pixels.new("RGB", (20, 10)))
     assert store.exists(rendition_key(image.tenant_id, image_id))
-    originals.purge(store)
+    originals.purge(store, originals.doomed())
     assert not store.exists(rendition_key(image.tenant_id, image_id))
 
 
@@ -141,10 +141,10 @@ def test_erasure_takes_every_view_too(store: Storage, studio: Sandbox, photograp
         look(store, studio, photograph, view)
     assert all(store.exists(key) for key in keys(photograph))
     with transaction() as session:
-        originals.erase(session, photograph.tenant_id, photograph.id, actor="test", request_id=None)
+        erasure.erase(session, photograph.tenant_id, photograph.id, actor="test", request_id=None)
     with pytest.raises(NotFound):
         look(store, studio, row(photograph.id), View.NOISE)
-    originals.purge(store)
+    originals.purge(store, originals.doomed())
     assert not any(store.exists(key) for key in keys(photograph))
 
 
@@ -153,7 +153,7 @@ def test_a_view_of_an_image_that_is_erased_meanwhile_is_not_kept(
 ) -> None:
     before = row(photograph.id)
     with transaction() as session:
-        originals.erase(session, photograph.tenant_id, photograph.id, actor="test", request_id=None)
+        erasure.erase(session, photograph.tenant_id, photograph.id, actor="test", request_id=None)
     with pytest.raises(NotFound):
         look(store, studio, before, View.FULL)
     assert not any(store.exists(key) for key in keys(photograph))

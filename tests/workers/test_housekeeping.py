@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine, func, select
 
-from moderation import idempotency, originals, submissions
+from moderation import erasure, idempotency, submissions
 from moderation.db import transaction
 from moderation.errors import StorageUnavailable
 from moderation.settings import settings
@@ -29,7 +29,7 @@ def litter(db: Engine, store: Storage) -> tuple[Tenant, Image]:
     with transaction() as session:
         tenant = make_tenant(session)
         image = make_image(session, tenant)
-        originals.erase(session, tenant.id, image.id, actor="test", request_id=None)
+        erasure.erase(session, tenant.id, image.id, actor="test", request_id=None)
     store.put(image.s3_key, b"bytes", "image/png")
     upload, _ = submissions.offer_upload(tenant.id, storage=store, settings=settings())
     idempotency.begin(tenant.id, "k", "print")

@@ -15,6 +15,7 @@ import json
 import logging
 import shutil
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from model.manifest import FILE_NAME, Manifest
 from moderation import checkpoints, model_versions
 from moderation.db import transaction
 from moderation.errors import ConfigurationError
-from moderation.retraining import dataset, examples, replay, runs, snapshot
+from moderation.retraining import dataset, examples, replay, runs, snapshot, tombstones
 from moderation.retraining.replay import Plan
 from moderation.retraining.runs import Lease
 from moderation.retraining.snapshot import Example, Snapshot
@@ -46,6 +47,7 @@ from workers.retraining.watch import Watch
 
 log = logging.getLogger(__name__)
 
+TURN_S = 0.5
 SPARE_BYTES = 512 * 1024**2  # beside the images: an adapter, and the states of its training
 IMAGES = "images"
 REPLAY = "replay"  # a link to where the replay set's images are
@@ -105,8 +107,12 @@ class Stages:
         with transaction() as session:
             run = runs.run_of(session, self._lease.run_id)
             champion = model_versions.champion(session)
-        if run.snapshot_digest is not None:
-            return
+        digest = run.snapshot_digest or self._taken(run, champion)
+        while not tombstones.place_in(self._store, digest):
+            self._watch.check()
+            time.sleep(TURN_S)
+
+    def _taken(self, run: TrainingRun, champion: ModelVersion | None) -> str:
         if champion is None:
             raise ConfigurationError("No model version is champion: there is nothing to go on from.")
         assert run.started_at is not None
@@ -123,6 +129,7 @@ class Stages:
             )
             run.snapshot_key, run.snapshot_digest = stored.key, stored.digest
             run.base, run.configuration = configuration["base"], configuration
+        return stored.digest
 
     def _split(self) -> None:
         sides = examples.divided(self._snapshot, self._configuration["holdout_share"])

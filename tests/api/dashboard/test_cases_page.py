@@ -11,7 +11,7 @@ from PIL import Image as Pixels
 from sqlalchemy import select
 
 from api.dashboard import cookies
-from moderation import accounts, claims, originals, renditions, restrictions, reviews
+from moderation import accounts, claims, erasure, renditions, restrictions, reviews
 from moderation.accounts import Person
 from moderation.db import new_id, transaction
 from moderation.settings import settings
@@ -354,7 +354,7 @@ def test_the_picture_is_the_rendition_kept_by_nobody(
         other = make_tenant(session, "Fotoforum")
     stranger = browser_of(Role.ADMIN, other)
     with transaction() as session:
-        originals.erase(session, tenant.id, image_id, actor="test", request_id=None)
+        erasure.erase(session, tenant.id, image_id, actor="test", request_id=None)
     assert stranger.get(url(case_id, "rendition")).status_code == 404
     assert anna.get(url(case_id, "rendition")).status_code == 404
     assert "The image was erased" in anna.get(url(case_id)).text

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import func, select
 
-from moderation import explanations, originals
+from moderation import erasure, explanations
 from moderation.db import transaction
 from moderation.explanations import Words
 from moderation.settings import settings
@@ -100,7 +100,7 @@ def test_an_erased_image_is_said(browser_of: Browsers, tenant: Tenant) -> None:
     anna, case = browser_of(Role.MODERATOR), silent_case(tenant)
     assert case.image_id is not None
     with transaction() as session:
-        originals.erase(session, tenant.id, case.image_id, actor="test", request_id=None)
+        erasure.erase(session, tenant.id, case.image_id, actor="test", request_id=None)
     page = anna.get(f"/dashboard/cases/{case.id}").text
     assert "its verdict cannot be explained any more" in page and "hx-post" not in page
     assert anna.htmx(path(case), "POST").status_code == 409

@@ -11,7 +11,7 @@ from PIL import Image as Pixels
 from sqlalchemy import select
 
 from infra.demo.samples import samples
-from moderation import cases, images, originals, renditions, tenants
+from moderation import cases, erasure, images, originals, renditions, tenants
 from moderation.db import transaction
 from moderation.settings import settings
 from moderation.storage import Storage
@@ -84,7 +84,7 @@ def test_what_was_erased_is_seen_no_more(anna: Browser, case_of: Callable[..., U
     with transaction() as session:
         case = session.get_one(Case, case_id)
         assert case.image_id is not None
-        originals.erase(session, case.tenant_id, case.image_id, actor="test", request_id=None)
+        erasure.erase(session, case.tenant_id, case.image_id, actor="test", request_id=None)
     assert anna.get(url(case_id, what)).status_code == 404
 
 

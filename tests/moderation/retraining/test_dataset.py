@@ -12,7 +12,7 @@ from sqlalchemy import Engine, select
 
 from model.evaluate.records import dataset as evaluation
 from model.finetune.records import Record
-from moderation import originals
+from moderation import erasure
 from moderation.accounts import Person
 from moderation.db import transaction
 from moderation.errors import ConfigurationError, InvalidRequest, NotFound
@@ -105,7 +105,7 @@ def test_what_may_not_be_read_any_more_is_left_out_and_counted(
     erased, restricted, purged, *_ = cases
     assert erased.image is not None and purged.image is not None
     with transaction() as session:
-        originals.erase(session, erased.tenant_id, erased.image.id, actor="test", request_id=None)
+        erasure.erase(session, erased.tenant_id, erased.image.id, actor="test", request_id=None)
         session.get_one(Case, restricted.id).restricted = True
     store.delete(purged.image.s3_key)
     done = dataset.export(store, digest, tmp_path / "out", actor="test")

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from moderation import cases, originals
+from moderation import cases, erasure
 from moderation.accounts import Person
 from moderation.db import new_id, transaction
 from moderation.errors import ConfigurationError, NotFound
@@ -154,7 +154,7 @@ def _restrict_elsewhere(session: Session, case: Case, anna: Person, lead: Person
 
 def _erase(session: Session, case: Case, anna: Person, lead: Person) -> None:
     assert case.image_id is not None
-    originals.erase(session, case.tenant_id, case.image_id, actor="test", request_id=None)
+    erasure.erase(session, case.tenant_id, case.image_id, actor="test", request_id=None)
 
 
 def _appeal(session: Session, case: Case, anna: Person, lead: Person) -> Case:

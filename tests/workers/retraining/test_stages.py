@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy.exc import DataError, OperationalError
 
 from model.checkpoint import CheckpointError
-from moderation import model_versions, originals
+from moderation import erasure, model_versions, originals
 from moderation.db import transaction
 from moderation.retraining import runs
 from moderation.tables import Case, ModelVersion, Review, ReviewedSentence
@@ -97,8 +97,8 @@ def test_what_is_erased_between_snapshot_and_download_is_not_trained_on(
     doomed = next(case for case in bench.cases if bench.sides(run_id)[case.id] is Split.TRAIN)
     assert doomed.image is not None
     with transaction() as session:
-        originals.erase(session, doomed.tenant_id, doomed.image.id, actor="test", request_id=None)
-    originals.purge(bench.store)
+        erasure.erase(session, doomed.tenant_id, doomed.image.id, actor="test", request_id=None)
+    originals.purge(bench.store, originals.doomed())
     before = bench.adapter(run_id)
     killed_at(RunStage.TRAIN)
     with pytest.raises(Killed):

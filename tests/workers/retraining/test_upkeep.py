@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from moderation import model_versions, originals
+from moderation import erasure, model_versions
 from moderation.db import transaction
 from moderation.retraining import panel, runs
 from moderation.storage import snapshot_key
@@ -102,7 +102,7 @@ def test_new_reviews_do_not_move_the_panel_and_an_erased_image_leaves_it(
         case = next(each for each in (session.get_one(Case, c.id) for c in held.cases) if sha(each) in before)
         assert case.image_id is not None
         gone = sha(case)
-        originals.erase(session, case.tenant_id, case.image_id, actor="test", request_id=None)
+        erasure.erase(session, case.tenant_id, case.image_id, actor="test", request_id=None)
     after = names(night(held))
     assert gone not in after and before - {gone} <= after
 
