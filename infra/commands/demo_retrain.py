@@ -28,13 +28,14 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from infra.client import Client
-    from infra.demo.halftones import Amounts, Picture, Pictures
+    from infra.demo.halftones import Picture, Pictures
     from infra.demo.lesson import Marks
     from infra.local import Stack
     from moderation.tables import ModelVersion, TrainingRun
 
 INTERRUPTED = 130
 MODERATORS = tuple(f"{name}@demo.example" for name in ("ada", "ben", "cleo"))
+LEAD = "dora@demo.example"
 POLL_S = 0.5
 TIMEOUT_S = 300.0
 LIVE_WITHIN_S = 60.0
@@ -63,7 +64,14 @@ RECIPE: Mapping[str, Any] = {
 @click.option("--port", default=0, help="The api's port on 127.0.0.1; by default a free one.")
 @click.option("--cases", default=200, show_default=True, type=click.IntRange(min=20), help="How many are reviewed.")
 @click.option("--passes", default=12, show_default=True, type=click.IntRange(min=1), help="How often each is shown.")
-def demo_retrain(once: bool, data: Path | None, port: int, cases: int, passes: int) -> None:
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Another one draws other pictures: which arrive, in what order, and how their dots lie.",
+)
+def demo_retrain(once: bool, data: Path | None, port: int, cases: int, passes: int, seed: int) -> None:
     """Have moderators teach the model a type of fake it has never seen, and see whether it did.
 
     The last line is JSON: balanced accuracies (new, old), the area under the curve (new_auc) and the share of real
@@ -71,7 +79,7 @@ def demo_retrain(once: bool, data: Path | None, port: int, cases: int, passes: i
     new version was not promoted.
     """
     from infra.commands.up import ends_on_signals
-    from infra.demo.halftones import Amounts
+    from infra.demo.halftones import Amounts, draw
 
     logging.basicConfig(level=logging.ERROR)  # what matters is said here
     console = Console(highlight=False)
@@ -80,7 +88,8 @@ def demo_retrain(once: bool, data: Path | None, port: int, cases: int, passes: i
     with ends_on_signals():
         try:
             with _folder(data) as folder:
-                found = _play(console, folder, port, Amounts(arriving=cases), passes, once=once)
+                pictures = draw(folder / "pictures", Amounts(arriving=cases), console.print, seed)
+                found = _play(console, folder, port, pictures, passes, once=once)
         except KeyboardInterrupt:
             console.print("Stopped.")
             raise SystemExit(INTERRUPTED) from None
@@ -102,14 +111,12 @@ def _folder(data: Path | None) -> Iterator[Path]:
 
 
 def _play(
-    console: Console, folder: Path, port: int, amounts: Amounts, passes: int, *, once: bool
+    console: Console, folder: Path, port: int, pictures: Pictures, passes: int, *, once: bool
 ) -> dict[str, float | bool]:
     """The whole of it; when it returns or raises, nothing it started is left running."""
     from infra.commands.demo import running
     from infra.demo import lesson
-    from infra.demo.halftones import draw
 
-    pictures = draw(folder / "pictures", amounts, console.print)
     with running(console, folder / "stack", port, _environment(folder, pictures, passes)) as stack:
         password = secrets.token_urlsafe(18)
         client = _reviewed(console, stack, pictures.arriving, password)
@@ -152,7 +159,7 @@ def _reviewed(console: Console, stack: Stack, arriving: Sequence[Picture], passw
     from infra.demo.moderators import Moderator
     from infra.demo.platform import new_school
 
-    _, key = new_school(MODERATORS, password)
+    _, key = new_school(MODERATORS, LEAD, password)
     client = Client(stack.url, key)
     columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
@@ -269,7 +276,7 @@ def _is_live(console: Console, client: Client, pictures: Pictures, run: Training
 
 
 def _stay(console: Console, stack: Stack, password: str) -> None:
-    console.print(f"Dashboard: {stack.url}/dashboard as {MODERATORS[0]}, password {password}", soft_wrap=True)
+    console.print(f"Dashboard: {stack.url}/dashboard/runs as {LEAD}, password {password}", soft_wrap=True)
     console.print("It stays up until Ctrl-C.")
     try:
         while stack.supervisor.alive():

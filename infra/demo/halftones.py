@@ -18,6 +18,7 @@ from model.demo.photos import PhotosUnavailable
 from moderation.errors import ConfigurationError
 
 SEEDS = {"arriving": 1, "old": 2, "measured": 3, "replay": 5, "bundled": 6, "order": 7}
+BETWEEN_SEEDS = 100  # so that no two of them, of any two draws, are the same
 KNOWN_SHARE = 0.12  # of what arrives: fakes of the types that the checkpoint knows
 Kind = Literal["halftone", "known", "real"]
 
@@ -58,17 +59,26 @@ class Pictures:
     old: Path
 
 
-def draw(folder: Path, amounts: Amounts, say: Callable[[str], None]) -> Pictures:
-    """Make them all below `folder`. Raises ConfigurationError where the photos are not there."""
+def draw(folder: Path, amounts: Amounts, say: Callable[[str], None], seed: int = 0) -> Pictures:
+    """Make them all below `folder`; another seed draws other ones, of the same photos for the same purposes.
+
+    Raises ConfigurationError where the photos are not there.
+    """
+    seeds = {name: number + BETWEEN_SEEDS * seed for name, number in SEEDS.items()}
+
+    def drawn(name: str, purpose: newtype.Purpose) -> list[dict[str, Any]]:
+        records = newtype.draw(newtype.heldout(purpose), folder / name, seeds[name])
+        return [_below(name, record) for record in records]
+
     try:
         say("Drawing the pictures …")
-        arriving = _mixed(_drawn(folder, "arriving", "reviewed"), amounts.arriving)
-        measured = _drawn(folder, "measured", "holdout")
-        old = [record for record in _drawn(folder, "old", "calibration") if record["artifact"] != HALFTONE]
+        arriving = _mixed(drawn("arriving", "reviewed"), amounts.arriving, seeds["order"])
+        measured = drawn("measured", "holdout")
+        old = [record for record in drawn("old", "calibration") if record["artifact"] != HALFTONE]
         say("Training the makers of known fakes, for replay …")
-        made_by = newtype.autoencoders(SEEDS["replay"])
-        replayed = newtype.known(folder / "replay", "train", amounts.replay, made_by, SEEDS["replay"])
-        others = newtype.known(folder / "bundled", "validation", amounts.bundled, made_by, SEEDS["bundled"])
+        made_by = newtype.autoencoders(seeds["replay"])
+        replayed = newtype.known(folder / "replay", "train", amounts.replay, made_by, seeds["replay"])
+        others = newtype.known(folder / "bundled", "validation", amounts.bundled, made_by, seeds["bundled"])
     except PhotosUnavailable as error:
         raise ConfigurationError(str(error)) from error
     kept = [*old, *(_below("bundled", record) for record in others)]
@@ -81,18 +91,13 @@ def draw(folder: Path, amounts: Amounts, say: Callable[[str], None]) -> Pictures
     )
 
 
-def _drawn(folder: Path, name: str, purpose: newtype.Purpose) -> list[dict[str, Any]]:
-    records = newtype.draw(newtype.heldout(purpose), folder / name, SEEDS[name])
-    return [_below(name, record) for record in records]
-
-
 def _below(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, "image": f"{name}/{record['image']}"}
 
 
-def _mixed(records: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+def _mixed(records: Sequence[Mapping[str, Any]], count: int, seed: int) -> list[Mapping[str, Any]]:
     """`count` of them in random order: some known fakes, and of the rest as many halftones as reals."""
-    random_ = random.Random(SEEDS["order"])
+    random_ = random.Random(seed)
     known = round(count * KNOWN_SHARE)
     halftones = (count - known) // 2
     wanted: dict[Kind, int] = {"known": known, "halftone": halftones, "real": count - known - halftones}

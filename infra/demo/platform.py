@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from moderation import sources, tenants, webhooks
+from moderation import accounts, sources, tenants, webhooks
 from moderation.db import transaction
 from moderation.policy import Thresholds
 from moderation.settings import Settings
@@ -24,6 +24,7 @@ from moderation.vocabulary import Role, Scope, SourceKind, SourceScheme
 PREFIX = "demo-"
 EVERYTHING_REVIEWED = Thresholds(fake_from=1, real_up_to=0)
 MODERATOR = "moderator@demo.example"
+ACTOR = "operator"
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,16 @@ def new_platform(receiver_url: str, moderator_password: str, settings: Settings)
             tenant=name,
             key=key,
             hook_url=f"{settings.public_url.rstrip('/')}/v1/hooks/{source.id}",
-            hook_secret=source.secrets[0],
-            endpoint_secret=endpoint.secrets[0],
+            hook_secret=sources.secrets_of(source)[0],
+            endpoint_secret=webhooks.secrets_of(endpoint)[0],
         )
 
 
-def new_school(moderators: Sequence[str], password: str) -> tuple[str, str]:
+def new_school(moderators: Sequence[str], lead: str, password: str) -> tuple[str, str]:
     """A platform that allows training and has a person look at everything; its name and its key.
 
-    `moderators` are the addresses of those who work for it, all with the same password.
+    `moderators` are the addresses of those who work for it, and `lead` of who leads it and sees to training, which
+    takes an operator; all have the same password.
     """
     with transaction() as session:
         tenant = tenants.create_tenant(session, f"{PREFIX}school", allow_training=True)
@@ -68,6 +70,9 @@ def new_school(moderators: Sequence[str], password: str) -> tuple[str, str]:
         _, key = tenants.create_key(session, tenant.id, "demo", list(Scope))
         for email in moderators:
             tenants.add_member(session, tenants.create_user(session, email, password), tenant, Role.MODERATOR)
+        leader = tenants.create_user(session, lead, password)
+        tenants.add_member(session, leader, tenant, Role.LEAD)
+        accounts.set_operator(session, leader, True, actor=ACTOR)
         return tenant.name, key
 
 
@@ -83,7 +88,6 @@ def _source(session: Session, tenant: Tenant) -> Source:
         name="uploads",
         scheme=SourceScheme.STANDARD,
         kind=SourceKind.JSON,
-        secrets=[],
         image_url_pointer="/data/image/url",
         external_id_pointer="/data/image/id",
     )

@@ -31,7 +31,7 @@ from tests.conftest import ServiceRun
 from tests.reviewing import make_review_case
 
 PASSWORD = "correct horse battery staple"
-ADA, BEN = "ada@demo.example", "ben@demo.example"
+ADA, BEN, DORA = (f"{name}@demo.example" for name in ("ada", "ben", "dora"))
 SAID = "This is a real image. The colours are muted. The shadows are smeared."
 TRUE = "This is a fake image. A regular pattern of dots covers the picture. The colours are muted."
 HALFTONE = Picture(Path("any.jpg"), "halftone", "a photo", TRUE)
@@ -70,6 +70,29 @@ class TestPictures:
         assert result.exit_code == 1
         assert "are wanted, and there are" in result.output
 
+    def test_another_seed_draws_other_pictures_of_the_same_photos(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        crops = {purpose: newtype.heldout(purpose)[:40] for purpose in newtype.SHARES}
+        monkeypatch.setattr(newtype, "heldout", crops.__getitem__)
+        monkeypatch.setattr(newtype, "autoencoders", lambda seed: None)
+        monkeypatch.setattr(newtype, "known", lambda folder, *rest: folder.mkdir() or [])
+        one, again, other = (
+            halftones.draw(tmp_path / name, Amounts(20), lambda line: None, seed)
+            for name, seed in (("one", 0), ("again", 0), ("other", 1))
+        )
+        assert dots(one) == dots(again) and not dots(one) & dots(other)
+        assert names(one) == names(again) != names(other)
+        assert {each.photo for each in one.measured} == {each.photo for each in other.measured}
+
+
+def dots(pictures: Pictures) -> set[bytes]:
+    return {each.path.read_bytes() for each in pictures.measured if each.kind == "halftone"}
+
+
+def names(pictures: Pictures) -> list[str]:
+    return [each.path.name for each in pictures.arriving]
+
 
 class TestModerators:
     @pytest.fixture(scope="class")
@@ -80,7 +103,7 @@ class TestModerators:
             yield url
 
     def test_they_answer_in_the_dashboard_until_nothing_is_left(self, url: str, db: Engine) -> None:
-        name, _ = new_school([ADA, BEN], PASSWORD)
+        name, _ = new_school([ADA, BEN], DORA, PASSWORD)
         with transaction() as session:
             tenant = tenants.tenant_named(session, name)
             assert tenant.allow_training
@@ -112,7 +135,7 @@ class TestModerators:
             assert said == ([dots, (None, None, "The colours are muted.")] if blind else graded)
 
     def test_a_wrong_password_is_said(self, url: str, db: Engine) -> None:
-        new_school([ADA], PASSWORD)
+        new_school([ADA], DORA, PASSWORD)
         with pytest.raises(PageRefused, match="sign-in was answered with 401"):
             Moderator(url, ADA, "another password", {}).work(lambda: None)
 
