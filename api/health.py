@@ -11,8 +11,8 @@ from api.auth import public
 from api.bodies import Answer, Shown
 from api.problems import NotReady
 from api.process import current
-from moderation import db, model_versions
-from moderation.errors import StorageUnavailable
+from moderation import db, keyring, model_versions
+from moderation.errors import ConfigurationError, StorageUnavailable
 from moderation.storage import Storage
 
 api = APIBlueprint("health", __name__, abp_tags=[Tag(name="Health")])
@@ -30,7 +30,7 @@ class Ready(Shown):
     """Every part answers. `model.kind` says `demo` where the demo model judges, which is not FakeVLM."""
 
     status: str = Field(examples=["ready"])
-    checks: dict[str, str] = Field(examples=[{"database": OK, "object_store": OK, "model": OK}])
+    checks: dict[str, str] = Field(examples=[{"database": OK, "object_store": OK, "model": OK, "keys": OK}])
     model: dict[str, str] = Field(examples=[{"version": "demo-1", "kind": "demo"}])
 
 
@@ -44,8 +44,9 @@ def live() -> Answer:
 @api.get("/health/ready", summary="Can it serve?", responses={200: Ready} | problems.declared(503))
 @public
 def ready() -> Answer:
-    """Checks the database, the object store, and that some model version is champion."""
+    """Checks the database, the object store, that some model version is champion, and the keys of stored secrets."""
     model, checks = _model()
+    checks["keys"] = _keys() if checks["database"] == OK else "unknown"
     checks["object_store"] = _object_store(current().storage)
     if set(checks.values()) != {OK}:
         raise NotReady(checks)
@@ -62,6 +63,18 @@ def _model() -> tuple[dict[str, str], dict[str, str]]:
     if champion is None:
         return {}, {"database": OK, "model": "no model version is champion; see `telltale models`"}
     return {"version": champion.name, "kind": str(champion.manifest["kind"])}, {"database": OK, "model": OK}
+
+
+def _keys() -> str:
+    try:
+        with db.transaction() as session:
+            keyring.check(session)
+    except SQLAlchemyError as error:
+        return _state(error)
+    except ConfigurationError as error:
+        problems.log.warning("Not ready: %s", error)
+        return "some cannot be decrypted; see TELLTALE_SECRET_KEYS"
+    return OK
 
 
 def _object_store(storage: Storage) -> str:

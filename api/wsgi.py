@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging.config
 
 from api.app import create_app
+from moderation import sealing
 from moderation.settings import settings
 
 
@@ -23,4 +24,6 @@ def configure_logging(level: str) -> None:
 
 
 configure_logging(settings().log_level)
+# Without a key no webhook can be verified and no endpoint made: raises ConfigurationError that says how to make one.
+sealing.key_ids()
 app = create_app(settings())

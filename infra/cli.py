@@ -39,6 +39,10 @@ COMMANDS = {
     "users": ("infra.commands.users:users", "Create and list moderators, leads and administrators."),
     "sources": ("infra.commands.sources:sources", "Create and list sources: whose webhooks are accepted, and how."),
     "endpoints": ("infra.commands.endpoints:endpoints", "Create and list endpoints: where events are sent."),
+    "secrets": (
+        "infra.commands.secrets:secrets",
+        "See which keys encrypt stored secrets, and change to a new one.",
+    ),
     "deliveries": ("infra.commands.deliveries:deliveries", "See what was sent to endpoints, and send it again."),
     "policies": ("infra.commands.policies:policies", "Set and show policies: what is decided, and what is reviewed."),
     "submit": ("infra.commands.submit:submit", "Submit images to the service, and watch them being judged."),

@@ -6,6 +6,7 @@ next start takes up again. It knows how processes are started, and nothing of wh
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import os
@@ -18,14 +19,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Self
 
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra import processes
 from infra.services import LOOPBACK, Postgres, SeaweedFS, Service, Valkey, free_port, is_free, wait_until
 from infra.supervision import Program, Supervisor, environment_with
 from moderation.errors import ConfigurationError
+from moderation.settings import SECRET_KEY_BYTES
 
 SERVICES = "services"
+SECRET_KEYS = "secret-keys"
 # Beside the data of a stack that runs: how to reach it. Only the owner can read it.
 RUNNING = "running.json"
 # Loading a 7B model from a cold disk takes minutes; the demo checkpoint takes seconds.
@@ -42,6 +46,7 @@ class Outside(BaseSettings):
     redis_url: str | None = None
     s3_endpoint_url: str | None = None
     public_url: str | None = None
+    secret_keys: str | None = Field(default=None, repr=False)
 
     @classmethod
     def nothing(cls) -> Self:
@@ -72,6 +77,20 @@ def write_secret(file: Path, content: Mapping[str, object]) -> None:
     """Write JSON that only the owner can read."""
     file.touch(mode=0o600)
     file.write_text(json.dumps(content, indent=2))
+
+
+def kept_secret_keys(file: Path) -> str:
+    """What secrets are encrypted with, as TELLTALE_SECRET_KEYS has it: made at the first start, for the owner alone.
+
+    Without this file, the secrets in the database are lost.
+    """
+    if not file.exists():
+        fresh = file.with_suffix(".new")
+        fresh.touch(mode=0o600)
+        fresh.write_text(base64.b64encode(secrets.token_bytes(SECRET_KEY_BYTES)).decode() + "\n")
+        # In one step, so that a start that was cut short leaves no empty file.
+        fresh.rename(file)
+    return ",".join(file.read_text().split())
 
 
 def service_program(service: Service) -> Program:
@@ -129,6 +148,8 @@ class Stack:
         self.services = embedded_services(self.folder, outside)
         self.environment = {name: value for service in self.services for name, value in service.environment.items()}
         self.environment |= {} if outside.public_url else {"TELLTALE_PUBLIC_URL": self.url}
+        if not outside.secret_keys:
+            self.environment["TELLTALE_SECRET_KEYS"] = kept_secret_keys(self.folder / SECRET_KEYS)
         self.environment |= environment or {}
         self.embedded = [service_program(service) for service in self.services]
         programs = [*self.embedded, *processes.processes(self.folder, self.port)]

@@ -9,7 +9,7 @@ import sys
 
 import click
 
-import migrations
+from infra import schema
 from moderation.errors import TelltaleError
 from moderation.settings import settings
 from moderation.storage import Storage
@@ -20,7 +20,7 @@ def prepare() -> None:
 
     from infra.commands.models import ensure_champion
 
-    migrations.upgrade(settings().database_url)
+    schema.bring_up_to_date()
     Storage(settings()).ensure_bucket()
     ensure_champion(settings(), say=click.echo)
 

@@ -19,6 +19,10 @@ class ConfigurationError(TelltaleError):
     """The deployment is not set up right; the operator must act."""
 
 
+class Unreadable(ConfigurationError):
+    """A stored secret cannot be decrypted, for want of its key."""
+
+
 class InvalidRequest(TelltaleError):
     """The request says something that cannot be."""
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from moderation import cases, images, originals, outbound, storage
+from moderation import cases, images, originals, outbound, sealing, storage
 from moderation.cases import Lease
-from moderation.db import transaction
+from moderation.db import insistent, transaction
 from moderation.dispatch import FETCHING
 from moderation.errors import (
     AddressRefused,
@@ -25,12 +25,14 @@ from moderation.errors import (
     TelltaleError,
     Undecodable,
     Unreachable,
+    Unreadable,
     UnsupportedType,
 )
+from moderation.originals import Original
 from moderation.sandbox import Sandbox, SandboxClosed, SandboxCrash, SandboxMemory, SandboxTimeout
 from moderation.settings import Settings
 from moderation.storage import Storage
-from moderation.tables import Case, Source
+from moderation.tables import Case, Image, Source
 from moderation.vocabulary import FailureReason
 
 # After the first, second, … lost attempt.
@@ -73,18 +75,28 @@ def begin(case_id: UUID, settings: Settings) -> Errand | None:
 
 
 def read(errand: Errand, *, store: Storage, sandbox: Sandbox, settings: Settings) -> None:
-    """Read the link and queue the case, end it with the reason, or give it back for later. Raises LostLease."""
+    """Read the link and queue the case, end it with the reason, or give it back for later.
+
+    Raises LostLease, and StorageUnavailable where our own store is away: the case has been given back then.
+    """
     try:
         data = _bytes_of(errand, settings)
         facts = sandbox.call(images.inspect, data, settings.max_image_pixels)
         original = originals.keep(store, errand.tenant_id, data, facts)
     except TelltaleError as error:
         _end_or_retry(errand, error, settings)
+        if isinstance(error, StorageUnavailable):
+            raise
         return
+    originals.discard_duplicate(store, original, _queue(errand, original))
+
+
+@insistent
+def _queue(errand: Errand, original: Original) -> Image:
     with transaction(wake=True) as session:
         image = originals.attach(session, original)
         cases.fetched(session, errand.lease, image)
-    originals.discard_duplicate(store, original, image)
+    return image
 
 
 def _bytes_of(errand: Errand, settings: Settings) -> bytes:
@@ -92,21 +104,24 @@ def _bytes_of(errand: Errand, settings: Settings) -> bytes:
         return outbound.fetch_image(errand.url, settings).data
     if errand.source is None or errand.bucket is None or errand.key is None:
         raise Undecodable("The image's link was erased before it was read; submit it again.")
+    sealed = errand.source.s3_secret_key
     return storage.foreign_object(
         settings,
         endpoint_url=errand.source.s3_endpoint_url,
         region=errand.source.s3_region,
         access_key=errand.source.s3_access_key,
-        secret_key=errand.source.s3_secret_key,
+        secret_key=sealed and sealing.unseal(sealed, errand.source.id),
         bucket=errand.bucket,
         key=errand.key,
     )
 
 
+@insistent
 def _end_or_retry(errand: Errand, error: TelltaleError, settings: Settings) -> None:
     attempt = errand.lease.attempt
     with transaction(wake=True) as session:
-        if isinstance(error, StorageUnavailable):
+        # Our store is away, or this process lacks a key: neither is the link's fault.
+        if isinstance(error, StorageUnavailable | Unreadable):
             cases.postpone(session, errand.lease, STORE_RETRY_AFTER, counts=False)
         elif isinstance(error, SandboxClosed):
             cases.postpone(session, errand.lease, timedelta(0), counts=False)

@@ -5,27 +5,51 @@ It knows no defaults for addresses: `telltale up` sets them for the embedded ser
 
 from __future__ import annotations
 
+import base64
+import re
+from email.utils import parseaddr
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from moderation.errors import ConfigurationError
 
 MEBIBYTE = 1024 * 1024
+SECRET_KEY_BYTES = 32
+HOW_TO_MAKE_A_KEY = "Make a key with `openssl rand -base64 32`"
+
+
+def _secret_keys(text: object) -> object:
+    """Keys as they stand in a variable or a file: base64, with commas, spaces or line ends between them."""
+    return tuple(_secret_key(word) for word in re.split(r"[\s,]+", text) if word) if isinstance(text, str) else text
+
+
+def _secret_key(word: str) -> bytes:
+    try:
+        key = base64.b64decode(word, validate=True)
+    except ValueError:
+        key = b""
+    if len(key) != SECRET_KEY_BYTES:
+        raise ValueError(f"each key is the base64 of {SECRET_KEY_BYTES} random bytes. {HOW_TO_MAKE_A_KEY}")
+    return key
 
 
 class Settings(BaseSettings):
     """One deployment's settings; every field is the variable TELLTALE_<FIELD> in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="TELLTALE_", frozen=True, extra="ignore", env_parse_none_str="never")
+    # What holds a password or a key is kept out of repr(), and out of what is said of a wrong value.
+    model_config = SettingsConfigDict(
+        env_prefix="TELLTALE_", frozen=True, extra="ignore", env_parse_none_str="never", hide_input_in_errors=True
+    )
 
     # Where the three services are.
-    database_url: str = Field(description="postgresql+psycopg://user:password@host/database")
-    redis_url: str = Field(description="redis://host:port/0")
+    database_url: str = Field(repr=False, description="postgresql+psycopg://user:password@host/database")
+    redis_url: str = Field(repr=False, description="redis://host:port/0")
     s3_endpoint_url: str | None = Field(default=None, description="unset: AWS's own")
     s3_public_url: str | None = Field(
         default=None, description="the store as browsers and platforms reach it; presigned links bind this host"
@@ -33,7 +57,15 @@ class Settings(BaseSettings):
     s3_bucket: str = "telltale"
     s3_region: str = "us-east-1"
     s3_access_key: str | None = Field(default=None, description="unset: boto3's own search (role, profile)")
-    s3_secret_key: str | None = None
+    s3_secret_key: str | None = Field(default=None, repr=False)
+
+    secret_keys: Annotated[tuple[bytes, ...], NoDecode, BeforeValidator(_secret_keys)] = Field(
+        default=(),
+        repr=False,
+        description="what the secrets of endpoints and sources are encrypted with in the database: base64 of 32 bytes, "
+        "several with commas between them; the first encrypts, all decrypt. For the api, the workers that fetch links "
+        "and deliver webhooks, and the commands; no other process needs it (docs/secrets.md)",
+    )
 
     # What is judged, and by what.
     model: str | None = Field(
@@ -77,13 +109,25 @@ class Settings(BaseSettings):
 
     # Addresses that people give us.
     allowed_hosts: tuple[str, ...] = Field(
-        default=(), description='JSON list of "host:port" exempt from the public-address rule; empty in production'
+        default=(), description='JSON list of "host:port" that may be private and on any port; empty in production'
     )
     fetch_timeout_s: float = Field(default=20, gt=0)
     fetch_redirects: int = Field(default=3, ge=0)
     delivery_timeout_s: float = Field(default=15, gt=0)
     deliveries_per_endpoint: int = Field(default=4, ge=1, description="in flight at once")
     delivery_threads: int = Field(default=16, ge=1, description="of a delivery worker, and of a fetching worker")
+
+    # Mail to the people who must be told something; what they are told is on the dashboard in any case.
+    smtp_url: str | None = Field(
+        default=None,
+        repr=False,
+        pattern=r"^smtps?://[^/?#]+$",
+        description="smtp://user:password@host:587, encrypted where the server offers STARTTLS, or smtps://…:465; "
+        "special characters as in any URL (%40 is @); unset: nothing is mailed",
+    )
+    mail_from: str | None = Field(
+        default=None, validate_default=True, description='whom mail is from, such as "Telltale <telltale@example.com>"'
+    )
 
     # Retraining, every night or when asked.
     retrain_hour: int | None = Field(
@@ -120,6 +164,21 @@ class Settings(BaseSettings):
         default=0, ge=0, description="reverse proxies before the api, each of which appends to X-Forwarded-For"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _names_a_server(cls, url: str | None) -> str | None:
+        """The port, too, is read here: one that is none raises ValueError."""
+        if url is not None and (urlsplit(url).hostname is None or urlsplit(url).port == 0):
+            raise ValueError("it names no mail server; smtp://user:password@host:587 does")
+        return url
+
+    @field_validator("mail_from")
+    @classmethod
+    def _is_from_somebody(cls, sender: str | None, info: ValidationInfo) -> str | None:
+        if info.data.get("smtp_url") and "@" not in parseaddr(sender or "")[1]:
+            raise ValueError("mail needs an address that it is from, where TELLTALE_SMTP_URL is set")
+        return sender
 
 
 @cache

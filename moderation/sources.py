@@ -20,9 +20,17 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from moderation import signing, submissions, tenants, webhooks
+from moderation import outbound, sealing, signing, submissions, tenants, webhooks
 from moderation.db import new_id, transaction
-from moderation.errors import ConfigurationError, Conflict, InvalidRequest, NotFound, SignatureInvalid, TelltaleError
+from moderation.errors import (
+    AddressRefused,
+    ConfigurationError,
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    SignatureInvalid,
+    TelltaleError,
+)
 from moderation.settings import Settings
 from moderation.submissions import Link
 from moderation.tables import ReceivedWebhook, Source
@@ -86,14 +94,24 @@ class Trial:
     nearest: str | None
 
 
-def create_source(session: Session, source: Source, *, actor: str = OPERATOR) -> Source:
-    """Check and store a source; a secret is made where none was given.
+def create_source(
+    session: Session,
+    source: Source,
+    *,
+    secret: str | None = None,
+    s3_secret_key: str | None = None,
+    actor: str = OPERATOR,
+) -> Source:
+    """Check and store a source; where no `secret` is given one is made, and `secrets_of` opens it to be shown once.
 
     Raises InvalidRequest for one that could not work, Conflict where the tenant has one of this name.
     """
-    source.secrets = source.secrets or [signing.new_secret()]
+    secret = secret or signing.new_secret()
+    source.id = source.id or new_id()
+    source.secrets = [sealing.seal(secret, source.id)]
+    source.s3_secret_key = sealing.seal(s3_secret_key, source.id) if s3_secret_key else None
     _check(session, source)
-    _check_secret(source.scheme, source.secrets[0])
+    _check_secret(source.scheme, secret)
     session.add(source)
     session.flush()
     said = {name: value for name, value in _shown(source).items() if value is not None}
@@ -101,12 +119,20 @@ def create_source(session: Session, source: Source, *, actor: str = OPERATOR) ->
     return source
 
 
+def secrets_of(source: Source) -> list[str]:
+    """What its platform signs with, the newest first: to verify with, and to be shown just after it was made.
+
+    Raises Unreadable for want of its key.
+    """
+    return [sealing.unseal(stored, source.id) for stored in source.secrets]
+
+
 def change_source(session: Session, source: Source, wanted: Mapping[str, Any], *, actor: str) -> None:
     """Set columns of a source (EDITABLE); what is not named stays. Raises InvalidRequest, Conflict."""
     before = _shown(source)
-    hidden = [name for name in SECRET if name in wanted and wanted[name] != getattr(source, name)]
+    hidden = [name for name in SECRET if name in wanted and wanted[name] != _opened(source, name)]
     for name, value in wanted.items():
-        setattr(source, name, value)
+        setattr(source, name, sealing.seal(value, source.id) if name in SECRET and value else value)
     with session.no_autoflush:
         _check(session, source)
     after = _shown(source)
@@ -126,7 +152,7 @@ def rotate_source_secret(session: Session, source: Source, own: str | None, *, a
     _check_secret(source.scheme, fresh)
     # Anew and locked: of two rotations at once, the second keeps what the first made.
     session.refresh(source, with_for_update={"key_share": True})
-    source.secrets = [fresh, *source.secrets[:1]]
+    source.secrets = [sealing.seal(fresh, source.id), *source.secrets[:1]]
     _note(session, EventType.SOURCE_SECRET_ROTATED, source, actor=actor)
     return fresh
 
@@ -176,6 +202,11 @@ def _shown(source: Source) -> dict[str, Any]:
     return {name: getattr(source, name) for name in EDITABLE if name not in SECRET}
 
 
+def _opened(source: Source, name: str) -> str | None:
+    stored = getattr(source, name)
+    return None if stored is None else sealing.unseal(stored, source.id)
+
+
 def _check(session: Session, source: Source) -> None:
     source.name = tenants.checked_name(source.name)
     same = select(Source.id).where(Source.tenant_id == source.tenant_id, Source.name == source.name)
@@ -192,6 +223,8 @@ def _check(session: Session, source: Source) -> None:
     for name in POINTERS:
         if getattr(source, name):
             _check_pointer(getattr(source, name), f"/{name}")
+    if source.s3_endpoint_url:
+        _check_store(source.s3_endpoint_url)
 
 
 def _check_pointer(pointer: str, field: str) -> None:
@@ -201,6 +234,14 @@ def _check_pointer(pointer: str, field: str) -> None:
         raise InvalidRequest(
             f"{pointer!r} is not a JSON Pointer (RFC 6901), such as /data/image/url.", pointer=field
         ) from error
+
+
+def _check_store(url: str) -> None:
+    """What is no address of the web is refused now; where it leads is found out when an object is read."""
+    try:
+        outbound.check_link(url)
+    except AddressRefused as error:
+        raise InvalidRequest(error.message, pointer="/s3_endpoint_url") from error
 
 
 def _check_secret(scheme: SourceScheme, secret: str) -> None:
@@ -226,11 +267,11 @@ def source_with(source_id: UUID) -> Source:
 def verify(source: Source, headers: Mapping[str, str], body: bytes) -> str:
     """Check the signature and return the webhook's id. Raises SignatureInvalid, whatever is wrong with it."""
     if source.scheme is SourceScheme.STANDARD:
-        signing.verify_standard(source.secrets, headers, body)
+        signing.verify_standard(secrets_of(source), headers, body)
     elif source.scheme is SourceScheme.GITHUB:
-        signing.verify_github(source.secrets, headers.get(GITHUB_SIGNATURE), body)
+        signing.verify_github(secrets_of(source), headers.get(GITHUB_SIGNATURE), body)
     else:
-        signing.verify_bearer(source.secrets, headers.get("authorization"))
+        signing.verify_bearer(secrets_of(source), headers.get("authorization"))
     return _webhook_id(source, headers, body)
 
 
@@ -309,11 +350,12 @@ def _s3_record(record: Any, index: int) -> Reference:
 
 def signed(source: Source, body: bytes) -> dict[str, str]:
     """The headers that the platform would send with this body now. Those of a bearer source hold its secret."""
+    newest = secrets_of(source)[0]
     if source.scheme is SourceScheme.STANDARD:
-        return signing.sign(source.secrets[:1], f"try_{new_id().hex}", datetime.now(UTC), body)
+        return signing.sign([newest], f"try_{new_id().hex}", datetime.now(UTC), body)
     if source.scheme is SourceScheme.GITHUB:
-        return {GITHUB_SIGNATURE: signing.sign_github(source.secrets[0], body)}
-    return {"authorization": f"Bearer {source.secrets[0]}"}
+        return {GITHUB_SIGNATURE: signing.sign_github(newest, body)}
+    return {"authorization": f"Bearer {newest}"}
 
 
 def try_out(source: Source, headers: Mapping[str, str], body: bytes, settings: Settings) -> Trial:

@@ -19,7 +19,8 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, func, literal_column, or_, select, true, update
 from sqlalchemy.orm import Session, joinedload
 
-from moderation import outbound, signing
+from moderation import outbound, sealing, signing
+from moderation.db import new_id
 from moderation.errors import InvalidRequest, NotFound, TelltaleError
 from moderation.settings import Settings
 from moderation.tables import Delivery, DeliveryAttempt, Endpoint, Event
@@ -54,6 +55,7 @@ def record(
 ) -> Event:
     """Write an event and, for each of the tenant's endpoints that wants it, a delivery. In the caller's transaction."""
     event = Event(
+        id=new_id(),
         tenant_id=tenant_id,
         case_id=case_id,
         sequence=sequence,
@@ -64,11 +66,12 @@ def record(
         data=data,
         request_id=request_id,
     )
-    session.add(event)
-    session.flush()
     if type_ in OUTBOUND:
-        for endpoint_id in _subscribers(session, tenant_id, type_):
-            session.add(Delivery(event_id=event.id, endpoint_id=endpoint_id))
+        # What changed is written once, at the end, and not once for each of its events.
+        with session.no_autoflush:
+            wanted = _subscribers(session, tenant_id, type_)
+        session.add_all(Delivery(event=event, endpoint_id=endpoint_id) for endpoint_id in wanted)
+    session.add(event)
     return event
 
 
@@ -83,17 +86,26 @@ def _subscribers(session: Session, tenant_id: UUID | None, type_: EventType) -> 
 def create_endpoint(
     session: Session, tenant_id: UUID, url: str, event_types: list[str], settings: Settings, *, actor: str = OPERATOR
 ) -> Endpoint:
-    """Register where a tenant wants its events; the secret is made here.
+    """Register where a tenant wants its events; the secret is made here, and `secrets_of` opens it to be shown once.
 
     Raises AddressRefused where the URL is not one we would call, InvalidRequest for an unknown event type.
     """
     outbound.check_url(url, settings)
     _check_types(event_types)
-    endpoint = Endpoint(tenant_id=tenant_id, url=url, secrets=[signing.new_secret()], event_types=event_types)
+    endpoint = Endpoint(id=new_id(), tenant_id=tenant_id, url=url, event_types=event_types)
+    endpoint.secrets = [sealing.seal(signing.new_secret(), endpoint.id)]
     session.add(endpoint)
     session.flush()
     _note(session, EventType.ENDPOINT_CREATED, endpoint, actor=actor, after={"event_types": event_types})
     return endpoint
+
+
+def secrets_of(endpoint: Endpoint) -> list[str]:
+    """What signs its deliveries, the newest first: to sign with, and to be shown just after it was made.
+
+    Raises Unreadable for want of its key.
+    """
+    return [sealing.unseal(stored, endpoint.id) for stored in endpoint.secrets]
 
 
 def change_endpoint(session: Session, endpoint: Endpoint, event_types: list[str], *, actor: str) -> None:
@@ -149,7 +161,7 @@ def rotate_secret(session: Session, endpoint: Endpoint, *, actor: str = OPERATOR
     fresh = signing.new_secret()
     # Anew and locked: of two rotations at once, the second keeps what the first made.
     session.refresh(endpoint, with_for_update={"key_share": True})
-    endpoint.secrets = [fresh, *endpoint.secrets[:1]]
+    endpoint.secrets = [sealing.seal(fresh, endpoint.id), *endpoint.secrets[:1]]
     _note(session, EventType.ENDPOINT_SECRET_ROTATED, endpoint, actor=actor)
     return fresh
 
@@ -261,7 +273,7 @@ def replay(session: Session, delivery: Delivery, *, actor: str = OPERATOR) -> No
     before = {"status": delivery.status.value, "attempts": delivery.attempts}
     delivery.status = DeliveryStatus.PENDING
     delivery.attempts = 0
-    delivery.next_attempt_at = datetime.now(UTC)
+    delivery.next_attempt_at = func.now()
     delivery.delivered_at = delivery.offered_until = delivery.lease_until = None
     delivery.fence += 1
     after = {"delivery": str(delivery.id)}
@@ -323,11 +335,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Parcel:
-    """One leased delivery, with all that is needed to send it without the database."""
+    """One leased delivery, with all that is needed to send it without the database; the secrets are still sealed."""
 
     delivery_id: UUID
     fence: int
     event_id: UUID
+    endpoint_id: UUID
     url: str
     secrets: tuple[str, ...]
     body: bytes
@@ -354,6 +367,7 @@ def take(session: Session, delivery_id: UUID, lease: timedelta) -> Parcel | None
         delivery.id,
         delivery.fence,
         delivery.event_id,
+        delivery.endpoint_id,
         delivery.endpoint.url,
         tuple(delivery.endpoint.secrets),
         payload(delivery.event),
@@ -365,7 +379,8 @@ def attempt(parcel: Parcel, settings: Settings) -> Outcome:
     started = time.monotonic()
     try:
         _refuse_too_large(parcel)
-        headers = _headers(parcel.secrets, parcel.event_id, datetime.now(UTC), parcel.body)
+        secrets = [sealing.unseal(stored, parcel.endpoint_id) for stored in parcel.secrets]
+        headers = _headers(secrets, parcel.event_id, datetime.now(UTC), parcel.body)
         response = outbound.post(parcel.url, headers, parcel.body, settings)
     except TelltaleError as error:
         return Outcome(None, None, error.message, _ms_since(started))
@@ -387,7 +402,7 @@ def request_of(delivery: Delivery, at: datetime) -> tuple[dict[str, str], bytes]
     Raises ConfigurationError for what cannot be signed, and so is not sent.
     """
     body = payload(delivery.event)
-    return _headers(delivery.endpoint.secrets, delivery.event_id, at, body), body
+    return _headers(secrets_of(delivery.endpoint), delivery.event_id, at, body), body
 
 
 def _ms_since(started: float) -> int:
@@ -454,14 +469,15 @@ def _failed(session: Session, delivery: Delivery, endpoint: Endpoint, outcome: O
     if now - endpoint.failing_since >= DISABLE_AFTER:
         _disable_once(session, endpoint, "Every attempt of the last 5 days failed.")
     if outcome.status in BUSY_STATUSES:
-        endpoint.paused_until = now + _pause(outcome)
+        endpoint.paused_until = func.now() + _pause(outcome)
     if delivery.attempts >= len(SCHEDULE):
         delivery.status = DeliveryStatus.FAILED
         return
     wait = SCHEDULE[delivery.attempts] * random.uniform(1, 1.1)
     if outcome.retry_after is not None:
         wait = max(wait, min(timedelta(seconds=outcome.retry_after), MAX_RETRY_AFTER))
-    delivery.next_attempt_at = now + wait
+    # By the database's clock, which it is compared with.
+    delivery.next_attempt_at = func.now() + wait
 
 
 def _disable_once(session: Session, endpoint: Endpoint, reason: str) -> None:

@@ -8,6 +8,7 @@ database and bucket; its TELLTALE_* variables are set before anything reads them
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import os
 import pickle
@@ -31,6 +32,8 @@ from moderation.settings import settings
 from moderation.tables import Row
 
 TEMPLATE = "telltale_template"
+# What secrets are sealed with in these tests' databases: any 32 bytes.
+SECRET_KEY = base64.b64encode(bytes(range(32))).decode()
 RUN = pytest.StashKey["ServiceRun"]()
 KEEPER = pytest.StashKey[Supervisor]()
 
@@ -65,6 +68,7 @@ class ServiceRun:
             "TELLTALE_DATABASE_URL": self.postgres.database_url(f"telltale_{worker}"),
             "TELLTALE_REDIS_URL": self.valkey.database_url(number),
             "TELLTALE_S3_BUCKET": f"telltale-{worker}",
+            "TELLTALE_SECRET_KEYS": SECRET_KEY,
         }
 
     def start(self) -> None:

@@ -17,7 +17,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from moderation import cases, model_versions, screening, signing, tenants
+from moderation import cases, model_versions, screening, sealing, signing, tenants
 from moderation.cases import Lease
 from moderation.db import new_id
 from moderation.policy import Thresholds
@@ -159,8 +159,9 @@ def make_endpoint(
     secrets: Sequence[str] | None = None,
 ) -> Endpoint:
     """An endpoint, unchecked, so that it may be on loopback; one secret unless given."""
-    secrets = [signing.new_secret()] if secrets is None else list(secrets)
-    endpoint = Endpoint(tenant_id=tenant.id, url=url, secrets=secrets, event_types=list(event_types))
+    endpoint = Endpoint(id=new_id(), tenant_id=tenant.id, url=url, event_types=list(event_types))
+    plain = [signing.new_secret()] if secrets is None else secrets
+    endpoint.secrets = [sealing.seal(secret, endpoint.id) for secret in plain]
     session.add(endpoint)
     session.flush()
     return endpoint

@@ -55,7 +55,6 @@ def make_source(tenant: Tenant, scheme: SourceScheme = SourceScheme.STANDARD) ->
         name="uploads",
         scheme=scheme,
         kind=SourceKind.JSON,
-        secrets=[],
         image_url_pointer="/data/image/url",
         external_id_pointer="/data/id",
         metadata_pointer="/data",

@@ -25,6 +25,7 @@ REJUDGE = "screening.rejudge"
 FETCH = "fetching.fetch"
 DELIVER = "delivery.deliver"
 SETTLE = "reviews.settle"
+MAIL = "mailing.send"
 CLEAN_UP = "housekeeping.clean_up"
 RETRAIN = "nightly.retrain"
 ROUTES = {
@@ -34,16 +35,25 @@ ROUTES = {
     FETCH: "fetching",
     DELIVER: "delivery",
     SETTLE: "reviews",
+    # Not behind webhooks, of which there may be thousands.
+    MAIL: "housekeeping",
     CLEAN_UP: "housekeeping",
     RETRAIN: "housekeeping",
 }
 
 # Only the screening role's module loads torch. Links have a process of their own: those that hang would fill the
-# threads that webhooks need.
+# threads that webhooks need. Both open stored secrets, so they start with the keys for it or not at all.
 TASK_MODULES = {
     "screening": ["workers.screening"],
-    "fetching": ["workers.fetching"],
-    "delivery": ["workers.delivery", "workers.housekeeping", "workers.nightly", "workers.reviews"],
+    "fetching": ["workers.fetching", "workers.keys"],
+    "delivery": [
+        "workers.delivery",
+        "workers.housekeeping",
+        "workers.keys",
+        "workers.mailing",
+        "workers.nightly",
+        "workers.reviews",
+    ],
 }
 
 CLEAN_UP_EVERY_S = 60.0

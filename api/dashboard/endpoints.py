@@ -188,4 +188,6 @@ def _page_of(tenant_id: UUID, endpoint_id: UUID, *, error: InvalidRequest | None
 
 
 def _secret_page(endpoint: Endpoint, title: str) -> str:
-    return render_template("endpoints/secret.html", endpoint=endpoint, heading=title)
+    return render_template(
+        "endpoints/secret.html", endpoint=endpoint, secret=webhooks.secrets_of(endpoint)[0], heading=title
+    )

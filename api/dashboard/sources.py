@@ -65,8 +65,9 @@ def create(tenant_id: UUID) -> AnyResponse | str:
     own = request.form.get("secret", "").strip()
     try:
         with transaction() as session:
-            source = Source(tenant_id=tenant_id, secrets=[own] if own else [], **_said(request.form))
-            sources.create_source(session, source, actor=person().actor)
+            said = _said(request.form)
+            secret = {"secret": own, **{name: said.pop(name) for name in SECRET}}
+            source = sources.create_source(session, Source(tenant_id=tenant_id, **said), **secret, actor=person().actor)
     except (InvalidRequest, Conflict) as error:
         return problems.beside(error, _new(error))
     if own:
@@ -209,4 +210,6 @@ def _form(error: InvalidRequest | Conflict | None) -> dict[str, Any]:
 
 
 def _secret_page(source: Source, title: str) -> str:
-    return render_template("sources/secret.html", source=source, hook=_hook(source), heading=title)
+    return render_template(
+        "sources/secret.html", source=source, secret=sources.secrets_of(source)[0], hook=_hook(source), heading=title
+    )

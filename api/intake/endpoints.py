@@ -97,7 +97,7 @@ def create_endpoint(body: EndpointBody) -> Answer:
         except AddressRefused as error:
             error.pointer = "/url"
             raise
-        return _with_secret(endpoint, endpoint.secrets[0]), HTTPStatus.CREATED
+        return _with_secret(endpoint, webhooks.secrets_of(endpoint)[0]), HTTPStatus.CREATED
 
 
 @api.get("/v1/endpoints", summary="List endpoints", responses={200: EndpointsShown} | problems.declared(401, 403))

@@ -35,7 +35,7 @@ def create(tenant: str, url: str, events: tuple[str, ...], as_json: bool) -> Non
     with transaction() as session:
         owner = tenants.tenant_named(session, tenant)
         endpoint = webhooks.create_endpoint(session, owner.id, url, list(events), settings())
-    print_once("secret", endpoint.secrets[0], listings.endpoint_row(endpoint, tenant), as_json=as_json)
+    print_once("secret", webhooks.secrets_of(endpoint)[0], listings.endpoint_row(endpoint, tenant), as_json=as_json)
 
 
 @endpoints.command("list")

@@ -71,12 +71,12 @@ def create(
             name=name,
             scheme=SourceScheme(scheme),
             kind=SourceKind(kind),
-            secrets=[secret] if secret else [],
-            s3_secret_key=s3_secret,
             **given,
         )
-        inbound.create_source(session, source)
-    print_once("secret", source.secrets[0], listings.source_row(source, tenant, settings()), as_json=as_json)
+        inbound.create_source(session, source, secret=secret, s3_secret_key=s3_secret)
+    print_once(
+        "secret", inbound.secrets_of(source)[0], listings.source_row(source, tenant, settings()), as_json=as_json
+    )
 
 
 def _line(what: str) -> str:

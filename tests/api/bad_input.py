@@ -75,7 +75,6 @@ def make_source(client: Client, scheme: SourceScheme = SourceScheme.STANDARD) ->
                 name="platform",
                 scheme=scheme,
                 kind=SourceKind.JSON,
-                secrets=[],
                 image_url_pointer="/image/url",
                 external_id_pointer="/id",
             ),
@@ -96,7 +95,7 @@ def webhook(
     headers = {
         "webhook-id": webhook_id,
         "webhook-timestamp": str(int(moment.timestamp())),
-        "webhook-signature": Webhook(secret or source.secrets[0]).sign(webhook_id, moment, body),
+        "webhook-signature": Webhook(secret or sources.secrets_of(source)[0]).sign(webhook_id, moment, body),
     }
     return client.http.post(f"/v1/hooks/{source.id}", data=body, headers=headers, content_type="application/json")
 

@@ -74,7 +74,7 @@ def test_a_rotated_secret_leaves_the_one_before_valid(client: Client) -> None:
     endpoint = create(client)
     rotated = client.post(f"/v1/endpoints/{endpoint['id']}/rotate-secret").get_json()
     with transaction() as session:
-        assert session.get_one(Endpoint, endpoint["id"]).secrets == [rotated["secret"], endpoint["secret"]]
+        assert webhooks.secrets_of(session.get_one(Endpoint, endpoint["id"])) == [rotated["secret"], endpoint["secret"]]
 
 
 def test_a_disabled_endpoint_keeps_its_log_and_can_be_enabled(client: Client) -> None:

@@ -33,13 +33,12 @@ def test_the_sender_of_the_example_is_accepted(server: Server, client: Client) -
                 name="uploads",
                 scheme=SourceScheme.STANDARD,
                 kind=SourceKind.JSON,
-                secrets=[],
                 image_url_pointer="/data/image/url",
                 external_id_pointer="/data/id",
                 metadata_pointer="/data/meta",
             ),
         )
-    exec(SENDER, {"URL": server.url, "SOURCE": source.id, "SECRET": source.secrets[0]})
+    exec(SENDER, {"URL": server.url, "SOURCE": source.id, "SECRET": sources.secrets_of(source)[0]})
     with transaction() as session:
         (submission,) = session.scalars(select(Submission)).all()
     assert (submission.external_id, submission.image_url) == ("post-81723", "https://example.com/a.jpg")
@@ -80,7 +79,7 @@ def test_every_event_that_is_sent_is_in_its_table_and_no_other() -> None:
 def test_every_error_of_the_domain_has_a_status() -> None:
     ours = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, TelltaleError)]
     # What the api never lets a caller see: a wrong deployment, and what only workers meet.
-    inner = {"TelltaleError", "ConfigurationError", "DamagedCheckpoint"}
+    inner = {"TelltaleError", "ConfigurationError", "DamagedCheckpoint", "Unreadable"}
     inner |= {"OutboundError", "Unreachable", "BadStatus", "ResponseTooLarge"}
     without = {kind.__name__ for kind in ours if not set(kind.__mro__) & set(STATUSES)}
     assert without == inner

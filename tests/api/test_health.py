@@ -26,7 +26,7 @@ def test_ready_with_a_champion(client: Client, bucket: str) -> None:
     assert answer.status_code == 200
     assert answer.get_json() == {
         "status": "ready",
-        "checks": {"database": "ok", "model": "ok", "object_store": "ok"},
+        "checks": {"database": "ok", "model": "ok", "object_store": "ok", "keys": "ok"},
         "model": {"version": version.name, "kind": "demo"},
     }
 
@@ -43,7 +43,8 @@ def test_not_ready_without_a_store_but_alive(client: Client, monkeypatch: pytest
     use(client, monkeypatch, storage=Storage(settings().model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"})))
     answer = client.http.get("/health/ready")
     assert answer.status_code == 503
-    assert answer.get_json()["checks"] == {"database": "ok", "model": "ok", "object_store": "does not answer"}
+    checks = {"database": "ok", "model": "ok", "object_store": "does not answer", "keys": "ok"}
+    assert answer.get_json()["checks"] == checks
     assert client.http.get("/health/live").status_code == 200
 
 

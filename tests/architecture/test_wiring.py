@@ -21,6 +21,7 @@ from workers.celery_app import ROUTES, TASK_MODULES, app
 
 PACKAGES = ("api", "infra", "migrations", "model", "moderation", "tests", "workers")
 SOURCES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
+KEYS = "TELLTALE_SECRET_KEYS"
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 
 # In a fresh process: which tasks one role's modules register, and whether that loaded torch.
@@ -83,6 +84,12 @@ def test_compose_builds_from_files_that_exist_and_migrates_first() -> None:
         assert (ROOT / service["build"]["dockerfile"]).exists()
         if name != "migrate":
             assert service["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
+
+
+def test_compose_gives_the_keys_of_stored_secrets_to_who_opens_them_and_to_nothing_that_runs_the_model() -> None:
+    given = {name for name, service in COMPOSE["services"].items() if KEYS in service.get("environment", {})}
+    assert given == {"migrate", "api", "delivery", "fetching"}
+    assert ":?" in COMPOSE["services"]["api"]["environment"][KEYS], "no key of ours is everybody's"
 
 
 def test_compose_retrains_with_the_screening_image_in_a_folder_that_is_kept_and_writable() -> None:

@@ -73,7 +73,7 @@ def test_an_appeal_is_answered_unseen_and_the_platform_hears_why(dashboard: Dash
         assert settle(case_id).label is Label.REAL
         delivered(platform.url(), platform.port)
     [(_, _, headers, body)] = platform.seen
-    told: Any = Webhook(endpoint.secrets[0]).verify(body, headers)
+    told: Any = Webhook(webhooks.secrets_of(endpoint)[0]).verify(body, headers)
     assert told == json.loads(body) and told["type"] == "appeal.decided"
     assert told["data"]["appeal"] == {"outcome": "overturned", "message": "The raw file settles it: sorry."}
     assert told["data"]["decision"]["label"] == "real" and "metadata agrees" not in body.decode()

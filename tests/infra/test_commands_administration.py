@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from sqlalchemy import Engine, select
 
 from infra.cli import telltale
-from moderation import tenants, webhooks
+from moderation import sealing, sources, tenants, webhooks
 from moderation.db import transaction
 from moderation.errors import Unauthenticated
 from moderation.tables import Case, Delivery, Endpoint, Event, Source, User
@@ -165,14 +165,15 @@ class TestSources:
     def test_takes_the_platforms_own_secret(self, acme: str) -> None:
         made = self.create(acme, "--scheme", "github", "--secret-stdin", stdin="ours\n")
         with transaction() as session:
-            assert session.get_one(Source, made["id"]).secrets == ["ours"]
+            assert sources.secrets_of(session.get_one(Source, made["id"])) == ["ours"]
 
     def test_takes_both_secrets_of_a_bucket(self, acme: str) -> None:
         arguments = ("--kind", "s3_event", "--s3-access-key", "id", "--secret-stdin", "--s3-secret-key-stdin")
         made = self.create(acme, *arguments, stdin="ours\ntheirs\n")
         with transaction() as session:
             source = session.get_one(Source, made["id"])
-            assert (source.secrets, source.s3_access_key, source.s3_secret_key) == (["ours"], "id", "theirs")
+            assert (sources.secrets_of(source), source.s3_access_key) == (["ours"], "id")
+            assert sealing.unseal(source.s3_secret_key, source.id) == "theirs"
 
     def test_a_name_is_taken_once(self, acme: str) -> None:
         self.create(acme)
@@ -217,7 +218,7 @@ class TestEndpoints:
         made = self.create(acme)
         rotated = as_json("endpoints", "rotate-secret", made["id"])
         with transaction() as session:
-            assert session.get_one(Endpoint, made["id"]).secrets == [rotated["secret"], made["secret"]]
+            assert webhooks.secrets_of(session.get_one(Endpoint, made["id"])) == [rotated["secret"], made["secret"]]
 
     @pytest.mark.parametrize("command", ["ping", "enable", "rotate-secret"])
     def test_an_unknown_one_is_named(self, command: str) -> None:

@@ -18,7 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, select
 
-from moderation import signing, sources
+from moderation import sealing, signing, sources
 from moderation.db import new_id, transaction
 from moderation.errors import AddressRefused, Conflict, InvalidRequest, NotFound, SignatureInvalid
 from moderation.settings import settings
@@ -38,8 +38,11 @@ POINTERS = {
 
 def source(scheme: SourceScheme = SourceScheme.STANDARD, kind: SourceKind = SourceKind.JSON, **fields: Any) -> Source:
     """A source outside any database."""
-    given: dict[str, Any] = {"secrets": ["s3cret"], **(POINTERS if kind is SourceKind.JSON else {}), **fields}
-    return Source(**{"id": new_id(), "name": "uploads", "scheme": scheme, "kind": kind, **given})
+    secrets = fields.pop("secrets", ["s3cret"])
+    given: dict[str, Any] = {**(POINTERS if kind is SourceKind.JSON else {}), **fields}
+    made = Source(**{"id": new_id(), "name": "uploads", "scheme": scheme, "kind": kind, **given})
+    made.secrets = [sealing.seal(secret, made.id) for secret in secrets]
+    return made
 
 
 @pytest.fixture
@@ -50,17 +53,19 @@ def tenant(db: Engine) -> Tenant:
 
 def stored(tenant: Tenant, **fields: Any) -> Source:
     with transaction() as session:
-        made = source(**{"secrets": [], **fields})
+        secrets = {name: fields.pop(name, None) for name in ("secret", "s3_secret_key")}
+        made = source(**fields)
         made.tenant_id = tenant.id
-        return sources.create_source(session, made)
+        return sources.create_source(session, made, **secrets)
 
 
 # --- Making one ---
 
 
 def test_a_source_gets_a_secret_where_none_is_given(tenant: Tenant) -> None:
-    made = stored(tenant, secrets=[])
-    assert len(made.secrets) == 1 and made.secrets[0].startswith("whsec_")
+    made = stored(tenant)
+    (secret,) = sources.secrets_of(made)
+    assert secret.startswith("whsec_") and secret not in str(made.secrets)
     assert sources.source_with(made.id).id == made.id
 
 
@@ -376,7 +381,7 @@ def test_a_rotated_secret_leaves_the_one_before_valid(tenant: Tenant) -> None:
         own = signing.new_secret()
         assert sources.verify(row, before, body)
         sources.rotate_source_secret(session, row, own, actor="user:ada")
-        assert row.secrets == [own, fresh]
+        assert sources.secrets_of(row) == [own, fresh]
         with pytest.raises(SignatureInvalid):
             sources.verify(row, before, body)
         with pytest.raises(InvalidRequest):
@@ -397,7 +402,7 @@ def test_of_two_rotations_at_once_both_secrets_are_taken(tenant: Tenant) -> None
     with ThreadPoolExecutor(2) as pool:
         fresh = list(pool.map(rotated, range(2)))
     with transaction() as session:
-        assert sorted(session.get_one(Source, made.id).secrets) == sorted(fresh)
+        assert sorted(sources.secrets_of(session.get_one(Source, made.id))) == sorted(fresh)
 
 
 def test_a_source_is_disabled_and_enabled_and_says_so_once(tenant: Tenant) -> None:

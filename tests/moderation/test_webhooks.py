@@ -352,7 +352,7 @@ def test_the_official_package_verifies_what_is_sent_also_while_a_secret_rotates(
         with transaction() as session:
             factories.make_version(session)
             endpoint = make_endpoint(session, tenant, server.url("/hook"))
-            old = endpoint.secrets[0]
+            old = webhooks.secrets_of(endpoint)[0]
             fresh = webhooks.rotate_secret(session, endpoint)
             case = make_case(session, tenant, CaseStatus.DECIDED, external_id="post-9", details={"ü": "\U0001f9ff"})
         with transaction() as session:
@@ -456,7 +456,8 @@ def test_an_event_that_is_too_large_is_not_sent_and_everybody_can_see_it(tenant:
 def test_an_endpoint_is_made_with_a_secret_and_known_event_types_only(tenant: Tenant) -> None:
     with transaction() as session:
         made = webhooks.create_endpoint(session, tenant.id, "https://example.com/hook", ["verdict.failed"], settings())
-    assert len(made.secrets) == 1 and made.secrets[0].startswith("whsec_")
+    (secret,) = webhooks.secrets_of(made)
+    assert secret.startswith("whsec_") and secret not in str(made.secrets)
     for unknown in ("verdict.done", "case.taken", ""):
         with pytest.raises(InvalidRequest, match=r"verdict\.completed") as refused, transaction() as session:
             webhooks.create_endpoint(session, tenant.id, "https://example.com/hook", [unknown], settings())
@@ -467,7 +468,7 @@ def test_at_most_two_secrets_sign(endpoint: Endpoint) -> None:
     with transaction() as session:
         row = session.get_one(Endpoint, endpoint.id)
         first, second = webhooks.rotate_secret(session, row), webhooks.rotate_secret(session, row)
-    assert reread(endpoint).secrets == [second, first]
+    assert webhooks.secrets_of(reread(endpoint)) == [second, first]
 
 
 def test_of_two_rotations_at_once_both_secrets_sign(tenant: Tenant, endpoint: Endpoint) -> None:
@@ -481,7 +482,7 @@ def test_of_two_rotations_at_once_both_secrets_sign(tenant: Tenant, endpoint: En
 
     with ThreadPoolExecutor(2) as pool:
         fresh = list(pool.map(rotated, range(2)))
-    assert sorted(reread(endpoint).secrets) == sorted(fresh)
+    assert sorted(webhooks.secrets_of(reread(endpoint))) == sorted(fresh)
 
 
 def test_another_tenants_endpoints_and_deliveries_do_not_exist(tenant: Tenant, endpoint: Endpoint) -> None:
@@ -519,7 +520,7 @@ def test_an_endpoints_life_is_written_down_without_its_secrets(tenant: Tenant) -
         made = webhooks.create_endpoint(session, tenant.id, "https://example.com/in", [], settings(), actor="user:ada")
         webhooks.change_endpoint(session, made, [], actor="user:ada")
         webhooks.change_endpoint(session, made, ["verdict.failed"], actor="user:ada")
-        secrets = [*made.secrets, webhooks.rotate_secret(session, made, actor="user:ada")]
+        secrets = [*webhooks.secrets_of(made), webhooks.rotate_secret(session, made, actor="user:ada")]
         webhooks.disable(session, made, "Enough.", actor="user:ada")
         webhooks.enable(session, made, actor="user:ada")
     (changed,) = told(tenant.id, EventType.ENDPOINT_CHANGED)
