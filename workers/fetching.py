@@ -9,11 +9,14 @@ from uuid import UUID
 from celery.signals import worker_shutdown
 
 from moderation import fetching, screening
+from moderation.errors import StorageUnavailable
+from moderation.fetching import Errand
 from moderation.sandbox import Sandbox
 from moderation.settings import Settings, settings
 from moderation.storage import Storage
 from workers.celery_app import FETCH, app
 from workers.heartbeat import BEATS_PER_LEASE, Heartbeat
+from workers.outage import Outage
 
 
 class Fetcher:
@@ -25,6 +28,7 @@ class Fetcher:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._store = Storage(settings)
+        self._outage = Outage()
         self._sandbox = Sandbox(settings.decode_processes, settings.decode_memory_bytes, settings.decode_timeout_s)
         self._heart = Heartbeat(partial(screening.renew, settings=settings), settings.case_lease_s / BEATS_PER_LEASE)
 
@@ -35,11 +39,20 @@ class Fetcher:
 
     def fetch(self, case_id: UUID) -> None:
         """Read one case's link. Running it twice is harmless."""
-        errand = fetching.begin(case_id, self._settings)
-        if errand is None:
-            return
-        with self._heart.keeping(errand.lease):
+        with self._outage.turn() as go:
+            errand = fetching.begin(case_id, self._settings) if go else None
+            if errand is None:
+                return
+            with self._heart.keeping(errand.lease):
+                self._read(errand)
+
+    def _read(self, errand: Errand) -> None:
+        try:
             fetching.read(errand, store=self._store, sandbox=self._sandbox, settings=self._settings)
+        except StorageUnavailable as error:
+            self._outage.met(error)
+        else:
+            self._outage.over()
 
 
 _making = threading.Lock()

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from moderation import fetching, images
 from moderation.db import transaction
+from moderation.errors import StorageUnavailable
 from moderation.tables import Tenant
 from moderation.vocabulary import CaseStatus
 from tests import factories
@@ -19,6 +20,7 @@ from tests.moderation.test_fetching import PNG, allowing, answer, link, reread
 from tests.moderation.test_outbound import serving
 from tests.moderation.test_sandbox import hang
 from workers.fetching import Fetcher
+from workers.outage import Outage
 
 
 @pytest.fixture
@@ -66,3 +68,30 @@ def test_a_worker_that_ends_gives_its_case_back_and_no_attempt_is_lost(
     assert (case.status, case.attempts, case.lease_until) == (CaseStatus.FETCHING, 0, None)
     assert case.next_attempt_at <= datetime.now(UTC), "another worker may have it at once"
     assert not any(thread.name == "heartbeat" for thread in threading.enumerate())
+
+
+def test_while_our_own_store_is_away_links_are_not_read_for_nothing(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def refuse(*_: object) -> None:
+        raise StorageUnavailable("away")
+
+    def count(request: http.server.BaseHTTPRequestHandler) -> None:
+        read.append(request.path)
+        answer(200, PNG)(request)
+
+    with serving(count) as server:
+        cases, fetcher = [link(tenant, server.url()) for _ in range(3)], Fetcher(allowing(server.port))
+        fetcher._outage = Outage(first_s=60, patience_s=0)
+        with monkeypatch.context() as away:
+            away.setattr(fetcher._store, "put", refuse)
+            for case_id in cases * 2:
+                fetcher.fetch(case_id)
+        assert len(read) == 1
+        assert [reread(case_id).attempts for case_id in cases] == [0, 0, 0]
+        fetcher._outage.over()
+        fetcher.fetch(cases[1])
+        fetcher.close()
+    assert reread(cases[1]).status is CaseStatus.QUEUED
