@@ -7,8 +7,10 @@ from datetime import timedelta
 from uuid import UUID
 
 from moderation import webhooks
-from moderation.db import transaction
+from moderation.db import insistent, transaction
 from moderation.settings import settings
+from moderation.tables import Delivery
+from moderation.webhooks import Outcome, Parcel
 from workers.celery_app import DELIVER, app
 
 log = logging.getLogger(__name__)
@@ -26,7 +28,13 @@ def deliver(delivery_id: str) -> None:
     if parcel is None:
         return
     outcome = webhooks.attempt(parcel, settings())
-    with transaction(wake=True) as session:
-        delivery = webhooks.settle(session, parcel, outcome)
+    delivery = _settle(parcel, outcome)
     if delivery is not None and not outcome.succeeded:
         log.warning("delivery %s to %s: %s", delivery_id, parcel.url, outcome.error or f"status {outcome.status}")
+
+
+@insistent
+def _settle(parcel: Parcel, outcome: Outcome) -> Delivery | None:
+    """Through a short outage of the database: forgotten, what was delivered would be sent again."""
+    with transaction(wake=True) as session:
+        return webhooks.settle(session, parcel, outcome)

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine, select, text
+from sqlalchemy.exc import OperationalError
 
 from moderation import db as db_module
 from moderation import outbound, webhooks
@@ -53,6 +54,34 @@ def test_one_task_is_one_attempt(
         row: Any = session.get_one(Delivery, delivery_id)
         assert (row.status, row.attempts, row.lease_until) == (becomes, 1, None)
         assert session.scalars(select(DeliveryAttempt.response_status)).all() == [status]
+
+
+def test_what_was_sent_while_the_database_went_away_is_not_sent_again(
+    db: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle, away, sent = webhooks.settle, [OperationalError("UPDATE", {}, OSError("starting up"))], []
+
+    def settled(*args: Any) -> Delivery | None:
+        if away:
+            raise away.pop()
+        return settle(*args)
+
+    def handle(request: http.server.BaseHTTPRequestHandler) -> None:
+        sent.append(request.path)
+        request.send_response(204)
+        request.end_headers()
+
+    monkeypatch.setattr(webhooks, "settle", settled)
+    monkeypatch.setattr(db_module, "INSIST_EVERY_S", 0.01)
+    with serving(handle) as server:
+        delivery_id = pinged(server.url())
+        allowed = settings().model_copy(update={"allowed_hosts": (f"127.0.0.1:{server.port}",)})
+        monkeypatch.setattr(delivery, "settings", lambda: allowed)
+        for _ in range(2):
+            delivery.deliver(str(delivery_id))
+    with transaction() as session:
+        assert session.get_one(Delivery, delivery_id).status is DeliveryStatus.DELIVERED
+    assert len(sent) == 1
 
 
 def test_a_defect_of_ours_is_a_failed_attempt_and_the_schedule_applies(
