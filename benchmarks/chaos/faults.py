@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import psycopg
 
-from benchmarks.chaos.platforms import GONE, Platform, add_endpoint
+from benchmarks.chaos.platforms import GONE, Platform, add_endpoint, remove_strays
 from benchmarks.chaos.receivers import Mood, Receivers
 from infra.local import Stack
 from infra.services import Postgres, SeaweedFS, weed
@@ -145,6 +145,8 @@ class Ground:
                 signal_if_alive(pid, signal.SIGCONT)
         self.receivers.all_well()
         self.lift_quota()
+        for platform in self.platforms:
+            remove_strays(platform, self.stack.url, self.receivers)
 
     def put_ballast(self) -> None:
         """What fills the quota, once it is set."""

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 from uuid import UUID
 
 import urllib3
 
 from benchmarks.chaos.receivers import Receivers
+from infra.client import RequestFailed, call
 from moderation import sources, tenants
 from moderation.db import transaction
 from moderation.tables import Source
@@ -21,6 +24,8 @@ from moderation.vocabulary import Scope, SourceKind, SourceScheme
 # Told of everything, and never in a bad mood; in every mood there is; gone one day, and then never called again.
 STEADY, MOODY, GONE = "steady", "moody", "gone"
 PATIENCE_S = 60.0
+Result = TypeVar("Result")
+_POOL = urllib3.PoolManager(timeout=10, retries=False)
 
 
 @dataclass(frozen=True)
@@ -54,25 +59,43 @@ def new_platform(name: str) -> Platform:
 
 
 def add_endpoint(platform: Platform, api: str, receivers: Receivers, kind: str) -> str:
-    """Register an endpoint and trust its secret; its name. Tries until the API answers, for faults may be under way.
+    """Register an endpoint and trust its secret; its name.
 
-    One whose answer was lost stays registered beside it, as it would for any platform: its webhooks are refused with
-    503 by a receiver that has no secret for it, so it has a path of its own.
+    One whose answer was lost stays registered, and is called in vain until `remove_strays`.
     """
-    deadline = time.monotonic() + PATIENCE_S
-    pool = urllib3.PoolManager(timeout=10, retries=False)
-    headers = {"authorization": f"Bearer {platform.key}", "content-type": "application/json"}
-    while True:
+
+    def register() -> str:
         name = f"{platform.name}.{kind}.{time.time_ns()}"
-        body = json.dumps({"url": receivers.url(name)}).encode()
+        endpoint = _call(platform, "POST", f"{api}/v1/endpoints", {"url": receivers.url(name)})
+        receivers.trust(name, endpoint["secret"])
+        return name
+
+    return _until_answered(register)
+
+
+def remove_strays(platform: Platform, api: str, receivers: Receivers) -> None:
+    """Disable the endpoints whose secret was lost with the answer that held it."""
+
+    def remove() -> None:
+        for endpoint in _call(platform, "GET", f"{api}/v1/endpoints")["endpoints"]:
+            if endpoint["disabled_at"] is None and not receivers.trusts(endpoint["url"].rpartition("/")[2]):
+                _call(platform, "DELETE", f"{api}/v1/endpoints/{endpoint['id']}")
+
+    _until_answered(remove)
+
+
+def _call(platform: Platform, method: str, url: str, body: object = None) -> Any:
+    headers = {"authorization": f"Bearer {platform.key}", "content-type": "application/json"}
+    return call(_POOL, method, url, json.dumps(body).encode() if body else None, headers)
+
+
+def _until_answered(act: Callable[[], Result]) -> Result:
+    """Faults may be under way. Raises RequestFailed when patience ends."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
         try:
-            answer = pool.request("POST", f"{api}/v1/endpoints", body=body, headers=headers)
-            if answer.status == 201:
-                receivers.trust(name, json.loads(answer.data)["secret"])
-                return name
-        except urllib3.exceptions.HTTPError:
-            answer = None
-        if time.monotonic() > deadline:
-            said = answer.data.decode(errors="replace") if answer else "nothing"
-            raise RuntimeError(f"{platform.name} could not register an endpoint within {PATIENCE_S:.0f} s: {said}")
-        time.sleep(0.5)
+            return act()
+        except RequestFailed:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)

@@ -73,6 +73,10 @@ class Receivers:
         """Verify with this secret from now on; until then the endpoint answers 503, as one that is being set up."""
         self._webhooks[endpoint] = Webhook(secret)
 
+    def trusts(self, endpoint: str) -> bool:
+        """Whether its secret is known."""
+        return endpoint in self._webhooks
+
     def set_mood(self, endpoint: str, mood: Mood) -> None:
         """Behave like this from now on."""
         self._moods[endpoint] = mood
