@@ -155,8 +155,8 @@ class Chaos:
         violations = reckoning.reckon(self._stream.shipments, ledger, self._receivers, steady, storage)
         violations += [Violation("left behind", f"{count} {name}") for name, count in left.items()]
         violations += [Violation("harness", error) for error in [*storm.errors, *self._too_few()]]
-        swept, orphans = reckoning.sweep(storage)
-        violations += orphans
+        swept, left_over = reckoning.sweep(ledger, storage)
+        violations += left_over
         console = self._clock.console
         console.print(report.faults(self._ground))
         console.print(report.outcome(self._rows(ledger, {violation.kind for violation in violations}, swept)))

@@ -30,6 +30,7 @@ from moderation.storage import Storage
 from moderation.vocabulary import OUTBOUND, EventType
 
 QUIET_PATIENCE_S = 150.0
+LISTED = 1000
 QUEUES = ("screening", "fetching", "delivery", "reviews", "housekeeping")
 SETTLED = ("decided", "in_review")
 LAST_WORDS = (EventType.DECISION_CREATED.value, EventType.CASE_IN_REVIEW.value)
@@ -138,7 +139,7 @@ def reckon(
         *cases_of(shipments, ledger),
         *decisions_of(ledger),
         *told_of(shipments, ledger, receivers, steady),
-        *ids_of(receivers, ledger),
+        *ids_of(receivers),
         *stored(ledger, storage),
     ]
 
@@ -216,7 +217,7 @@ def _unheard(accepted: set[str], got: Sequence[Received], endpoint: str) -> Iter
             yield Violation("event missing", f"{endpoint} never heard {', '.join(missing)} of case {case_id}", case_id)
 
 
-def ids_of(receivers: Receivers, ledger: Ledger) -> Iterator[Violation]:
+def ids_of(receivers: Receivers) -> Iterator[Violation]:
     """One event has one id and one body, however often it comes, and goes to its own tenant alone."""
     ids, bodies = defaultdict(set), defaultdict(set)
     for one in receivers.received:
@@ -248,17 +249,23 @@ def stored(ledger: Ledger, storage: Storage) -> Iterator[Violation]:
             yield Violation("image damaged", f"image {image.id} is not what was sent", str(image.id))
 
 
-def sweep(storage: Storage) -> tuple[int, list[Violation]]:
-    """Sweep as if a day had passed; how many orphans there were, and what is left of them."""
-    swept = _round(storage)
-    left = _round(storage)
-    return swept, [Violation("orphan", f"{left} objects of no row are left after a sweep")] if left else []
+def sweep(ledger: Ledger, storage: Storage) -> tuple[int, list[Violation]]:
+    """Sweep as if a day had passed; how many orphans there were, and those that are still there."""
+    before = strangers(ledger, storage)
+    sweeping = orphans.Sweep(older_than=timedelta(0))
+    sweeping.turn(storage)
+    while not sweeping.at_start:
+        sweeping.turn(storage)
+    left = strangers(ledger, storage)
+    return len(before), [Violation("orphan", f"{key} is of no image, and was not swept", key) for key in left]
 
 
-def _round(storage: Storage) -> int:
-    """One whole round of the sweep, page by page."""
-    sweeping, swept = orphans.Sweep(older_than=timedelta(0)), 0
-    while True:
-        swept += sweeping.turn(storage)
-        if sweeping.at_start:
-            return swept
+def strangers(ledger: Ledger, storage: Storage) -> list[str]:
+    """What is in the bucket under the keys of images, and of none that there is."""
+    images, found = {str(image.id) for image in ledger.images}, []
+    for kind in orphans.KINDS:
+        page = storage.listed(kind, after="", limit=LISTED)
+        while page:
+            found += [one.key for one in page if one.key.split("/")[2] not in images]
+            page = storage.listed(kind, after=page[-1].key, limit=LISTED)
+    return found
