@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from enum import StrEnum
 from uuid import UUID
 
 from sqlalchemy import text
@@ -30,23 +31,32 @@ _OFFERED = text(
 )
 
 # Tenants in turn (a tenant's turns already in flight count), then priority, then age. The lateral join reads at most
-# :free rows of each tenant, however long its queue is.
+# :free rows of each tenant, however long its queue is; and only of those that have one, each found from the one before
+# it in the index, so that many platforms of which few send cost little.
 _OFFER_CASES = text(
     """
-    WITH in_flight AS (
+    WITH RECURSIVE queueing AS (
+        (SELECT tenant_id FROM cases WHERE status IN ('fetching', 'queued', 'screening') ORDER BY tenant_id LIMIT 1)
+        UNION ALL
+        SELECT (
+            SELECT tenant_id FROM cases
+            WHERE status IN ('fetching', 'queued', 'screening') AND tenant_id > queueing.tenant_id
+            ORDER BY tenant_id LIMIT 1
+        ) FROM queueing WHERE tenant_id IS NOT NULL
+    ), in_flight AS (
         SELECT tenant_id, count(*) AS n FROM cases
         WHERE status IN ('fetching', 'queued', 'screening') AND status = ANY(:statuses)
           AND (offered_until > now() OR lease_until > now())
         GROUP BY tenant_id
     ), due AS (
         SELECT c.id, c.priority, c.queued_at, c.turn + coalesce(f.n, 0) AS turn
-        FROM tenants t
-        LEFT JOIN in_flight f ON f.tenant_id = t.id
+        FROM queueing t
+        LEFT JOIN in_flight f ON f.tenant_id = t.tenant_id
         CROSS JOIN LATERAL (
             SELECT id, priority, queued_at, row_number() OVER (ORDER BY priority DESC, queued_at, id) AS turn
             FROM (
                 SELECT id, priority, queued_at FROM cases
-                WHERE tenant_id = t.id
+                WHERE tenant_id = t.tenant_id
                   AND status IN ('fetching', 'queued', 'screening') AND status = ANY(:statuses)
                   AND next_attempt_at <= now()
                   AND (offered_until IS NULL OR offered_until <= now())
@@ -74,8 +84,15 @@ _OFFER_CASES = text(
 # At most :per_endpoint of one endpoint's deliveries are under way, so that a slow endpoint holds up only itself.
 _OFFER_DELIVERIES = text(
     """
-    WITH due AS (
-        SELECT d.id FROM endpoints e
+    WITH RECURSIVE queueing AS (
+        (SELECT endpoint_id FROM deliveries WHERE status = 'pending' ORDER BY endpoint_id LIMIT 1)
+        UNION ALL
+        SELECT (
+            SELECT endpoint_id FROM deliveries WHERE status = 'pending' AND endpoint_id > queueing.endpoint_id
+            ORDER BY endpoint_id LIMIT 1
+        ) FROM queueing WHERE endpoint_id IS NOT NULL
+    ), due AS (
+        SELECT d.id FROM queueing JOIN endpoints e ON e.id = queueing.endpoint_id
         CROSS JOIN LATERAL (
             SELECT greatest(:per_endpoint - count(*), 0) AS free FROM deliveries
             WHERE endpoint_id = e.id AND status = 'pending' AND (offered_until > now() OR lease_until > now())
@@ -159,8 +176,98 @@ _OFFER_REJUDGINGS = text(
     RETURNING rejudgings.case_id
     """
 )
+
+# Notices that are to be mailed (moderation/mail.py): few at a time, so that a mail server that hangs holds up no more.
+MAIL_WINDOW = 2
+_OFFER_MAILS = text(
+    """
+    WITH under_way AS (
+        SELECT count(*) AS n FROM notice_mails
+        WHERE failed_at IS NULL AND (offered_until > now() OR lease_until > now())
+    ), due AS (
+        SELECT notice_id FROM notice_mails
+        WHERE failed_at IS NULL AND next_attempt_at <= now()
+          AND (offered_until IS NULL OR offered_until <= now())
+          AND (lease_until IS NULL OR lease_until <= now())
+        ORDER BY next_attempt_at, notice_id
+        LIMIT greatest(:window - (SELECT n FROM under_way), 0)
+        FOR UPDATE SKIP LOCKED
+    )
+    UPDATE notice_mails SET offered_until = now() + :lease FROM due WHERE notice_mails.notice_id = due.notice_id
+    RETURNING notice_mails.notice_id
+    """
+)
+# Whether there is anything of each kind of work that an offer could be made of. One look, a few dozen times a second,
+# in place of a transaction and a question to the broker for each kind that has none.
+_DUE = text(
+    """
+    SELECT
+        EXISTS (
+            SELECT FROM explanation_requests
+            WHERE failed_at IS NULL AND next_attempt_at <= now()
+              AND (offered_until IS NULL OR offered_until <= now()) AND (lease_until IS NULL OR lease_until <= now())
+        ) AS explanations,
+        EXISTS (
+            SELECT FROM cases
+            WHERE status IN ('fetching', 'queued', 'screening') AND status <> 'fetching' AND next_attempt_at <= now()
+              AND (offered_until IS NULL OR offered_until <= now()) AND (lease_until IS NULL OR lease_until <= now())
+        ) AS screening,
+        EXISTS (
+            SELECT FROM cases
+            WHERE status IN ('fetching', 'queued', 'screening') AND status = 'fetching' AND next_attempt_at <= now()
+              AND (offered_until IS NULL OR offered_until <= now()) AND (lease_until IS NULL OR lease_until <= now())
+        ) AS fetching,
+        EXISTS (
+            SELECT FROM cases
+            WHERE answer_due <= now() AND (offered_until IS NULL OR offered_until <= now())
+        ) AS answers,
+        EXISTS (
+            SELECT FROM endpoints e
+            WHERE e.disabled_at IS NULL AND (e.paused_until IS NULL OR e.paused_until <= now()) AND EXISTS (
+                SELECT FROM deliveries d
+                WHERE d.endpoint_id = e.id AND d.status = 'pending' AND d.next_attempt_at <= now()
+                  AND (d.offered_until IS NULL OR d.offered_until <= now())
+                  AND (d.lease_until IS NULL OR d.lease_until <= now())
+            )
+        ) AS deliveries,
+        EXISTS (
+            SELECT FROM rejudgings
+            WHERE failed_at IS NULL AND next_attempt_at <= now()
+              AND (offered_until IS NULL OR offered_until <= now()) AND (lease_until IS NULL OR lease_until <= now())
+        ) AS rejudgings,
+        EXISTS (
+            SELECT FROM notice_mails
+            WHERE failed_at IS NULL AND next_attempt_at <= now()
+              AND (offered_until IS NULL OR offered_until <= now()) AND (lease_until IS NULL OR lease_until <= now())
+        ) AS mails
+    """
+)
 # Where offers are made: the tables, and what their rows are known by.
-OFFERED = {"cases": "id", "deliveries": "id", "explanation_requests": "verdict_id", "rejudgings": "case_id"}
+OFFERED = {
+    "cases": "id",
+    "deliveries": "id",
+    "explanation_requests": "verdict_id",
+    "rejudgings": "case_id",
+    "notice_mails": "notice_id",
+}
+
+
+class Work(StrEnum):
+    """The kinds of work that offers are made of."""
+
+    EXPLANATIONS = "explanations"
+    SCREENING = "screening"
+    FETCHING = "fetching"
+    ANSWERS = "answers"
+    DELIVERIES = "deliveries"
+    REJUDGINGS = "rejudgings"
+    MAILS = "mails"
+
+
+def due(session: Session) -> set[Work]:
+    """Of which kinds something may be offered now; whether there is room for it, the offer itself will see."""
+    found = session.execute(_DUE).mappings().one()
+    return {work for work in Work if found[work.value]}
 
 
 def offer_cases(session: Session, statuses: Sequence[CaseStatus], *, window: int, lease: timedelta) -> list[UUID]:
@@ -206,6 +313,13 @@ def offer_rejudgings(session: Session, *, lease: timedelta) -> list[UUID]:
         return []
     rows = session.execute(_OFFER_REJUDGINGS, {"window": REJUDGING_WINDOW, "lease": lease})
     return list(rows.scalars())
+
+
+def offer_mails(session: Session, *, lease: timedelta) -> list[UUID]:
+    """Offer the notices that are to be mailed, the longest due first; none while another relay does."""
+    if not _alone(session, "mails"):
+        return []
+    return list(session.execute(_OFFER_MAILS, {"window": MAIL_WINDOW, "lease": lease}).scalars())
 
 
 def _alone(session: Session, work: str) -> bool:

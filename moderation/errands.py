@@ -68,4 +68,9 @@ def fail(row: Asked, detail: str) -> None:
     """It cannot be done, and says why; it stays until somebody asks again."""
     row.lease_until = row.offered_until = None
     row.failed_at = func.now()
-    row.failure_detail = storable(detail[:MAX_FAILURE_DETAIL])
+    row.failure_detail = told(detail)
+
+
+def told(detail: str) -> str:
+    """What went wrong, as a row keeps it."""
+    return storable(detail[:MAX_FAILURE_DETAIL])

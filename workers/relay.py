@@ -22,9 +22,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from moderation import dispatch
-from moderation.db import listener, transaction
+from moderation.db import glance, listener, transaction
+from moderation.dispatch import Work
 from moderation.settings import Settings, settings
-from workers.celery_app import DELIVER, EXPLAIN, FETCH, REJUDGE, ROUTES, SCREEN, SETTLE, app
+from workers.celery_app import DELIVER, EXPLAIN, FETCH, MAIL, REJUDGE, ROUTES, SCREEN, SETTLE, app
 
 log = logging.getLogger(__name__)
 
@@ -93,15 +94,22 @@ class Relay:
         def rejudgings(session: Session) -> list[UUID]:
             return dispatch.offer_rejudgings(session, lease=lease)
 
-        return (
-            # Before the cases of the same queue: a person is looking at the page.
-            self._send(EXPLAIN, "explanation_requests", explanations)
-            + self._send(SCREEN, "cases", screening)
-            + self._send(FETCH, "cases", fetching)
-            + self._send(SETTLE, "cases", answers)
-            + self._send(DELIVER, "deliveries", deliveries)
-            + self._send(REJUDGE, "rejudgings", rejudgings)
+        def mails(session: Session) -> list[UUID]:
+            return dispatch.offer_mails(session, lease=lease)
+
+        # Explanations before the cases of the same queue: a person is looking at the page.
+        kinds = (
+            (Work.EXPLANATIONS, EXPLAIN, "explanation_requests", explanations),
+            (Work.SCREENING, SCREEN, "cases", screening),
+            (Work.FETCHING, FETCH, "cases", fetching),
+            (Work.ANSWERS, SETTLE, "cases", answers),
+            (Work.DELIVERIES, DELIVER, "deliveries", deliveries),
+            (Work.REJUDGINGS, REJUDGE, "rejudgings", rejudgings),
+            *([(Work.MAILS, MAIL, "notice_mails", mails)] if self._settings.smtp_url else []),
         )
+        with glance() as session:
+            due = dispatch.due(session)
+        return sum(self._send(task, table, offer) for work, task, table, offer in kinds if work in due)
 
     def _send(self, task: str, table: str, offer: Offer) -> int:
         if waiting(ROUTES[task]) >= self._settings.dispatch_window:

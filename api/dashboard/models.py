@@ -21,7 +21,7 @@ from api.dashboard.access import person
 from api.dashboard.figures import Table
 from api.dashboard.plots import Plot, Series
 from api.dashboard.runs import champion_seen
-from moderation import insight, model_versions, rejudging
+from moderation import insight, model_versions, notices, rejudging
 from moderation.db import transaction
 from moderation.errors import InvalidRequest
 from moderation.insight import Reviewers, Selection
@@ -71,6 +71,7 @@ def page() -> str:
     led = tuple(sorted(person().tenant_ids_as(Role.LEAD)))
     selection = Selection(led, today - timedelta(days=DAYS - 1), today)
     with transaction() as session:
+        notices.seen(session, person().user_id, None)
         versions = sorted(model_versions.versions(session), key=lambda one: one.stage is not ModelStage.CHAMPION)
         judged = insight.judged(session, selection)
         reviewers = insight.reviewers(session, selection)

@@ -19,7 +19,7 @@ from api import process
 from api.auth import operators_only, requires_role
 from api.dashboard import figures
 from api.dashboard.access import person
-from moderation import audit, model_versions
+from moderation import audit, model_versions, notices
 from moderation.db import transaction
 from moderation.errors import InvalidRequest, NotFound
 from moderation.retraining import decisions, examples, runs
@@ -147,6 +147,7 @@ def page_of(run_id: UUID) -> str:
     """One run, with everything it found."""
     with transaction() as session:
         run = runs.run_of(session, run_id)
+        notices.seen(session, person().user_id, run_id)
         names = audit.who(session, [run.asked_by, run.cancel_requested_by or run.asked_by])
         champion = model_versions.champion(session)
         version = session.get(ModelVersion, run.model_version_id) if run.model_version_id else None

@@ -6,7 +6,7 @@ everywhere, one in NAVIGATION.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,16 +26,19 @@ from api.dashboard import (
     home,
     insight,
     models,
+    notices,
     pictures,
     platforms,
     queue,
     runs,
     security,
     sign_in,
+    statements,
     times,
 )
 from api.dashboard.access import person_or_none
 from moderation import model_versions
+from moderation.accounts import Person
 from moderation.db import transaction
 from moderation.vocabulary import Role
 
@@ -50,9 +53,11 @@ PAGES = (
     assets.pages,
     platforms.pages,
     explanations.pages,
+    statements.pages,
     insight.pages,
     models.pages,
     runs.pages,
+    notices.pages,
 )
 # What a page says after something was done on the one before (`?said=…`).
 SAYINGS = {
@@ -65,6 +70,7 @@ SAYINGS = {
     "case_lifted": "The case is everybody's again.",
     "answer_undone": "Undone: nobody was told.",
     "platform_changed": "Saved: it holds for cases to come.",
+    "retention_changed": "Saved: what is too old goes within a day.",
     "platform_unchanged": "Nothing was different, so nothing was changed.",
     "key_revoked": "Revoked: whoever uses the key is refused from now on.",
     "source_created": "The source is made: try it.",
@@ -105,7 +111,7 @@ SAYINGS = {
 class Entry:
     """One line of the navigation; `role` is what its page needs, None for everybody who is signed in.
 
-    `operator`: and only operators have it.
+    `operator`: and only operators have it. `count` is how much of what is there somebody has not read.
     """
 
     label: str
@@ -113,10 +119,12 @@ class Entry:
     icon: str
     role: Role | None = None
     operator: bool = False
+    count: Callable[[Person], int] | None = None
 
 
 NAVIGATION = (
     Entry("Overview", "home.page", "layout-dashboard"),
+    Entry("Notices", "notices.page", "bell", Role.LEAD, count=notices.unread),
     Entry("Queue", "queue.page", "inbox", Role.MODERATOR),
     Entry("Appeals", "appealed.page", "scale", Role.MODERATOR),
     Entry("Platforms", "platforms.page", "building-2", Role.LEAD),
@@ -158,7 +166,13 @@ def _names() -> dict[str, Any]:
 def _navigation() -> list[dict[str, Any]]:
     person = person_or_none()
     return [
-        {"label": entry.label, "icon": entry.icon, "url": url_for(entry.endpoint), "current": _is_current(entry)}
+        {
+            "label": entry.label,
+            "icon": entry.icon,
+            "url": url_for(entry.endpoint),
+            "current": _is_current(entry),
+            "count": entry.count(person) if entry.count else 0,
+        }
         for entry in NAVIGATION
         if person
         and (entry.role is None or person.is_somewhere(entry.role))

@@ -18,12 +18,12 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session, selectinload, undefer
 
-from moderation import model_versions, webhooks
+from moderation import model_versions, notices, webhooks
 from moderation.estimates import Interval, Observation, Share, share
 from moderation.retraining import examples, runs
 from moderation.retraining.snapshot import Example, Snapshot
 from moderation.tables import Case, ModelVersion, PanelMeasurement, Review, TrainingRun, Verdict
-from moderation.vocabulary import Answer, EventType, Label, PanelSet, ReviewReason, Split
+from moderation.vocabulary import Answer, EventType, Label, NoticeKind, PanelSet, ReviewReason, Split
 
 # Images of each class, the oldest of the holdout: with 200 an interval is about six points wide, and judging them four
 # times costs a GPU half a minute.
@@ -182,14 +182,20 @@ def _audits(session: Session, *which: ColumnElement[bool]) -> Share:
 
 
 def keep(session: Session, run_id: UUID, version: ModelVersion, found: Sequence[Measured]) -> list[PanelMeasurement]:
-    """Store what was measured after a run; again replaces it. A drop beyond its margin is an event."""
+    """Store what was measured after a run; again replaces it. A drop beyond its margin is an event.
+
+    Leads are told of it when a set has become worse, not again every night that it stays so.
+    """
     session.execute(delete(PanelMeasurement).where(PanelMeasurement.run_id == run_id))
+    known = {row.measured for row in drifted(session)}
     rows = [_row(run_id, version.id, each) for each in found]
     session.add_all(rows)
     session.flush()
-    for row in rows:
-        if row.drifted:
-            _tell(session, version, row)
+    worse = [row for row in rows if row.drifted]
+    for row in worse:
+        _record(session, version, row)
+    if {row.measured for row in worse} - known:
+        _tell(session, run_id, version, worse)
     return rows
 
 
@@ -221,8 +227,25 @@ def has_drifted(change: Interval) -> bool:
     return change.value < -MARGIN and change.high < 0
 
 
-def _tell(session: Session, version: ModelVersion, row: PanelMeasurement) -> None:
-    """For this deployment's leads and its audit trail: platforms' endpoints are not told."""
+def _tell(session: Session, run_id: UUID, version: ModelVersion, worse: Sequence[PanelMeasurement]) -> None:
+    lost = [
+        f"{-(row.change or 0) * 100:.1f} points on the set “{row.measured.value}”, to {(row.value or 0) * 100:.1f} %"
+        for row in worse
+    ]
+    notices.tell(
+        session,
+        NoticeKind.MODEL_DRIFTED,
+        f"panel {run_id}",
+        f"{version.name} has got worse",
+        f"The standing panel lost more than {MARGIN * 100:.0f} points: {'; '.join(lost)}. Look at what came with the "
+        "last promotion, and at your thresholds; an operator can roll back.",
+        actor=runs.WORKER,
+        for_operators=False,
+    )
+
+
+def _record(session: Session, version: ModelVersion, row: PanelMeasurement) -> None:
+    """For the audit trail: platforms' endpoints are not told."""
     assert row.change is not None and row.change_low is not None and row.change_high is not None
     webhooks.record(
         session,

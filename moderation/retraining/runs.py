@@ -19,11 +19,11 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from moderation import webhooks
+from moderation import notices, webhooks
 from moderation.db import new_id, storable
 from moderation.errors import Conflict, LostLease, NotFound
-from moderation.tables import RUN_LIVE, TrainingRun
-from moderation.vocabulary import EventType, RunStage, RunStatus
+from moderation.tables import RUN_LIVE, ModelVersion, TrainingRun
+from moderation.vocabulary import EventType, NoticeKind, RunStage, RunStatus
 
 LIVE = (RunStatus.ASKED, RunStatus.RUNNING)
 # Ends at which a gate has looked at what the run made.
@@ -32,6 +32,14 @@ ATTEMPTS = 3
 WORKER = "retraining"
 BEAT = "beat"
 MAX_REASON = 2000  # characters
+
+# Ends that operators are told of, and in what words; a promotion is told of by itself, and skipped nights are many.
+_TOLD = {
+    RunStatus.KEPT: (NoticeKind.RUN_KEPT, "{} waits for your answer"),
+    RunStatus.REJECTED: (NoticeKind.RUN_REJECTED, "{} was rejected by the gate"),
+    RunStatus.FAILED: (NoticeKind.RUN_FAILED, "A training run failed"),
+    RunStatus.LOST: (NoticeKind.RUN_FAILED, "A training run was lost"),
+}
 
 _FRESH = {"populate_existing": True}
 _DEAD = TrainingRun.lease_until <= func.clock_timestamp()
@@ -220,6 +228,29 @@ def _end(session: Session, run: TrainingRun, status: RunStatus, reason: str | No
     run.upkeep_at = run.upkeep_at or run.ended_at
     run.reason = storable(reason[:MAX_REASON]) if reason else None
     _record(session, run, EventType.RUN_ENDED, before, actor=actor)
+    if before is RunStatus.KEPT:  # somebody has decided it
+        notices.withdraw(session, _subject(run, RunStatus.KEPT))
+    elif status in _TOLD:
+        _tell(session, run, actor=actor)
+
+
+def tell_of_kept(session: Session) -> None:
+    """Runs that wait for an operator are told to those who have become one since, too."""
+    for run in session.scalars(select(TrainingRun).where(TrainingRun.status == RunStatus.KEPT)):
+        _tell(session, run, actor=WORKER)
+
+
+def _tell(session: Session, run: TrainingRun, *, actor: str) -> None:
+    """Whoever decides about runs hears how this one ended, where they have to act on it or would miss it."""
+    kind, words = _TOLD[run.status]
+    version = session.get(ModelVersion, run.model_version_id) if run.model_version_id else None
+    why = run.reason or " ".join(run.reasons) or "Look at the run for what it found."
+    title = words.format(version.name if version else "A version")
+    notices.tell(session, kind, _subject(run, run.status), title, why, actor=actor, run_id=run.id)
+
+
+def _subject(run: TrainingRun, status: RunStatus) -> str:
+    return f"run {run.id} {status.value}"
 
 
 def _record(session: Session, run: TrainingRun, type_: EventType, before: RunStatus, *, actor: str) -> None:

@@ -17,6 +17,7 @@ from workers.celery_app import (
     DELIVER,
     EXPLAIN,
     FETCH,
+    MAIL,
     REJUDGE,
     RETRAIN,
     ROUTES,
@@ -53,7 +54,7 @@ def loaded(role: str | None) -> dict[str, object]:
     [
         (None, [], False),
         ("fetching", [FETCH], False),
-        ("delivery", sorted([DELIVER, SETTLE, CLEAN_UP, RETRAIN]), False),
+        ("delivery", sorted([DELIVER, SETTLE, MAIL, CLEAN_UP, RETRAIN]), False),
         ("screening", sorted([SCREEN, EXPLAIN, REJUDGE]), True),
     ],
 )
@@ -64,7 +65,7 @@ def test_a_role_loads_its_own_tasks_and_only_screening_the_model(
 
 
 def test_every_task_has_a_queue_of_its_own_role() -> None:
-    assert set(ROUTES) == {SCREEN, EXPLAIN, REJUDGE, FETCH, DELIVER, SETTLE, CLEAN_UP, RETRAIN}
+    assert set(ROUTES) == {SCREEN, EXPLAIN, REJUDGE, FETCH, DELIVER, SETTLE, MAIL, CLEAN_UP, RETRAIN}
     assert ROUTES[REJUDGE] == ROUTES[EXPLAIN] == ROUTES[SCREEN], "the same network judges, new cases first"
     assert set(TASK_MODULES) == {"screening", "fetching", "delivery"}
     assert {name: app.amqp.router.route({}, name)["queue"].name for name in ROUTES} == ROUTES

@@ -1,0 +1,34 @@
+"""Mails notices to the people whom they concern: one attempt a task; when the next one is due stands in Postgres."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from uuid import UUID
+
+from moderation import mail
+from moderation.db import transaction
+from moderation.settings import settings
+from moderation.storage import Storage
+from workers.celery_app import MAIL, app
+
+log = logging.getLogger(__name__)
+
+
+@app.task(name=MAIL)
+def send(notice_id: str) -> None:
+    """Mail one notice. No session is open while the mail server is spoken to."""
+    with transaction() as session:
+        letter = mail.take(session, UUID(notice_id))
+    if letter is None:
+        return
+    outcome = mail.attempt(letter, _store(), settings())
+    with transaction() as session:
+        mail.settle(session, letter, outcome)
+    if outcome.error is not None:
+        log.warning("notice %s to %s: %s", notice_id, letter.to, outcome.error)
+
+
+@cache
+def _store() -> Storage:
+    return Storage(settings())
