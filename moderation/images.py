@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from typing import cast
 
 import pillow_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -33,7 +34,21 @@ MEDIA_TYPES = {
     "HEIF": "image/heif",
     "AVIF": "image/avif",
 }
+# What the name of a file of each type ends with.
+SUFFIXES = {
+    "image/jpeg": ".jpg",
+    "image/png": ".png",
+    "image/webp": ".webp",
+    "image/gif": ".gif",
+    "image/bmp": ".bmp",
+    "image/tiff": ".tiff",
+    "image/heic": ".heic",
+    "image/heif": ".heif",
+    "image/avif": ".avif",
+}
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 are turned by 90 or 270 degrees
+MAX_SAMPLE = 65535  # of 16 bits, which is also how Pillow reads 16-bit greyscale: into 32
+MAX_PAGES = 1000  # of a TIFF, beyond which they are not counted
 DNG_VERSION = 50706  # TIFF tag; what Pillow would open of such a file is its thumbnail
 
 # (offset, bytes, Pillow's name of the format)
@@ -81,7 +96,8 @@ class ImageFacts:
     """What is known of an image without judging it.
 
     Width and height are in pixels as displayed, after EXIF orientation; `frames` is more than 1 for an animation or a
-    document with pages, of which the first is what is judged; `sha256` is of the bytes, in hex.
+    document with pages (MAX_PAGES also where it has more), of which the first is what is judged; `sha256` is of the
+    bytes, in hex.
     """
 
     media_type: str
@@ -92,29 +108,32 @@ class ImageFacts:
 
 
 def inspect(data: bytes, max_pixels: int) -> ImageFacts:
-    """The facts of an image whose first frame decodes in full.
+    """The facts of an image whose first frame decodes in full, and can be judged.
 
     Raises UnsupportedType, naming what was found instead where it is known; Undecodable for empty, broken or truncated
-    bytes; ImageTooLarge above `max_pixels` (width times height, known before anything is decoded) or where decoding
-    takes more memory than the process may have.
+    bytes, and for samples that have no defined white; ImageTooLarge above `max_pixels` (width times height, known
+    before anything is decoded) or where decoding takes more memory than the process may have.
     """
-    with _decoded(data, max_pixels) as (kind, image):
-        width, height = _displayed_size(image)
+    with _decoded(data, max_pixels, coarsely=True) as (kind, image, (width, height)):
         return ImageFacts(MEDIA_TYPES[kind], width, height, _frames(image), hashlib.sha256(data).hexdigest())
 
 
 def upright(data: bytes, max_pixels: int) -> Image.Image:
-    """The first frame as people see it: 8-bit RGB, turned as EXIF says, transparency laid over white.
+    """The first frame as people see it: 8-bit RGB, turned as EXIF says, transparency laid over white, and nothing else.
 
-    The same pixels that the model is given (model/decode.py, which this package does not know). Raises as `inspect`,
-    and Undecodable for samples that have no defined white.
+    The same pixels that the model is given (model/decode.py, which this package does not know). Raises as `inspect`.
     """
-    with _decoded(data, max_pixels) as (_, image):
-        turned = _eight_bits(_turned(image))
-        if not turned.has_transparency_data:
-            return turned if turned.mode == "RGB" else turned.convert("RGB")
-        layer = turned.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    with _decoded(data, max_pixels) as (_, image, _size):
+        pixels = _over_white(_eight_bits(_turned(image)))
+    pixels.info = {}  # encoders write a file's comments and profiles out again
+    return pixels
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
 def _turned(image: Image.Image) -> Image.Image:
@@ -127,16 +146,20 @@ def _turned(image: Image.Image) -> Image.Image:
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """16-bit greyscale is scaled, not clipped; Pillow itself reduces 16-bit colour when it decodes."""
-    if image.mode == "F":
-        raise Undecodable("Floating-point samples have no defined white: send 8 or 16 bits per channel.")
     if image.mode != "I" and not image.mode.startswith("I;16"):
         return image
     return image.convert("I").point(lambda value: value / 257 + 0.5).convert("L")
 
 
 @contextmanager
-def _decoded(data: bytes, max_pixels: int) -> Iterator[tuple[str, Image.Image]]:
-    """The kind of file, and its first frame as it is stored. Raises as `inspect`, whatever the block raises too."""
+def _decoded(
+    data: bytes, max_pixels: int, *, coarsely: bool = False
+) -> Iterator[tuple[str, Image.Image, tuple[int, int]]]:
+    """The kind of file, its first frame as it is stored, and its size as displayed.
+
+    `coarsely`: a JPEG is read to its end, which shows whether it is whole, but its pixels may be an eighth of a side.
+    Raises as `inspect`, whatever the block raises too.
+    """
     if not data:
         raise Undecodable("The file is empty: send the image's bytes.")
     kind = _kind(data)
@@ -145,8 +168,13 @@ def _decoded(data: bytes, max_pixels: int) -> Iterator[tuple[str, Image.Image]]:
         with our_limit_only(), Image.open(BytesIO(data), formats=[opener]) as image:
             _check_size(image, max_pixels)
             _refuse_raw(image)
+            stored = image.size
+            if coarsely:
+                image.draft(None, (1, 1))  # of JPEG alone; nothing that could be broken comes after its last bits
+            drafted = image.size != stored
             image.load()
-            yield kind, image
+            _refuse_unjudgeable(image)
+            yield kind, image, _displayed_size(image, stored if drafted else image.size)
     except BadImage:
         raise
     except MemoryError as error:
@@ -244,12 +272,32 @@ def _refuse_raw(image: Image.Image) -> None:
         raise UnsupportedType(f"The file is a camera raw file (DNG): send {ACCEPTED}.")
 
 
-def _displayed_size(image: Image.Image) -> tuple[int, int]:
+def _refuse_unjudgeable(image: Image.Image) -> None:
+    """Samples that no rule turns into 8 bits: what the model could not be shown is refused when it comes, not later."""
+    if image.mode == "F":
+        raise Undecodable("Floating-point samples have no defined white: send 8 or 16 bits per channel.")
+    if image.mode == "I" and cast(tuple[int, int], image.getextrema())[1] > MAX_SAMPLE:
+        raise Undecodable("32-bit integer samples have no defined white: send 8 or 16 bits per channel.")
+
+
+def _displayed_size(image: Image.Image, stored: tuple[int, int]) -> tuple[int, int]:
     """After loading: TIFF and HEIF are upright by then and say so, the others keep their orientation tag."""
     turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-    return (image.height, image.width) if turned else (image.width, image.height)
+    return (stored[1], stored[0]) if turned else stored
 
 
 def _frames(image: Image.Image) -> int:
     # What comes after a JPEG's first image (MPO) is a preview or a depth map, not a frame.
-    return 1 if image.format in ("JPEG", "MPO") else int(getattr(image, "n_frames", 1))
+    if image.format in ("JPEG", "MPO"):
+        return 1
+    return _pages(image) if image.format == "TIFF" else int(getattr(image, "n_frames", 1))
+
+
+def _pages(image: Image.Image) -> int:
+    """Up to MAX_PAGES: the time that Pillow takes for the next page grows with the number of those before."""
+    for count in range(1, MAX_PAGES):
+        try:
+            image.seek(count)
+        except EOFError:
+            return count
+    return MAX_PAGES

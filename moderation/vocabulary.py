@@ -260,6 +260,7 @@ class Scope(StrEnum):
     CASES_APPEAL = "cases:appeal"
     IMAGES_DELETE = "images:delete"
     WEBHOOKS_MANAGE = "webhooks:manage"
+    SETTINGS_MANAGE = "settings:manage"
 
 
 class Role(StrEnum):

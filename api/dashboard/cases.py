@@ -16,6 +16,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from api import problems
 from api.auth import requires_role
+from api.dashboard import statements
 from api.dashboard.access import person, person_or_none
 from api.dashboard.csrf import OutdatedPage
 from api.dashboard.queue import PRIORITIES, REASONS, SPANS, as_query, filter_of, id_in, to_next
@@ -322,6 +323,7 @@ def _page(case_id: UUID, *, error: TelltaleError | None = None, typed: MultiDict
             query=as_query(filter_of(request.args)),
             stretch=wellness.stretch(session, person()) if mine else None,
             long_stretch=wellness.LONG_STRETCH,
+            has_statement=statements.is_there(seen, is_lead=is_lead),
             may_lift=person().tenant_ids_as(Role.LEAD) >= {seen.case.tenant_id},
             heartbeat_s=int(claims.HEARTBEAT.total_seconds()),
             history=HISTORY,

@@ -22,6 +22,7 @@ SCOPES = {
     Scope.CASES_READ: "read cases and their verdicts",
     Scope.CASES_APPEAL: "appeal decisions",
     Scope.IMAGES_DELETE: "erase images",
+    Scope.SETTINGS_MANAGE: "set how long data is kept, and what statements of reasons say of you",
     Scope.WEBHOOKS_MANAGE: "set up endpoints, read and replay deliveries",
 }
 # What a platform's upload code needs, and no more.

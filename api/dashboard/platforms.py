@@ -16,9 +16,10 @@ from api import problems
 from api.auth import requires_role
 from api.dashboard import audit, deliveries, endpoints, failures, keys, people, sources, thresholds
 from api.dashboard.access import person
-from moderation import tenants
+from moderation import retention, tenants
 from moderation.db import transaction
 from moderation.errors import InvalidRequest
+from moderation.retention import Periods
 from moderation.tables import Tenant
 from moderation.tenants import SHARES
 from moderation.vocabulary import Role
@@ -71,12 +72,38 @@ def _share(form: Mapping[str, str], name: str) -> float:
         raise InvalidRequest("A share is a number from 0 to 100, in per cent.", pointer=f"/{name}") from error
 
 
+@pages.post("/dashboard/platforms/<uuid:tenant_id>/retention")
+@requires_role(Role.ADMIN)
+def keep(tenant_id: UUID) -> Response:
+    """How long the platform's data is kept from now on."""
+    try:
+        with transaction() as session:
+            periods = Periods(**{name: _days(request.form, name) for name in retention.LEAST_DAYS})
+            changed = retention.set_periods(session, tenant_id, periods, actor=person().actor)
+    except InvalidRequest as error:
+        return problems.beside(error, _settings(tenant_id, error))
+    said = "retention_changed" if changed else "platform_unchanged"
+    return redirect(url_for("platforms.settings", tenant_id=tenant_id, said=said), 303)
+
+
+def _days(form: Mapping[str, str], name: str) -> int | None:
+    """A number of days; None where the field is empty."""
+    typed = form.get(name, "").strip()
+    try:
+        return int(typed) if typed else None
+    except ValueError as error:
+        raise InvalidRequest("A number of days, or nothing: then it is kept for ever.", pointer=f"/{name}") from error
+
+
 def _settings(tenant_id: UUID, error: InvalidRequest | None = None) -> str:
     with transaction() as session:
         tenant = session.get_one(Tenant, tenant_id)
     return render_template(
         "platforms/settings.html",
         tenant=tenant,
+        periods=retention.periods_of(tenant),
+        least=retention.LEAST_DAYS,
+        most=retention.MOST_DAYS,
         error=error,
         typed=request.form if error else None,
         at_fault=_at(error),

@@ -63,7 +63,7 @@ def original(path: ImagePath) -> Answer:
 )
 @requires(Scope.IMAGES_DELETE)
 def erase(path: ImagePath) -> Answer:
-    """Its bytes, what you sent with it and all words about it are gone; cases keep their labels, and training none of it.
+    """Its bytes, what you sent with it and all words about it are gone; cases keep their labels, training nothing.
 
     Erasing twice is the same as once. An image of a case that was reported as illegal is under legal hold (409).
     """

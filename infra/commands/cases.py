@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import TextIO
 from uuid import UUID
 
 import click
@@ -12,7 +16,10 @@ from rich.live import Live
 from infra import listings
 from infra.printing import as_json_option, console, print_json, print_list, print_record, table
 from moderation import cases as judged
+from moderation import statements as reasons
+from moderation import tenants
 from moderation.db import transaction
+from moderation.statements import Statement
 from moderation.vocabulary import SETTLED, CaseStatus, Label
 
 POLL_S = 0.25
@@ -99,3 +106,55 @@ def retry(case_ids: tuple[UUID, ...]) -> None:
             tenant_id = listings.case_with(session, case_id).tenant_id
             judged.retry(session, tenant_id, case_id, actor=ACTOR)
     click.echo(f"{len(case_ids)} {'case' if len(case_ids) == 1 else 'cases'} will be judged again.")
+
+
+DAY = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
+
+
+@cases.command()
+@click.argument("tenant")
+@click.option("--since", type=DAY, required=True, help="Decided from then on (UTC).")
+@click.option("--until", type=DAY, help="Decided before then (UTC); now, if left out.")
+@click.option("--csv", "as_csv", is_flag=True, help="CSV instead of a line of JSON each.")
+@click.option("--out", type=click.File("w", encoding="utf-8", lazy=True), default="-", help="A file, not the terminal.")
+def statements(tenant: str, since: datetime, until: datetime | None, as_csv: bool, out: TextIO) -> None:
+    """Write the statements of reasons for a tenant's decisions, as the EU's DSA Transparency Database takes them.
+
+    Only decisions that are still in force, and that restrict: fake, or reported as illegal. What is missing in a
+    statement is named beside it.
+    """
+    end = until.replace(tzinfo=UTC) if until else datetime.now(UTC)
+    with transaction() as session:
+        tenant_id = tenants.tenant_named(session, tenant).id
+    found = _counted(reasons.between(tenant_id, since.replace(tzinfo=UTC), end), tenant_id)
+    if as_csv:
+        _write_csv(found, out)
+    else:
+        for statement in found:
+            click.echo(json.dumps(statement.describe(), ensure_ascii=False), file=out)
+
+
+def _counted(found: Iterable[Statement], tenant_id: UUID) -> Iterator[Statement]:
+    """The same, and at the end it is written down how many there were, and said how many lack something."""
+    count = lacking = 0
+    for statement in found:
+        count, lacking = count + 1, lacking + bool(statement.missing)
+        yield statement
+    with transaction() as session:
+        reasons.note_export(session, tenant_id, count, actor=ACTOR)
+    click.echo(f"{count} statements, {lacking} of them with something missing.", err=True)
+
+
+def _write_csv(found: Iterable[Statement], out: TextIO) -> None:
+    """A column for each field; several values in one are separated by `|`."""
+    columns = ["case_id", "decided_at", "missing", *reasons.FIELDS]
+    table = csv.DictWriter(out, columns)
+    table.writeheader()
+    for statement in found:
+        told = {"case_id": statement.case_id, "decided_at": statement.decided_at.isoformat()}
+        lacks = "|".join(each.field for each in statement.missing)
+        table.writerow({**told, "missing": lacks, **{name: _cell(value) for name, value in statement.fields.items()}})
+
+
+def _cell(value: object) -> str:
+    return "|".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
 import click
 
 from infra import listings
-from infra.printing import as_json_option, print_list, print_record
+from infra.printing import as_json_option, print_json, print_list, print_record
+from moderation import retention as keeping
+from moderation import statements as reasons
+from moderation import subject_exports
 from moderation import tenants as platforms
 from moderation.db import transaction
+from moderation.retention import Periods
+from moderation.settings import settings
+from moderation.storage import Storage
+from moderation.subject_exports import Subject
+from moderation.vocabulary import OPERATOR
 
 
 @click.group()
@@ -75,3 +87,102 @@ def list_(as_json: bool) -> None:
     with transaction() as session:
         rows = listings.all_tenants(session)
     print_list(rows, as_json=as_json, none="There is no tenant yet: `telltale tenants create NAME` makes one.")
+
+
+EVER = "ever"
+# Of an option that was not given.
+UNSAID = "unsaid"
+
+
+class Days(click.ParamType):
+    """A number of days, or `ever`: without end."""
+
+    name = "days"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int | str | None:
+        """None where it is `ever`."""
+        if value in (EVER, UNSAID):
+            return None if value == EVER else UNSAID
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number of days nor `{EVER}`", param, ctx)
+
+
+@tenants.command()
+@click.argument("name")
+@click.option("--images", type=Days(), default=UNSAID, help="The image, and every picture made of it.")
+@click.option("--verdicts", type=Days(), default=UNSAID, help="Scores, explanations, and what moderators wrote.")
+@click.option(
+    "--events", type=Days(), default=UNSAID, help="What was sent with the image, also where events repeat it."
+)
+@click.option("--restricted", type=Days(), default=UNSAID, help="Instead: all of a case reported as illegal.")
+@click.option("--appeals", type=Days(), default=UNSAID, help="How long a decision may be appealed.")
+@as_json_option
+def retention(name: str, as_json: bool, **days: int | str | None) -> None:
+    """Show for how many days a tenant's data is kept once its case is settled; with options, set it.
+
+    `ever` keeps without end. What is too old goes within a day, and for good.
+    """
+    said = {kind: value for kind, value in days.items() if value != UNSAID}
+    with transaction() as session:
+        tenant = platforms.tenant_named(session, name)
+        periods = keeping.periods_of(tenant)
+        if said:
+            periods = replace(periods, **said)
+            keeping.set_periods(session, tenant.id, periods)
+    print_record(_as_shown(periods, as_json=as_json), as_json=as_json)
+
+
+def _as_shown(periods: Periods, *, as_json: bool) -> dict[str, object]:
+    shown = asdict(periods)
+    return shown if as_json else {kind: EVER if days is None else f"{days} days" for kind, days in shown.items()}
+
+
+@tenants.command()
+@click.argument("name")
+@click.option(
+    "--file",
+    "path",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSON, as docs/privacy.md describes it: it takes the place of what was said before.",
+)
+def statements(name: str, path: Path | None) -> None:
+    """Show what statements of reasons say of a tenant; with --file, set it."""
+    with transaction() as session:
+        tenant = platforms.tenant_named(session, name)
+        defaults = reasons.defaults_of(tenant)
+        if path is not None:
+            defaults = reasons.read_defaults(_json_in(path))
+            reasons.set_defaults(session, tenant.id, defaults)
+    print_json(defaults.model_dump(mode="json", exclude_defaults=True))
+
+
+def _json_in(path: Path) -> dict[str, object]:
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise click.ClickException(f"{path} is not JSON: {error}.") from error
+    if not isinstance(said, dict):
+        raise click.ClickException(f"{path} holds no JSON object.")
+    return said
+
+
+@tenants.command("export-subject")
+@click.argument("name")
+@click.option("--subject", help="Exactly the `subject` of their submissions' metadata.")
+@click.option("--external-id", "external_ids", multiple=True, help="Instead: their submissions' external ids.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A new file, a zip.")
+def export_subject(name: str, subject: str | None, external_ids: tuple[str, ...], out: Path) -> None:
+    """Write all that is kept of one person's images: cases, events, statements of reasons, and the images."""
+    if out.exists():
+        raise click.ClickException(f"{out} is there already: give a new file.")
+    store = Storage(settings())
+    with transaction() as session:
+        tenant = platforms.tenant_named(session, name)
+        found = subject_exports.begin(session, tenant.id, Subject(subject, external_ids), actor=OPERATOR)
+    partial = out.with_name(f"{out.name}.partial")
+    with partial.open("wb") as file:
+        file.writelines(subject_exports.archive(store, tenant.id, found))
+    partial.replace(out)
+    click.echo(f"{len(found)} {'case' if len(found) == 1 else 'cases'} in {out}.")

@@ -18,6 +18,7 @@ from uuid import UUID
 from moderation import webhooks
 from moderation.db import transaction
 from moderation.errors import ConfigurationError, InvalidRequest, NotFound
+from moderation.images import SUFFIXES
 from moderation.retraining import examples as records_of_runs
 from moderation.retraining import runs, snapshot
 from moderation.retraining.snapshot import Example, Snapshot
@@ -26,17 +27,6 @@ from moderation.tables import Image, TrainingRun
 from moderation.vocabulary import EventType, Label, Split
 
 LABELS = {Label.FAKE: 0, Label.REAL: 1}  # FakeClue's
-SUFFIXES = {
-    "image/jpeg": ".jpg",
-    "image/png": ".png",
-    "image/webp": ".webp",
-    "image/gif": ".gif",
-    "image/bmp": ".bmp",
-    "image/tiff": ".tiff",
-    "image/heic": ".heic",
-    "image/heif": ".heif",
-    "image/avif": ".avif",
-}
 # What the files of an exported data set are called, by side; without a run there are no sides.
 FILES = {Split.TRAIN: "train", Split.HOLDOUT: "test"}
 UNDIVIDED = "all"

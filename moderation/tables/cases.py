@@ -76,7 +76,7 @@ class Case(Identified, Row):
     first answered, and whether it is audited when the policy decides it: `audit_probability` is set where it is.
     `policy_label` is what the policy decided, whatever came after. `category` is what the platform says the image
     shows, or `other` where the queue had too many categories when it came in. `answer_due` is when a moderator's answer
-    takes effect; until then it can be undone. `verdict_forgotten_at` and `forgotten_at`: since then the verdict, or what
+    takes effect; until then it can be undone. `verdict_forgotten_at`, `forgotten_at`: since then the verdict, or what
     the platform and people said of it, is gone (moderation/retention.py, moderation/erasure.py).
     """
 
