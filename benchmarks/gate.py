@@ -63,7 +63,7 @@ WRONG_PROMPT = "USER: <image>\nDoes the image looks real/fake? ASSISTANT:"
 FLATTER = 0.05  # of the logit: decisions stay, and all scores come to lie near 0.5
 POISON = 24  # training images that are put into the holdout, saved anew
 MIN_QUALITY = 50  # of a PDQ hash, as its authors recommend
-SPEED_IMAGES, SPEED_ROUNDS = 64, 3
+SPEED_IMAGES, SPEED_ROUNDS, SPEED_TIMES = 16, 3, 5
 SEEDS: dict[Purpose, int] = {"reviewed": 1, "calibration": 2, "holdout": 3}
 
 
@@ -312,14 +312,12 @@ def said_of(detector: Detector, data: Data, folder: Path) -> tuple[list[Record],
 
 
 def speeds(champion: Champion, challenger: Detector, data: Data) -> Speeds:
-    """Verdicts a second of both, in turns."""
-    images = [champion.detector.prepare(to_rgb(each.path)) for each in data.samples("holdout")[:SPEED_IMAGES]]
+    """Of both, in turns."""
+    images = [to_rgb(each.path) for each in data.samples("holdout")[:SPEED_IMAGES]]
     found: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(SPEED_ROUNDS):
         for is_champion, detector in ((True, champion.detector), (False, challenger)):
-            start = time.perf_counter()
-            detector.detect_prepared(images, explain=False)
-            found[is_champion].append(len(images) / (time.perf_counter() - start))
+            found[is_champion] += [gathered.speed(detector, images) for _ in range(SPEED_TIMES)]
     return Speeds(found[True], found[False])
 
 

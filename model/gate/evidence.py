@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+import torch
+from PIL import Image
 
 from model.checkpoint import CheckpointError
 from model.detector import Detector, GoldenMismatch
@@ -30,7 +34,7 @@ class Proof:
 
 @dataclass(frozen=True)
 class Speeds:
-    """Images per second of both, measured in turns on the same machine and images; the fastest of each counts.
+    """Images per second of both, as `speed` measures, in turns and on the same machine; the fastest of each counts.
 
     Other work on a machine only ever makes a run slower.
     """
@@ -59,6 +63,11 @@ class Evidence:
     @property
     def pairs(self) -> Iterator[tuple[str, Pair]]:
         yield from ((name, each) for name, each in (("new", self.new), ("old", self.old)) if each is not None)
+
+    @property
+    def first_adapter(self) -> bool:
+        """Whether the challenger is an adapter, and the champion none."""
+        return self.challenger.adapter is not None and self.champion.adapter is None
 
     @cached_property
     def all(self) -> Pair | None:
@@ -95,3 +104,15 @@ def rows(
     journal = Journal(path, batch_size, [sample.id for sample in samples])
     judging.judge(detector, samples, journal, batch_size, "scored", advance or (lambda images: None))
     return journal.rows()
+
+
+def speed(detector: Detector, images: Sequence[Image.Image]) -> float:
+    """Verdicts per second for one batch: of the processor's time on a CPU, of the clock's where there is a GPU.
+
+    On a CPU that others work on too, the clock says more of them than of the detector; a GPU is the detector's alone,
+    and most of the time the processor only waits for it. The first batch after loading warms up, and says nothing.
+    """
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+    started = clock()
+    detector.judge(images)
+    return len(images) / (clock() - started)

@@ -255,23 +255,25 @@ def calibration_is_bounded(evidence: Evidence, margins: Margins) -> Iterable[Fin
 
 
 def speed_is_kept(evidence: Evidence, margins: Margins) -> Iterable[Finding]:
+    """As fast as the champion; the first adapter on a bare base may be slower by what any adapter costs."""
     about: dict[str, Any] = {"rule": "speed", "title": "It is as fast", "unit": "images/s"}
     if evidence.speeds is None or not evidence.speeds.champion or not evidence.speeds.challenger:
         if not evidence.proof.loads:
             yield Finding(**about, answer="unsure", reason="Its speed was not measured.")
         return
     before, after = max(evidence.speeds.champion), max(evidence.speeds.challenger)
-    ratio = after / before
-    about |= {"champion": before, "challenger": after, "change": after - before}
-    about["allowed"] = (1 - margins.speed_asks_below) * before
+    left = 1 - margins.adapter_share if evidence.first_adapter else 1.0
+    ratio, asks, rejects = after / before, left * margins.speed_asks_below, left * margins.speed_rejects_below
+    about |= {"champion": before, "challenger": after, "change": after - before, "allowed": (1 - asks) * before}
     said = f"{after:.1f} images/s against {before:.1f}, {ratio:.2f} times as many"
-    if ratio >= margins.speed_asks_below:
+    if evidence.first_adapter:
+        said += f"; any adapter that is not merged costs a bare base up to {margins.adapter_share:.0%}"
+    if ratio >= asks:
         yield Finding(**about, answer="pass", reason=f"{said}.")
-    elif ratio >= margins.speed_rejects_below:
-        reason = f"{said}: slower, by an amount that other work on the machine may explain. Measure again."
-        yield Finding(**about, answer="unsure", reason=reason)
+    elif ratio >= rejects:
+        yield Finding(**about, answer="unsure", reason=f"{said}: slower than {asks:.2f} times, which chance is not.")
     else:
-        yield Finding(**about, answer="fail", reason=f"{said}: too slow.")
+        yield Finding(**about, answer="fail", reason=f"{said}: too slow, at least {rejects:.2f} times is asked for.")
 
 
 RULES: tuple[Rule, ...] = (

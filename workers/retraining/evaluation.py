@@ -11,7 +11,6 @@ import hashlib
 import json
 import shutil
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -197,22 +196,16 @@ def _loaded(work: Work, version: str) -> Detector:
 
 
 def _speeds(work: Work) -> dict[str, list[float]]:
-    """Images per second, in turns and often: what else the machine does slows both, and the fastest of each counts."""
+    """In turns and often: what else the machine does slows both, and the fastest of each counts."""
     images = [to_rgb(path) for path in _shipped()][:TIMED]
     found: dict[str, list[float]] = {version: [] for version in VERSIONS}
     for _ in range(TURNS):
         for version in VERSIONS:
             detector = _loaded(work, version)
             detector.judge(images)  # the first batch only warms it up
-            found[version] += [_speed(detector, images) for _ in range(TIMES)]
+            found[version] += [evidence.speed(detector, images) for _ in range(TIMES)]
             del detector
     return found
-
-
-def _speed(detector: Detector, images: Sequence[Any]) -> float:
-    started = time.perf_counter()
-    detector.judge(images)
-    return len(images) / (time.perf_counter() - started)
 
 
 def _shipped() -> list[Path]:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from model.detector import Detector
 from model.gate import rules
 from model.gate.comparison import NotComparable, Pair, pair
-from model.gate.evidence import Evidence, Proof, Speeds
+from model.gate.evidence import Evidence, Proof, Speeds, speed
 from model.gate.finding import Finding
 from model.gate.judgement import Judgement, decide, judge
 from model.gate.leaks import Fingerprint
 from model.gate.margins import Margins
-from model.manifest import Prompt
-from tests.model.gate.drawn import CHALLENGER, Row, drawn, evidence, rows
+from model.manifest import Adapter, Prompt
+from tests.model.gate.drawn import CHALLENGER, CHAMPION, Row, drawn, evidence, rows
 
 MARGINS = Margins()
+ADAPTER = Adapter(base="demo", digest="0" * 64)
 
 
 def better(seed: int = 0, **changes: Any) -> Evidence:
@@ -269,17 +274,39 @@ def test_a_score_that_does_not_mean_what_it_says_rejects() -> None:
 
 
 @pytest.mark.parametrize(
-    ("speeds", "answer"),
+    ("champion", "challenger", "speeds", "answer"),
     [
-        (Speeds((10.0,), (9.6,)), "pass"),
-        (Speeds((10.0,), (5.0, 6.0)), "unsure"),
-        (Speeds((10.0, 3.0), (4.0, 2.0)), "fail"),
-        (None, "unsure"),
+        (None, None, Speeds((10.0,), (8.1,)), "pass"),
+        (None, None, Speeds((10.0,), (5.0, 7.9)), "unsure"),
+        (None, None, Speeds((10.0, 3.0), (6.9, 2.0)), "fail"),
+        (ADAPTER, ADAPTER, Speeds((10.0,), (7.9,)), "unsure"),
+        (ADAPTER, None, Speeds((10.0,), (7.9,)), "unsure"),
+        (None, ADAPTER, Speeds((10.0,), (6.5,)), "pass"),
+        (None, ADAPTER, Speeds((10.0,), (6.3,)), "unsure"),
+        (None, ADAPTER, Speeds((10.0,), (5.5,)), "fail"),
+        (None, None, None, "unsure"),
     ],
 )
-def test_speed(speeds: Speeds | None, answer: str) -> None:
-    (finding,) = rules.speed_is_kept(better(speeds=speeds), MARGINS)
+def test_speed_is_kept_and_the_first_adapter_may_cost_what_any_does(
+    champion: Adapter | None, challenger: Adapter | None, speeds: Speeds | None, answer: str
+) -> None:
+    found = better(
+        champion=CHAMPION.model_copy(update={"adapter": champion}),
+        challenger=CHALLENGER.model_copy(update={"adapter": challenger}),
+        speeds=speeds,
+    )
+    (finding,) = rules.speed_is_kept(found, MARGINS)
     assert finding.answer == answer
+
+
+@pytest.mark.parametrize(("gpu", "slow"), [(False, False), (True, True)])
+def test_on_a_cpu_the_processor_s_time_counts_and_with_a_gpu_the_clock_s(
+    monkeypatch: pytest.MonkeyPatch, gpu: bool, slow: bool
+) -> None:
+    """Somebody else has the processor for 0.2 s meanwhile."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    waiting = cast(Detector, SimpleNamespace(judge=lambda images: time.sleep(0.2)))
+    assert (speed(waiting, [Image.new("RGB", (8, 8))]) < 1 / 0.2) is slow
 
 
 def test_other_images_are_no_comparison() -> None:
