@@ -84,15 +84,8 @@ _OFFER_CASES = text(
 # At most :per_endpoint of one endpoint's deliveries are under way, so that a slow endpoint holds up only itself.
 _OFFER_DELIVERIES = text(
     """
-    WITH RECURSIVE queueing AS (
-        (SELECT endpoint_id FROM deliveries WHERE status = 'pending' ORDER BY endpoint_id LIMIT 1)
-        UNION ALL
-        SELECT (
-            SELECT endpoint_id FROM deliveries WHERE status = 'pending' AND endpoint_id > queueing.endpoint_id
-            ORDER BY endpoint_id LIMIT 1
-        ) FROM queueing WHERE endpoint_id IS NOT NULL
-    ), due AS (
-        SELECT d.id FROM queueing JOIN endpoints e ON e.id = queueing.endpoint_id
+    WITH due AS (
+        SELECT d.id FROM endpoints e
         CROSS JOIN LATERAL (
             SELECT greatest(:per_endpoint - count(*), 0) AS free FROM deliveries
             WHERE endpoint_id = e.id AND status = 'pending' AND (offered_until > now() OR lease_until > now())
