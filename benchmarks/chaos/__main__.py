@@ -48,7 +48,7 @@ SHORT = {
 
 
 @click.command()
-@click.option("--minutes", type=click.FloatRange(1, 6), default=5, show_default=True, help="How long the faults go on.")
+@click.option("--minutes", type=click.FloatRange(1, 5), default=4, show_default=True, help="How long the faults go on.")
 @click.option("--seed", type=int, default=None, help="Draws the faults and the stream; by default another each time.")
 def main(minutes: float, seed: int | None) -> None:
     """Break everything, repeatedly, under load; then account for every submission."""
