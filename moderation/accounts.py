@@ -24,7 +24,7 @@ from moderation import webhooks
 from moderation.db import storable, transaction
 from moderation.errors import Conflict, Forbidden, InvalidRequest, NotFound, TooManyAttempts, Unauthenticated
 from moderation.tables import Membership, SignIn, SignInAttempt, Tenant, User
-from moderation.tenants import MIN_PASSWORD_LENGTH, digest
+from moderation.tenants import MIN_PASSWORD_LENGTH, digest, end_sign_ins
 from moderation.vocabulary import EventType, Role
 
 # A working day; and a lunch.
@@ -245,7 +245,7 @@ def set_password(session: Session, user: User, new: str, *, actor: str) -> int:
     webhooks.record(
         session, EventType.USER_PASSWORD_CHANGED, tenant_id=None, actor=actor, after={"user": f"user:{user.id}"}
     )
-    return _end_all(session, user, actor=actor)
+    return end_sign_ins(session, user, actor=actor)
 
 
 def disable(session: Session, user: User, *, actor: str) -> int:
@@ -254,7 +254,7 @@ def disable(session: Session, user: User, *, actor: str) -> int:
         raise Conflict(f"The account of {user.email} is disabled already.")
     user.disabled_at = datetime.now(UTC)
     webhooks.record(session, EventType.USER_DISABLED, tenant_id=None, actor=actor, after={"user": f"user:{user.id}"})
-    return _end_all(session, user, actor=actor)
+    return end_sign_ins(session, user, actor=actor)
 
 
 def enable(session: Session, user: User, *, actor: str) -> None:
@@ -266,20 +266,25 @@ def enable(session: Session, user: User, *, actor: str) -> None:
 
 
 def set_operator(session: Session, user: User, operator: bool, *, actor: str) -> None:
-    """Let a person decide for the whole deployment (which version judges, training runs), or no longer."""
+    """Let a person decide for the whole deployment (which version judges, training runs), or no longer.
+
+    Who may do more signs in anew, as with a higher role.
+    """
     if user.operator == operator:
         return
     user.operator = operator
+    if operator:
+        end_sign_ins(session, user, actor=actor)
     type_ = EventType.OPERATOR_GRANTED if operator else EventType.OPERATOR_REVOKED
     webhooks.record(session, type_, tenant_id=None, actor=actor, after={"user": f"user:{user.id}"})
 
 
-def _end_all(session: Session, user: User, *, actor: str) -> int:
-    ended = session.scalars(delete(SignIn).where(SignIn.user_id == user.id).returning(SignIn.id)).all()
-    if ended:
-        before = {"user": f"user:{user.id}", "sign_ins": len(ended)}
-        webhooks.record(session, EventType.USER_SIGNED_OUT, tenant_id=None, actor=actor, before=before)
-    return len(ended)
+def make_first_operator(session: Session, user: User, *, actor: str) -> bool:
+    """Make this person an operator where there is none, for else nobody could act on runs; whether it did."""
+    if session.scalar(select(User.id).where(User.operator, User.disabled_at.is_(None)).limit(1)) is not None:
+        return False
+    set_operator(session, user, True, actor=actor)
+    return True
 
 
 def _admit(email: str, address: str) -> None:

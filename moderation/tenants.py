@@ -12,14 +12,14 @@ from typing import Any
 from uuid import UUID
 
 from argon2 import PasswordHasher
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from moderation import webhooks
-from moderation.db import storable, transaction
+from moderation.db import glance, storable
 from moderation.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
 from moderation.policy import Thresholds
-from moderation.tables import ApiKey, Membership, Policy, Tenant, User
+from moderation.tables import ApiKey, Membership, Policy, SignIn, Tenant, User
 from moderation.vocabulary import OPERATOR, EventType, Role, Scope
 
 KEY_SCHEME = "tt"
@@ -193,18 +193,19 @@ def authenticate(token: str) -> Caller:
     prefix, _, secret = rest.partition("_")
     # Postgres would refuse to look for a NUL or for what is not text.
     known_form = scheme == KEY_SCHEME and prefix.isascii() and prefix.isalnum()
-    with transaction() as session:
+    with glance() as session:
         key = session.scalar(select(ApiKey).where(ApiKey.prefix == prefix)) if known_form else None
         expected = key.secret_sha256 if key else digest("")
         matches = hmac.compare_digest(expected, digest(secret))
         if key is None or not matches or key.revoked_at is not None:
             raise Unauthenticated("The API key is unknown or was revoked; `telltale keys create` makes a new one.")
-        _touch(session, key)
+        stale = datetime.now(UTC) - LAST_USED_GRAIN
+        if key.last_used_at is None or key.last_used_at < stale:
+            _touch(session, key, stale)
         return Caller(key.tenant_id, key.id, frozenset(key.scopes))
 
 
-def _touch(session: Session, key: ApiKey) -> None:
-    stale = datetime.now(UTC) - LAST_USED_GRAIN
+def _touch(session: Session, key: ApiKey, stale: datetime) -> None:
     session.execute(
         update(ApiKey)
         .where(ApiKey.id == key.id, or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < stale))
@@ -233,14 +234,29 @@ def create_user(session: Session, email: str, password: str) -> User:
     return user
 
 
+def end_sign_ins(session: Session, user: User, *, actor: str) -> int:
+    """Sign somebody out wherever they are signed in. Returns how many sign-ins that were."""
+    ended = session.scalars(delete(SignIn).where(SignIn.user_id == user.id).returning(SignIn.id)).all()
+    if ended:
+        before = {"user": f"user:{user.id}", "sign_ins": len(ended)}
+        webhooks.record(session, EventType.USER_SIGNED_OUT, tenant_id=None, actor=actor, before=before)
+    return len(ended)
+
+
 def add_member(session: Session, user: User, tenant: Tenant, role: Role, *, actor: str = OPERATOR) -> None:
-    """Let a user work for a tenant, or change what they may do there."""
+    """Let a user work for a tenant, or change what they may do there.
+
+    A higher role ends their sign-ins: a cookie that was stolen before does not rise with it. (OWASP, Session Management
+    Cheat Sheet: renew the session id after any privilege level change.)
+    """
     known = session.get(Membership, (user.id, tenant.id))
     if known is None:
         session.add(Membership(user_id=user.id, tenant_id=tenant.id, role=role))
         type_, before = EventType.MEMBER_ADDED, None
     else:
         type_, before = EventType.MEMBER_CHANGED, {"user": user.email, "role": known.role.value}
+        if role.covers(known.role) and role is not known.role:
+            end_sign_ins(session, user, actor=actor)
         known.role = role
     after = {"user": user.email, "role": role.value}
     if before != after:

@@ -65,14 +65,14 @@ def _narrow(client: Client) -> TestResponse:
     return client.send(headers={"Authorization": f"Bearer {token}"})
 
 
-def make_source(client: Client, scheme: SourceScheme = SourceScheme.STANDARD) -> Source:
+def make_source(client: Client, scheme: SourceScheme = SourceScheme.STANDARD, name: str = "platform") -> Source:
     """A source of the client's whose webhooks have the link at /image/url."""
     with transaction() as session:
         return sources.create_source(
             session,
             Source(
                 tenant_id=client.tenant.id,
-                name="platform",
+                name=name,
                 scheme=scheme,
                 kind=SourceKind.JSON,
                 image_url_pointer="/image/url",

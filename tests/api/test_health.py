@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from sqlalchemy import create_engine
 
@@ -11,7 +13,10 @@ from moderation.settings import settings
 from moderation.storage import Storage
 from tests.api.conftest import Client
 from tests.api.test_submissions import use
-from tests.factories import make_version
+from tests.factories import make_endpoint, make_version
+from tests.moderation.test_sealing import key, with_keys
+
+__all__ = ["with_keys"]
 
 
 def away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,6 +40,19 @@ def test_not_ready_without_a_champion(client: Client, bucket: str) -> None:
     answer = client.http.get("/health/ready")
     assert (answer.status_code, answer.mimetype) == (503, "application/problem+json")
     assert answer.get_json()["checks"]["model"] != "ok"
+
+
+def test_not_ready_without_the_key_of_a_stored_secret(
+    client: Client, bucket: str, with_keys: Callable[[str], None]
+) -> None:
+    with transaction() as session:
+        make_version(session)
+        make_endpoint(session, client.tenant)
+    with_keys(key(7))
+    answer = client.http.get("/health/ready")
+    assert answer.status_code == 503
+    assert answer.get_json()["checks"]["keys"] == "some cannot be decrypted; see TELLTALE_SECRET_KEYS"
+    assert client.http.get("/health/live").status_code == 200
 
 
 def test_not_ready_without_a_store_but_alive(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def olga(browser_of: Callable[..., Browser]) -> Browser:
     browser = browser_of(Role.LEAD)
     assert browser.user is not None
     with transaction() as session:
-        accounts.set_operator(session, session.get_one(User, browser.user.id), True, actor="test")
+        session.get_one(User, browser.user.id).operator = True
     return browser
 
 
