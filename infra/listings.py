@@ -82,6 +82,7 @@ def users(session: Session, tenant: str | None) -> Rows:
             "email": user.email,
             "tenant": owner,
             "role": role.value,
+            "operator": user.operator,
             "created_at": user.created_at,
             "disabled_at": user.disabled_at,
         }

@@ -187,6 +187,7 @@ def _stay(console: Console, stack: Stack, platform: Platform, password: str, rec
         ("receiver", receiver.url),
         ("dashboard", f"{stack.url}/dashboard"),
         ("moderator", f"{platform.moderator}, password {password}"),
+        ("operator", f"{platform.operator}, with the same password: everything, training runs too"),
         ("tenant", platform.tenant),
         ("more", f"telltale --data {stack.folder} cases list --tenant {platform.tenant}"),
     ):

@@ -47,6 +47,8 @@ def up(data: Path, port: int, verbose: bool, quiet: bool) -> None:
             stack.start(say=console.print, meanwhile=follower.print_new)
             console.print(f"Ready at {stack.url}, documented at {stack.url}/docs. Ctrl-C ends it.", soft_wrap=True)
             console.print(f"Dashboard: {stack.url}/dashboard; `telltale users create` makes accounts.", soft_wrap=True)
+            stack.use()
+            console.print(_mail(), soft_wrap=True)
             while True:
                 follower.print_new()
                 time.sleep(POLL_S)
@@ -57,6 +59,15 @@ def up(data: Path, port: int, verbose: bool, quiet: bool) -> None:
             console.print("\nStopping …")
         finally:
             stack.stop()
+
+
+def _mail() -> str:
+    """Whether people who must be told something are told by mail."""
+    from moderation.settings import settings
+
+    if settings().smtp_url is None:
+        return "Notices are on the dashboard alone; TELLTALE_SMTP_URL and TELLTALE_MAIL_FROM have them mailed too."
+    return f"Notices are on the dashboard, and mailed from {settings().mail_from}."
 
 
 @contextmanager

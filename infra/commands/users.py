@@ -34,7 +34,11 @@ def users() -> None:
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of asking.")
 @as_json_option
 def create(email: str, tenant: str, role: str, password_stdin: bool, as_json: bool) -> None:
-    """Create a person who can sign in. The password is asked for, never an option: those end up in histories."""
+    """Create a person who can sign in. The password is asked for, never an option: those end up in histories.
+
+    The first administrator of a deployment that has no operator is one: somebody must be told of training runs, and
+    act on them. `telltale users operator EMAIL --revoke` undoes it.
+    """
     with transaction() as session:
         tenants.tenant_named(session, tenant)
     password = _from_stdin() if password_stdin else click.prompt("Password", hide_input=True, confirmation_prompt=True)
@@ -42,7 +46,9 @@ def create(email: str, tenant: str, role: str, password_stdin: bool, as_json: bo
         owner = tenants.tenant_named(session, tenant)
         user = tenants.create_user(session, email, password)
         tenants.add_member(session, user, owner, Role(role))
-    print_record({"id": user.id, "email": user.email, "tenant": tenant, "role": role}, as_json=as_json)
+        operator = Role(role) is Role.ADMIN and accounts.make_first_operator(session, user, actor=ACTOR)
+    made = {"id": user.id, "email": user.email, "tenant": tenant, "role": role, "operator": operator}
+    print_record(made, as_json=as_json)
 
 
 def _from_stdin() -> str:

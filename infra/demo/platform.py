@@ -24,6 +24,7 @@ from moderation.vocabulary import Role, Scope, SourceKind, SourceScheme
 PREFIX = "demo-"
 EVERYTHING_REVIEWED = Thresholds(fake_from=1, real_up_to=0)
 MODERATOR = "moderator@demo.example"
+OPERATOR = "operator@demo.example"
 ACTOR = "operator"
 
 
@@ -37,6 +38,7 @@ class Platform:
     hook_secret: str
     endpoint_secret: str
     moderator: str = MODERATOR
+    operator: str = OPERATOR
 
 
 def new_platform(receiver_url: str, moderator_password: str, settings: Settings) -> Platform:
@@ -48,7 +50,10 @@ def new_platform(receiver_url: str, moderator_password: str, settings: Settings)
         _, key = tenants.create_key(session, tenant.id, "demo", list(Scope))
         source = _source(session, tenant)
         endpoint = webhooks.create_endpoint(session, tenant.id, receiver_url, [], settings)
-        tenants.add_member(session, _moderator(session, moderator_password), tenant, Role.MODERATOR)
+        tenants.add_member(session, _person(session, MODERATOR, moderator_password), tenant, Role.MODERATOR)
+        operator = _person(session, OPERATOR, moderator_password)
+        tenants.add_member(session, operator, tenant, Role.ADMIN)
+        accounts.make_first_operator(session, operator, actor=ACTOR)
         return Platform(
             tenant=name,
             key=key,
@@ -94,6 +99,6 @@ def _source(session: Session, tenant: Tenant) -> Source:
     return sources.create_source(session, source)
 
 
-def _moderator(session: Session, password: str) -> User:
-    known = session.scalar(select(User).where(User.email == MODERATOR))
-    return known or tenants.create_user(session, MODERATOR, password)
+def _person(session: Session, email: str, password: str) -> User:
+    known = session.scalar(select(User).where(User.email == email))
+    return known or tenants.create_user(session, email, password)

@@ -81,3 +81,13 @@ def test_a_password_on_standard_input_is_not_shown(token: str) -> None:
 def test_nobody_is_not_found(db: Engine) -> None:
     for command in ("disable", "enable", "password"):
         assert "no@body.example" in refused("users", command, "no@body.example")
+
+
+def test_the_first_administrator_is_an_operator_and_the_list_says_who_is(db: Engine) -> None:
+    with transaction() as session:
+        make_tenant(session, "acme")
+    for name, role in (("mo", "moderator"), ("ada", "admin"), ("abe", "admin")):
+        arguments = ("--tenant", "acme", "--role", role, "--password-stdin")
+        made = as_json("users", "create", f"{name}@acme.example", *arguments, stdin=f"{PASSWORD}\n")
+        assert made["operator"] == (name == "ada")
+    assert [row["email"] for row in as_json("users", "list") if row["operator"]] == ["ada@acme.example"]
