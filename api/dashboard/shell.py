@@ -87,7 +87,7 @@ SAYINGS = {
     "cases_retried": "The cases are tried again.",
     "nothing_retried": "There was nothing left to try again.",
     "member_added": "Added. They had an account: their password is the one they have.",
-    "member_changed": "The role is changed.",
+    "member_changed": "The role is changed. Who may do more than before signs in again.",
     "member_changed_back": "The role is changed, and what is for leads went back to the queue.",
     "member_removed": "Removed.",
     "member_removed_back": "Removed, and what they had in hand went back to the queue.",

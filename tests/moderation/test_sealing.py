@@ -88,7 +88,7 @@ def test_what_is_no_key_is_named_by_its_setting_and_not_printed(with_keys: Calla
 
 
 def test_settings_print_neither_keys_nor_passwords() -> None:
-    rules = settings()
+    rules = settings().model_copy(update={"smtp_url": "smtp://user:password@host"})
     printed = f"{rules!r} {rules}"
-    for name in ("secret_keys", "s3_secret_key", "database_url", "redis_url"):
+    for name in ("secret_keys", "s3_secret_key", "database_url", "redis_url", "smtp_url"):
         assert getattr(rules, name) and name not in printed
