@@ -11,7 +11,7 @@ TORCH := torch==2.13.0
 PYTEST_PROCESSES ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-retrain test check format constraints demo-checkpoint eval-demo bench-detector bench-finetune bench-gpu bench-dashboard gate-check chaos clean
+.PHONY: help install demo demo-retrain test check format constraints demo-checkpoint eval-demo bench-detector bench-finetune bench-gpu bench-dashboard bench-intake bench-pipeline bench-growth gate-check chaos clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -23,6 +23,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(TORCH)
 	@echo "Installing the rest …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@echo "Fetching the files that the tests of attacks send …"
+	@$(BIN)/python -m tests.attacks.corpus
 	@touch $@
 
 install: $(STAMP)  ## Create .venv and install Telltale with everything it needs to run and to be tested.
@@ -36,7 +38,7 @@ demo-retrain: $(STAMP)  ## Start everything, have moderators teach the model a n
 test: $(STAMP)  ## Run every test, in parallel processes, against real services started for them.
 	@$(BIN)/pytest -n $(PYTEST_PROCESSES)
 
-check: $(STAMP)  ## Lint, format, types, imports, migrations and the compose file.
+check: $(STAMP)  ## Lint, format, types, imports, migrations, the compose file, and what bandit finds unsafe.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -44,6 +46,8 @@ check: $(STAMP)  ## Lint, format, types, imports, migrations and the compose fil
 	$(BIN)/python -c 'from alembic import command; import migrations; command.upgrade(migrations.config("postgresql://"), "head", sql=True)' \
 		| $(BIN)/squawk --stdin-filepath migrations.sql
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/bandit --quiet --recursive --severity-level medium --confidence-level medium \
+		api benchmarks infra migrations model moderation workers
 
 format: $(STAMP)  ## Format the code.
 	$(BIN)/ruff check --fix --quiet
@@ -69,6 +73,15 @@ bench-dashboard: $(STAMP)  ## Time the dashboard's queue and case pages on 10,00
 
 chaos: $(STAMP)  ## Kill, pause and starve everything under load, then account for every submission; SEED=… repeats a run.
 	@$(BIN)/python -m benchmarks.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
+bench-intake: $(STAMP)  ## Time durable accepts against bare puts and commits on the same services.
+	@$(BIN)/python -m benchmarks.intake
+
+bench-pipeline: $(STAMP)  ## Time the whole service against the bare detector, and the hops of a case.
+	@$(BIN)/python -m benchmarks.pipeline
+
+bench-growth: $(STAMP)  ## Time both on up to a million cases, and watch memory over thousands of images.
+	@$(BIN)/python -m benchmarks.growth
 
 gate-check: $(STAMP)  ## Plant seven bad challengers and a good one; the gate must block the bad for the right reason.
 	@$(BIN)/python -m benchmarks.gate

@@ -5,12 +5,14 @@ They check what comes in and describe what goes out; what is true of a case is d
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
+from functools import cache
 from typing import Annotated, Any
 from uuid import UUID
 
 from flask import Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from moderation.submissions import MAX_EXTERNAL_ID
 from moderation.vocabulary import CaseStatus, DecidedBy, FailureReason, Label, Priority, ReviewReason
@@ -28,12 +30,39 @@ def _storable(text: str) -> str:
     return text
 
 
+def _written_out(value: object) -> object:
+    """Pydantic would also take a number for a moment, as seconds or milliseconds, which the document does not offer."""
+    if not isinstance(value, str) or not _DATE_AND_TIME.match(value):
+        raise ValueError("a moment is written as RFC 3339 has it, such as 2026-01-01T00:00:00Z")
+    return value
+
+
+_DATE_AND_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]
 Text = Annotated[str, AfterValidator(_storable)]
 ExternalId = Annotated[Text, Field(min_length=1, max_length=MAX_EXTERNAL_ID)]
-Url = Annotated[Text, Field(min_length=1, max_length=4096)]
+# As the document has it; moderation/outbound.py says what is wrong with an address in words that help.
+Url = Annotated[
+    Text,
+    Field(min_length=1, max_length=4096, json_schema_extra={"format": "uri", "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://"}),
+]
 
 
-class Sent(BaseModel):
+class Asked(BaseModel):
+    """Base of what is read from a request's headers and query, and of all that is sent."""
+
+    @classmethod
+    def model_json_schema(cls, *special: Any, **named: Any) -> dict[str, Any]:
+        """Made once where nothing special is asked for: flask-openapi3 asks for it with every request."""
+        return super().model_json_schema(*special, **named) if special or named else _schema_of(cls)
+
+
+@cache
+def _schema_of(kind: type[Asked]) -> dict[str, Any]:
+    return BaseModel.model_json_schema.__func__(kind)  # type: ignore[attr-defined, no-any-return]
+
+
+class Sent(Asked):
     """Base of what clients send: a field nobody knows is an error, for it is mostly a misspelt one."""
 
     model_config = ConfigDict(extra="forbid")

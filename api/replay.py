@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from sqlalchemy.orm import Session
 
 from api.auth import caller
-from api.bodies import Text
+from api.bodies import Asked, Text
 from moderation import cases, idempotency
 from moderation.idempotency import Claim
 from moderation.submissions import OnCommit
@@ -22,7 +22,7 @@ from moderation.tables import Case
 REPLAYED_HEADER = "Idempotent-Replayed"
 
 
-class IdempotencyHeader(BaseModel):
+class IdempotencyHeader(Asked):
     """The header of requests that open cases."""
 
     key: Text | None = Field(

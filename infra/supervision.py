@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 import time
-import xmlrpc.client
+import xmlrpc.client  # nosec B411
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,6 +110,10 @@ class Supervisor:
     def start_group(self, group: str) -> None:
         """Start the programs of one group; does not wait until they are ready."""
         self._rpc.supervisor.startProcessGroup(group, False)
+
+    def stop_group(self, group: str) -> None:
+        """Stop the programs of one group, and return once they have ended."""
+        self._rpc.supervisor.stopProcessGroup(group)
 
     def states(self) -> dict[str, str]:
         """Each program's state in supervisord's words: STOPPED, STARTING, RUNNING, BACKOFF, FATAL, …"""

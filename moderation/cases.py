@@ -76,10 +76,12 @@ def open_case(session: Session, submission: Submission, image: Image | None, pri
         status=CaseStatus.FETCHING if image is None else CaseStatus.QUEUED,
         priority=priority.rank,
         category=_category(submission),
+        sequence=1,  # of the event below: a row that is changed in its first moment is written twice
+        attempts=0,
     )
     session.add(case)
     session.flush()
-    _record(session, case, EventType.SUBMISSION_ACCEPTED, actor=actor, before=None)
+    _write_event(session, case, EventType.SUBMISSION_ACCEPTED, actor=actor, before=None)
     return case
 
 
@@ -168,7 +170,6 @@ def record_verdict(session: Session, case: Case, verdict: Verdict, policy: Polic
     case.verdict = verdict
     case.policy = policy
     _keep_what_it_says(case, verdict)
-    session.flush()
     _record(session, case, EventType.VERDICT_COMPLETED, actor=WORKER, before=case.status)
 
 
@@ -462,6 +463,20 @@ def _record(
 ) -> None:
     """`data` is added to what endpoints are sent."""
     case.sequence += 1
+    _write_event(session, case, type_, actor=actor, before=before, change=change, data=data)
+
+
+def _write_event(
+    session: Session,
+    case: Case,
+    type_: EventType,
+    *,
+    actor: str,
+    before: CaseStatus | None,
+    change: _Change = _Change(),
+    data: Mapping[str, Any] | None = None,
+) -> None:
+    """The event of the case's newest sequence."""
     webhooks.record(
         session,
         type_,

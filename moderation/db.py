@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import math
+import select
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -47,6 +49,7 @@ CONNECTION: dict[str, Any] = {
 # A pooled connection that has lain for longer is asked whether the server is still there, before it is used.
 ASK_AFTER_S = 1.0
 LAIN_SINCE = "telltale_lain_since"
+RING_EVERY_S = 0.01
 # Within a lease: whoever waits longer has lost what it would write.
 INSIST_S, INSIST_EVERY_S = 20.0, 0.5
 
@@ -86,11 +89,13 @@ def _lay_down(connection: psycopg.Connection | None, record: ConnectionPoolEntry
 
 
 def _still_there(made: Engine, connection: Any, record: ConnectionPoolEntry, proxy: object) -> None:
-    """Ask a connection that has lain for a while; not one that was in use just now, which costs a round trip each.
+    """Ask a connection that has lain for a while, or from which something came unasked: a server that ends says so.
 
-    Raises InvalidatePoolError, upon which the pool begins anew.
+    One that was in use just now is not asked: it would be a round trip more for every transaction. Raises
+    InvalidatePoolError, upon which the pool begins anew.
     """
-    if time.monotonic() < record.info.get(LAIN_SINCE, math.inf) + ASK_AFTER_S:  # one that is new has never lain
+    rested = time.monotonic() - record.info.get(LAIN_SINCE, math.inf)  # one that is new has never lain
+    if rested < ASK_AFTER_S and not select.select([connection], [], [], 0)[0]:
         return
     try:
         made.dialect.do_ping(connection)
@@ -108,7 +113,7 @@ def transaction(*, wake: bool = False) -> Iterator[Session]:
     with Session(engine(), expire_on_commit=False) as session, session.begin():
         yield session
     if wake:
-        ring()
+        _bell.ring()
 
 
 def insistent(write: Callable[Given, Got]) -> Callable[Given, Got]:
@@ -136,6 +141,47 @@ def insistent(write: Callable[Given, Got]) -> Callable[Given, Got]:
 def storable(text_: str) -> str:
     """A text as Postgres can hold it: neither NULs nor halves of surrogate pairs, which become replacement marks."""
     return text_.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
+
+
+@contextmanager
+def glance() -> Iterator[Session]:
+    """A session for a statement or two that need not agree: each stands alone, without a transaction around it.
+
+    A transaction that only reads one row is three round trips, and this is one.
+    """
+    with Session(engine().execution_options(isolation_level="AUTOCOMMIT"), expire_on_commit=False) as session:
+        yield session
+
+
+class _Bell:
+    """Rings the relay's bell from a thread of its own, at most once in RING_EVERY_S.
+
+    Of many commits that follow one another the relay is told once, and nobody who commits waits for the telling. The
+    last one is never left out, unless the process ends in that moment.
+    """
+
+    def __init__(self) -> None:
+        self._wanted = threading.Event()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def ring(self) -> None:
+        """Ring soon."""
+        self._wanted.set()
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():  # a fork takes no threads along
+                self._thread = threading.Thread(target=self._run, name="bell", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            self._wanted.wait()
+            self._wanted.clear()
+            ring()
+            time.sleep(RING_EVERY_S)
+
+
+_bell = _Bell()
 
 
 def ring(channel: str = WORK_CHANNEL) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import Select, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from moderation.db import new_id, transaction
+from moderation.db import glance, new_id, transaction
 from moderation.errors import Conflict, NotFound, StorageUnavailable
 from moderation.images import ImageFacts
 from moderation.storage import Storage, original_key, rendition_key, view_key
@@ -41,7 +41,7 @@ class Original:
 
 def keep(storage: Storage, tenant_id: UUID, data: bytes, facts: ImageFacts) -> Original:
     """Store the bytes, unless this tenant's are there already. Raises StorageUnavailable."""
-    with transaction() as session:
+    with glance() as session:
         known = session.scalar(_live(tenant_id, facts.sha256))
     if known is not None:
         return Original(known.id, tenant_id, known.s3_key, facts, len(data))

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from moderation import cases, exhibits, model_versions, policy, tenants
 from moderation.cases import Lease
-from moderation.db import insistent, storable, transaction
+from moderation.db import glance, insistent, storable, transaction
 from moderation.dispatch import SCREENING
 from moderation.policy import Thresholds
 from moderation.settings import Settings
@@ -61,7 +61,7 @@ def must_run_alone(case_id: UUID) -> bool:
 
     Asked before `begin`: a case that waits its turn holds no lease, so it loses no attempt to another's crash.
     """
-    with transaction() as session:
+    with glance() as session:
         return bool(session.scalar(select(Case.attempts > 0).where(Case.id == case_id)))
 
 

@@ -19,7 +19,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from moderation import cases, originals, outbound
-from moderation.db import new_id, transaction
+from moderation.db import glance, new_id, transaction
 from moderation.errors import AddressRefused, InvalidRequest, NotFound, TelltaleError, TooBusy
 from moderation.images import ImageFacts
 from moderation.settings import Settings
@@ -199,7 +199,7 @@ def refuse_if_full(tenant_id: UUID, settings: Settings) -> None:
     waiting = (CaseStatus.FETCHING, CaseStatus.QUEUED, CaseStatus.SCREENING)
     ahead = select(Case.id).where(Case.tenant_id == tenant_id, Case.status.in_(waiting))
     counted = select(func.count()).select_from(ahead.limit(settings.max_waiting_cases).subquery())
-    with transaction() as session:
+    with glance() as session:
         count = session.scalar(counted) or 0
     if count + MUCH_ROOM <= settings.max_waiting_cases:
         _roomy_until[tenant_id] = now + COUNTED_FOR_S

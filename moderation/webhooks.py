@@ -67,11 +67,11 @@ def record(
         request_id=request_id,
     )
     if type_ in OUTBOUND:
-        # What changed is written once, at the end, and not once for each of its events.
-        with session.no_autoflush:
+        with session.no_autoflush:  # all of it is written at once, below
             wanted = _subscribers(session, tenant_id, type_)
         session.add_all(Delivery(event=event, endpoint_id=endpoint_id) for endpoint_id in wanted)
     session.add(event)
+    session.flush()
     return event
 
 
@@ -460,7 +460,7 @@ def _delivered(delivery: Delivery, endpoint: Endpoint) -> None:
 
 
 def _failed(session: Session, delivery: Delivery, endpoint: Endpoint, outcome: Outcome) -> None:
-    now = datetime.now(UTC)
+    now = session.scalars(select(func.now())).one()  # by the database's clock, which all of it is compared with
     endpoint.failing_since = endpoint.failing_since or now
     if outcome.status == GONE:
         delivery.status = DeliveryStatus.FAILED
@@ -469,15 +469,14 @@ def _failed(session: Session, delivery: Delivery, endpoint: Endpoint, outcome: O
     if now - endpoint.failing_since >= DISABLE_AFTER:
         _disable_once(session, endpoint, "Every attempt of the last 5 days failed.")
     if outcome.status in BUSY_STATUSES:
-        endpoint.paused_until = func.now() + _pause(outcome)
+        endpoint.paused_until = now + _pause(outcome)
     if delivery.attempts >= len(SCHEDULE):
         delivery.status = DeliveryStatus.FAILED
         return
     wait = SCHEDULE[delivery.attempts] * random.uniform(1, 1.1)
     if outcome.retry_after is not None:
         wait = max(wait, min(timedelta(seconds=outcome.retry_after), MAX_RETRY_AFTER))
-    # By the database's clock, which it is compared with.
-    delivery.next_attempt_at = func.now() + wait
+    delivery.next_attempt_at = now + wait
 
 
 def _disable_once(session: Session, endpoint: Endpoint, reason: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -98,8 +99,8 @@ def test_what_fails_in_the_commit_leaves_no_rows(store: Storage, tenant: Tenant)
 
 
 def test_a_bell_that_fails_does_not_undo_what_was_accepted(store: Storage, tenant: Tenant) -> None:
-    """The connection that rings is really cut, just as it rings."""
-    cut = []
+    """The connection that rings is really cut, just as it rings, in a thread of the bell's own."""
+    cut, rung = [], threading.Event()
 
     def cut_it(connection: Connection, cursor: object, statement: str, *rest: object) -> None:
         if statement.startswith("NOTIFY"):
@@ -108,10 +109,12 @@ def test_a_bell_that_fails_does_not_undo_what_was_accepted(store: Storage, tenan
             with psycopg.connect(url, autocommit=True) as other:
                 other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
             cut.append(pid)
+            rung.set()
 
     event.listen(database.engine(), "before_cursor_execute", cut_it)
     try:
         case = submit(store, tenant, drawn(35))
+        assert rung.wait(10)
     finally:
         event.remove(database.engine(), "before_cursor_execute", cut_it)
     assert len(cut) == 1
