@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from pydantic import Field
@@ -28,11 +28,18 @@ class Identified(Protocol):
 Row = TypeVar("Row", bound=Identified)
 
 
+def _as_cursors_are(schema: dict[str, Any]) -> None:
+    """For the document alone: what is wrong with a cursor is said in our words, not in a pattern's."""
+    schema["anyOf"][0]["pattern"] = "^[A-Za-z0-9_-]{22}$"
+
+
 class Page(Sent):
     """Which page of a list; newest first."""
 
     limit: int = Field(default=50, ge=1, le=MAX_PAGE)
-    cursor: str | None = Field(default=None, description="`next` of the page before; opaque")
+    cursor: str | None = Field(
+        default=None, description="`next` of the page before; opaque", json_schema_extra=_as_cursors_are
+    )
 
     @property
     def before(self) -> UUID | None:

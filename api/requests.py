@@ -49,11 +49,16 @@ def _finite(text: str) -> float:
 
 
 class Request(flask.Request):
-    """A request whose broken JSON is an error with a message, and whose missing body is an empty object."""
+    """A request whose broken JSON is an error with a message, and whose missing body is an empty object.
+
+    But for PUT: nothing sent is not what everything is to be replaced with.
+    """
 
     def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
         """Raises InvalidRequest for what is not JSON, and werkzeug's 415 for another content type."""
         if not self.mimetype and not self.get_data(cache=True):
+            if self.method == "PUT":
+                raise InvalidRequest("There is no body: send as JSON what is to be in force from now on.")
             return {}
         return super().get_json(force=force, silent=False, cache=cache)
 

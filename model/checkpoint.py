@@ -345,10 +345,9 @@ def load_processor(place: Path | str, revision: str | None, config: Any, manifes
     """
     if manifest.processor is not None:
         place, revision = locate(manifest.processor, manifest.processor_revision)
-    origin = {"revision": revision, "trust_remote_code": False}
     try:
-        images = AutoImageProcessor.from_pretrained(place, backend="pil", **origin)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(place, **origin)
+        images = AutoImageProcessor.from_pretrained(place, backend="pil", revision=revision, trust_remote_code=False)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(place, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{place} has no processor that can be loaded: {error}") from error
     if not isinstance(images, PilBackend):

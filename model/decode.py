@@ -70,7 +70,7 @@ def read_header(image: bytes | Path) -> Header:
 
 
 def to_rgb(image: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode to 8-bit RGB, upright, first frame.
+    """Decode to 8-bit RGB, upright, first frame: pixels and nothing else of the file.
 
     16-bit samples are scaled to 8 bits, not clipped. Transparent pixels are laid over white: that is how most pages
     show them, and the colour hidden under a transparent pixel is arbitrary. `max_pixels` is held against the header
@@ -118,13 +118,15 @@ def _is_animated(opened: Image.Image) -> bool:
 def _decode(opened: Image.Image) -> Image.Image:
     try:
         opened.load()
-        return _flatten(_to_eight_bits(_upright(opened)))
+        pixels = _flatten(_to_eight_bits(_upright(opened)))
     except (UndecodableImage, MemoryError):
         raise
     except Exception as error:  # codecs raise whatever they like on damaged data
         raise UndecodableImage(
             f"The image is truncated or damaged: check that the upload was complete, or export it again. ({error})"
         ) from error
+    pixels.info = {}  # a HEIC's has its depth maps, which no other process could be given
+    return pixels
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -7,11 +7,11 @@ from http import HTTPStatus
 from uuid import UUID
 
 from flask_openapi3 import APIBlueprint, Tag
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from api import problems
 from api.auth import SECURITY, caller, requires
-from api.bodies import Answer, Sent, Shown, Url
+from api.bodies import Answer, Moment, Sent, Shown, Url
 from api.process import current
 from moderation import webhooks
 from moderation.db import transaction
@@ -32,6 +32,7 @@ class EndpointBody(Sent):
         default_factory=list,
         max_length=len(OUTBOUND),
         description="empty: all that are sent",
+        json_schema_extra={"items": {"type": "string", "enum": sorted(OUTBOUND)}},
         examples=[["verdict.completed", "verdict.failed", "decision.created"]],
     )
 
@@ -75,8 +76,8 @@ class QueuedShown(Shown):
 class ReplayBody(Sent):
     """Which events to send again: those made from `since` on and before `until`."""
 
-    since: AwareDatetime = Field(examples=["2026-01-01T00:00:00Z"])
-    until: AwareDatetime | None = Field(default=None, description="now, if left out")
+    since: Moment = Field(examples=["2026-01-01T00:00:00Z"])
+    until: Moment | None = Field(default=None, description="now, if left out")
 
 
 @api.post(

@@ -14,7 +14,7 @@ from uuid import UUID
 from flask import request
 from flask_openapi3 import APIBlueprint, FileStorage, Tag
 from flask_openapi3.utils import parse_body, parse_form
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from werkzeug.datastructures import FileStorage as FilePart
 
 from api import problems
@@ -38,8 +38,18 @@ MAX_WAIT_S = 30
 FORM_OVERHEAD_BYTES = 128 * 1024
 
 
+def _exactly_one(schema: dict[str, Any]) -> None:
+    """What `_one_image` checks, in the document's words."""
+    schema["oneOf"] = [
+        {"required": [given], "properties": {given: {"type": "string"}, left_out: {"type": "null"}}}
+        for given, left_out in (("image_url", "upload_id"), ("upload_id", "image_url"))
+    ]
+
+
 class SubmissionBody(SubmissionFields):
     """A submission without bytes: a link that a worker reads, or an upload that has arrived."""
+
+    model_config = ConfigDict(json_schema_extra=_exactly_one)
 
     image_url: Url | None = Field(default=None, description="http(s), public", examples=["https://example.com/a.jpg"])
     upload_id: UUID | None = Field(default=None, description="from POST /v1/uploads")

@@ -16,6 +16,8 @@ USER 10001
 WORKDIR /home/telltale
 # Where checkpoints from the hub are kept, and the work of training runs; mount volumes here.
 ENV HF_HOME=/home/telltale/checkpoints
+# The rest of the file system may be read-only (docker-compose.yml): what torch and others compile and cache goes here.
+ENV XDG_CACHE_HOME=/tmp/cache TRITON_CACHE_DIR=/tmp/triton
 RUN mkdir checkpoints retraining
 ENV TELLTALE_WORKER_ROLE=screening
 CMD ["celery", "-A", "workers.celery_app", "worker", "--pool", "threads", "--hostname", "screening@%h", \

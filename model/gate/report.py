@@ -23,7 +23,8 @@ CLASSES = {"pass": "right", "unsure": "doubtful", "fail": "wrong", "left out": "
 
 def section(judgement: Judgement, evidence: Evidence) -> Markup:
     """The gate as one `<section>`, for a page that has the evaluation report's style."""
-    return Markup(_environment().get_template("gate.html.jinja").render(_context(judgement, evidence)))
+    # The template escapes what it is given.
+    return Markup(_environment().get_template("gate.html.jinja").render(_context(judgement, evidence)))  # nosec B704
 
 
 def page(judgement: Judgement, evidence: Evidence) -> str:
@@ -75,4 +76,5 @@ def _plots(outcomes: Outcomes) -> list[dict[str, Any]]:
         ("Coverage", "How accurate are the rest when unsure ones go to people?", plots.coverage(points)),
         ("Scores", "How far apart are the classes?", plots.scores(reals, fakes)),
     ]
-    return [{"title": title, "asks": asks, "svg": Markup(svg)} for title, asks, svg in drawn]
+    # The SVG is drawn here, from numbers.
+    return [{"title": title, "asks": asks, "svg": Markup(svg)} for title, asks, svg in drawn]  # nosec B704

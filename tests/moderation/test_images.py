@@ -79,7 +79,6 @@ def test_every_accepted_format(file_format: str) -> None:
         ("RGBA", "PNG"),
         ("RGBA", "WEBP"),
         ("CMYK", "TIFF"),
-        ("F", "TIFF"),
         ("RGBA", "HEIF"),
         ("L", "AVIF"),
     ],
@@ -198,6 +197,14 @@ def test_a_raw_file_is_not_judged_by_its_thumbnail() -> None:
 def test_empty() -> None:
     with pytest.raises(Undecodable, match="empty"):
         images.inspect(b"", MAX_PIXELS)
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_samples_without_a_white_are_refused_when_they_come(mode: str) -> None:
+    """And not when a worker decodes them: nobody could judge them."""
+    data = encoded(Image.new(mode, (8, 8), 1_000_000), "TIFF")
+    with pytest.raises(Undecodable, match="no defined white: send 8 or 16 bits"):
+        images.inspect(data, MAX_PIXELS)
 
 
 def test_no_pixels() -> None:
