@@ -24,7 +24,8 @@ CLASSES = {"pass": "right", "unsure": "doubtful", "fail": "wrong", "left out": "
 def section(judgement: Judgement, evidence: Evidence) -> Markup:
     """The gate as one `<section>`, for a page that has the evaluation report's style."""
     # The template escapes what it is given.
-    return Markup(_environment().get_template("gate.html.jinja").render(_context(judgement, evidence)))  # nosec B704
+    written = _environment().get_template("gate.html.jinja").render(_context(judgement, evidence))
+    return Markup(written)  # nosec B704
 
 
 def page(judgement: Judgement, evidence: Evidence) -> str:

@@ -121,6 +121,13 @@ REFUSED = [
         "image-too-large",
         "2500000000 pixels",
     ),
+    Refused(
+        "Floating-point or 32-bit samples",
+        lambda c: c.send(images.encoded(images.picture("F"), "TIFF")),
+        422,
+        "undecodable",
+        "no defined white",
+    ),
     Refused("Text named .jpg", lambda c: c.send(b"not an image at all", name="a.jpg"), 415, "unsupported-type", "text"),
     Refused("SVG", lambda c: c.send(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), 415, "unsupported-type", "SVG"),
     Refused("Two images in one request", _two_images, 400, "invalid-request", "one image a request", "/image"),
@@ -191,6 +198,7 @@ REFUSED = [
 ACCEPTED = [
     Accepted("Animated GIF", lambda: images.animation("GIF"), "image/gif", frames=3),
     Accepted("Animated WebP", lambda: images.animation("WEBP"), "image/webp", frames=3),
+    Accepted("TIFF with pages", lambda: images.animation("TIFF"), "image/tiff", frames=3),
     Accepted("CMYK", lambda: images.encoded(images.picture("CMYK"), "JPEG"), "image/jpeg"),
     Accepted("16-bit", lambda: images.encoded(images.picture("I;16")), "image/png"),
     Accepted("Palette with transparency", images.palette_with_transparency, "image/png"),
