@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
@@ -25,6 +26,7 @@ __all__ = ["server"]
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 
 
+@pytest.mark.timeout(600)  # half a minute of two processors, which other tests may want at the same time
 def test_whatever_is_sent_is_answered_as_the_document_says(server: Server, db: Engine, tmp_path: Path) -> None:
     with transaction() as session:
         known = a_platform(session)
