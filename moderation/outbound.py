@@ -19,7 +19,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -385,10 +385,11 @@ def _answer(
         connection.sock = sock  # so that it never looks up or connects anything itself
         try:
             connection.request(method, target.path, body=body, headers=_headers(target, headers))
-            answer = connection.getresponse()
-            if deadline.passed:  # the end of headers that were cut off looks like their end
-                raise deadline.error()
-            yield answer
+            # Closed with the rest, or an error that was raised in here would hold the socket for as long as it is held.
+            with closing(connection.getresponse()) as answer:
+                if deadline.passed:  # the end of headers that were cut off looks like their end
+                    raise deadline.error()
+                yield answer
         except (OSError, http.client.HTTPException) as error:
             if deadline.passed:
                 raise deadline.error() from error
@@ -433,7 +434,7 @@ def _body(answer: http.client.HTTPResponse, max_bytes: int, deadline: _Deadline)
     if answer.length is not None and answer.length > max_bytes:
         raise too_large
     data = bytearray()
-    while chunk := answer.read(CHUNK_BYTES):
+    while chunk := _piece(answer, CHUNK_BYTES):
         data += chunk
         if len(data) > max_bytes:
             raise too_large
@@ -454,14 +455,24 @@ def _looks_like_html(data: bytes) -> bool:
     return start.startswith((b"<!doctype html", b"<html", b"<head", b"<body"))
 
 
+def _piece(answer: http.client.HTTPResponse, most: int) -> bytes:
+    """What has come of the body; empty at its end.
+
+    Not `read`, which takes a chunk that says it has -1 bytes for all that will ever come, and keeps it in memory.
+    """
+    return answer.read1(most)
+
+
 def _excerpt(answer: http.client.HTTPResponse) -> str:
     """The beginning of the body, for the delivery log; Postgres takes no NUL in text."""
+    start = b""
     try:
-        start = answer.read(EXCERPT_BYTES)
+        while len(start) < EXCERPT_BYTES and (piece := _piece(answer, EXCERPT_BYTES)):
+            start += piece
     except (OSError, http.client.HTTPException):
         # The status has come, and it alone says whether the event arrived.
         return ""
-    return start.decode("utf-8", "replace").replace("\x00", "\ufffd")
+    return start[:EXCERPT_BYTES].decode("utf-8", "replace").replace("\x00", "\ufffd")
 
 
 def _seconds_until(retry_after: str | None) -> int | None:

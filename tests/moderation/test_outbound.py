@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,6 +18,10 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,24 +30,6 @@ from moderation.errors import AddressRefused, BadStatus, ResponseTooLarge, Unrea
 from moderation.settings import Settings
 
 PIXELS = b"\xff\xd8\xff" + bytes(range(256)) * 40
-
-# A certificate for images.example that nobody trusts, until 2120; made for these tests and good for nothing else.
-CERTIFICATE = """-----BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgo+Ygkp9TVvBFCOIK
-9tNU93LNl+OwZ7vWFbadLzdhyHqhRANCAARP9C2K0TlleSFzz2MHBxR5VTDVfpdI
-lZorSzDF9SRf9J4AL1rVV07eFBkEjSegG9I6YlZAwvBtyuyoQPxLBprR
------END PRIVATE KEY-----
------BEGIN CERTIFICATE-----
-MIIBbzCCARagAwIBAgIBATAKBggqhkjOPQQDAjAZMRcwFQYDVQQDDA5pbWFnZXMu
-ZXhhbXBsZTAgFw0yMDAxMDEwMDAwMDBaGA8yMTIwMDEwMTAwMDAwMFowGTEXMBUG
-A1UEAwwOaW1hZ2VzLmV4YW1wbGUwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARP
-9C2K0TlleSFzz2MHBxR5VTDVfpdIlZorSzDF9SRf9J4AL1rVV07eFBkEjSegG9I6
-YlZAwvBtyuyoQPxLBprRo00wSzAZBgNVHREEEjAQgg5pbWFnZXMuZXhhbXBsZTAP
-BgNVHRMBAf8EBTADAQH/MB0GA1UdDgQWBBQyM7ODCDu1eLPpZGVb9rsLAWZ+czAK
-BggqhkjOPQQDAgNHADBEAiBkQmLG7Vi9CEVgx9eFo0GJnJSZzLZW+C8igwuvvsRl
-3AIgGrIrMk/7cGS9iah34lNyPysKs9UjZmK+ryjcRSQqxzo=
------END CERTIFICATE-----
-"""
 
 
 def settings_with(*allowed: str, **changes: object) -> Settings:
@@ -263,6 +250,22 @@ def test_a_link_is_accepted_without_asking_dns(url: str, monkeypatch: pytest.Mon
     outbound.check_url(url, settings_with())
 
 
+@pytest.mark.parametrize("port", [80, 443, 1024, 8080, 8443, 9000, 65535])
+def test_ports_of_the_web_are_accepted(port: int) -> None:
+    for scheme in ("http", "https"):
+        outbound.check_url(f"{scheme}://example.com:{port}/", settings_with())
+
+
+@pytest.mark.parametrize("port", [1, 22, 25, 79, 81, 444, 587, 1023, 2049, 6000, 6665, 6669, 10080])
+def test_other_ports_are_refused_unless_they_are_exempt(port: int) -> None:
+    for url in (f"http://example.com:{port}/", f"https://8.8.8.8:{port}/"):
+        with pytest.raises(AddressRefused, match=f"Port {port} is not for the web"):
+            outbound.check_url(url, settings_with())
+        with pytest.raises(AddressRefused, match=f"Port {port} is not for the web"):
+            outbound.post(url, {}, b"{}", settings_with(), resolve=lambda host, port: ["8.8.8.8"])
+    outbound.check_url(f"http://example.com:{port}/", settings_with(f"example.com:{port}"))
+
+
 @given(st.ip_addresses(v=4))
 def test_no_v4_address_is_public_that_the_standard_library_calls_private(address: ipaddress.IPv4Address) -> None:
     if outbound.is_public(address):
@@ -371,7 +374,7 @@ def test_an_image_comes_with_the_servers_claim_and_its_address() -> None:
 
 
 def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with serving(answer) as server:
         assert outbound.fetch_image(server.url(), server.settings).data == PIXELS
@@ -418,7 +421,12 @@ def test_a_name_that_turns_private_before_the_redirect_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "location", ["file:///etc/passwd", "ftp://example.com/", "http://u:p@example.com/", "http://["]
+    "location",
+    [
+        *("file:///etc/passwd", "ftp://example.com/", "gopher://127.0.0.1:6379/_INFO", "data:image/png;base64,AAAA"),
+        *("http://u:p@example.com/", "http://[", "//127.0.0.1/", "//0x7f.1/", "http://[::ffff:127.0.0.1]/"),
+        *("http://8.8.8.8:25/", "\\\\127.0.0.1\\x", "http://169.254.169.254/latest/meta-data/"),
+    ],
 )
 def test_a_redirect_to_something_else_is_refused(location: str) -> None:
     with (
@@ -467,26 +475,35 @@ def test_a_body_announced_too_large_is_not_read() -> None:
         assert time.monotonic() - start < 2
 
 
-@pytest.mark.parametrize("chunked", [False, True])
-def test_an_endless_body_is_cut_off_at_the_limit(chunked: bool) -> None:
+BLOCK = b"x" * 65536
+ENDLESS = {
+    "to the end of the connection": (b"\r\n", BLOCK),
+    "chunks": (b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + BLOCK + b"\r\n"),
+    "a chunk of -1 bytes": (b"Transfer-Encoding: chunked\r\n\r\n-1\r\n", BLOCK),
+    "a chunk of 2^64 bytes": (b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n", BLOCK),
+}
+
+
+@pytest.mark.parametrize(("start", "block"), ENDLESS.values(), ids=ENDLESS)
+@pytest.mark.parametrize("delivery", [False, True], ids=["fetched", "answer of a delivery"])
+def test_an_endless_body_is_cut_off_at_the_limit(start: bytes, block: bytes, delivery: bool) -> None:
     sent = 0
 
-    def handle(request: http.server.BaseHTTPRequestHandler) -> None:
+    def talk(connection: socket.socket) -> None:
         nonlocal sent
-        request.protocol_version = "HTTP/1.1"
-        request.send_response(200)
-        if chunked:
-            request.send_header("Transfer-Encoding", "chunked")
-        request.end_headers()
-        block = b"x" * 65536
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n" + start)
         while sent < 200_000_000:
-            request.wfile.write(b"10000\r\n" + block + b"\r\n" if chunked else block)
+            connection.sendall(block)
             sent += len(block)
 
-    with serving(handle) as server:
-        settings = settings_with(f"127.0.0.1:{server.port}", max_image_bytes=1_000_000, fetch_timeout_s=10)
-        with pytest.raises(ResponseTooLarge, match="1000000 bytes"):
-            outbound.fetch_image(server.url(), settings)
+    with raw_server(talk) as port:
+        url, settings = f"http://127.0.0.1:{port}/", settings_with(f"127.0.0.1:{port}", max_image_bytes=1_000_000)
+        if delivery:
+            assert len(outbound.post(url, {}, b"{}", settings).body_excerpt) <= 1024
+        else:
+            with pytest.raises(ResponseTooLarge, match="1000000 bytes"):
+                outbound.fetch_image(url, settings)
     assert sent < 50_000_000
 
 
@@ -498,13 +515,72 @@ def test_the_limit_itself_is_allowed() -> None:
             outbound.fetch_image(server.url(), settings_with(allowed, max_image_bytes=len(PIXELS) - 1))
 
 
-def test_a_compressed_answer_is_refused_and_never_unpacked() -> None:
-    bomb = gzip.compress(bytes(20_000_000))
-    with (
-        serving(lambda request: answer(request, body=bomb, Content_Encoding="gzip")) as server,
-        pytest.raises(UnsupportedType, match="compressed"),
-    ):
-        outbound.fetch_image(server.url(), server.settings)
+# 20 MB of zeros each, as a server that was asked for them as they are sends them all the same.
+BOMBS = {
+    "gzip": gzip.compress(bytes(20_000_000)),
+    "deflate": zlib.compress(bytes(20_000_000)),
+    "br": b"\xa1\x50\x96\x98\x00" * 3,
+    "zstd": b"\x28\xb5\x2f\xfd" + bytes(20),
+    "gzip, gzip": gzip.compress(gzip.compress(bytes(20_000_000))),
+    "x-gzip": gzip.compress(bytes(1000)),
+    "anything": PIXELS,
+}
+
+
+@pytest.mark.parametrize(("encoding", "bomb"), BOMBS.items(), ids=BOMBS)
+def test_a_compressed_answer_is_refused_and_never_unpacked(encoding: str, bomb: bytes) -> None:
+    with serving(lambda request: answer(request, body=bomb, Content_Encoding=encoding)) as server:
+        with pytest.raises(UnsupportedType, match="compressed"):
+            outbound.fetch_image(server.url(), server.settings)
+        outcome = outbound.post(server.url(), {}, b"{}", server.settings)
+        assert outcome.status == 200 and len(outcome.body_excerpt) <= 1024
+        assert [headers["accept-encoding"] for _, _, headers, _ in server.seen] == ["identity"] * 2
+
+
+@pytest.mark.parametrize(
+    ("said", "taken"),
+    [
+        (b"Content-Length: 3\r\n\r\nabcdef", b"abc"),
+        (b"Content-Length: -1\r\n\r\nabc", b"abc"),
+        (b"Content-Length: 99999999999999999999\r\n\r\nabc", ResponseTooLarge),
+        (b"Content-Length: three\r\n\r\nabc", b"abc"),
+        (b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", b"abc"),
+        (b"Transfer-Encoding: chunked\r\n\r\nnone\r\nabc", Unreachable),
+        (b"Transfer-Encoding: chunked\r\n\r\n-3\r\nabc", Unreachable),
+        (b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nabc", Unreachable),
+        (b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", Unreachable),
+        (b"X: " + b"y" * 70_000 + b"\r\n\r\nabc", Unreachable),
+    ],
+)
+def test_a_length_that_is_not_true_gives_what_is_there_or_nothing(said: bytes, taken: bytes | type[Exception]) -> None:
+    def talk(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n" + said)
+
+    with raw_server(talk) as port:
+        settings = settings_with(f"127.0.0.1:{port}", fetch_timeout_s=2)
+        if isinstance(taken, bytes):
+            assert outbound.fetch_image(f"http://127.0.0.1:{port}/", settings).data == taken
+        else:
+            with pytest.raises(taken):
+                outbound.fetch_image(f"http://127.0.0.1:{port}/", settings)
+
+
+def test_nothing_is_kept_from_one_call_to_the_next() -> None:
+    """No connection, no cookie, no Referer: neither at the next hop of a redirect nor at the next call."""
+    ports: list[int] = []
+
+    def handle(request: http.server.BaseHTTPRequestHandler) -> None:
+        ports.append(request.client_address[1])
+        first = request.path == "/1"
+        answer(request, 302 if first else 200, Location="/2", Set_Cookie="who=you; Path=/", Connection="keep-alive")
+
+    with serving(handle) as server:
+        for _ in range(2):
+            outbound.fetch_image(server.url("/1"), server.settings)
+        assert len(set(ports)) == len(server.seen) == 4
+        allowed = {"host", "user-agent", "accept", "accept-encoding", "connection"}
+        assert all(set(headers) == allowed for _, _, headers, _ in server.seen)
 
 
 def test_a_body_that_ends_early_is_not_taken_for_whole() -> None:
@@ -578,20 +654,46 @@ def test_a_closed_port_is_unreachable() -> None:
 # --- TLS ---
 
 
-@pytest.fixture
-def tls(tmp_path: Path) -> Iterator[tuple[int, Path]]:
-    """A TLS server for images.example on loopback: its port, and the certificate to trust it by."""
-    path = tmp_path / "certificate.pem"
-    path.write_text(CERTIFICATE)
+def certificate(path: Path, name: str, days: int) -> Path:
+    """A key and a certificate for a name, signed by itself, until so many days from now, as one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    made = (
+        x509.CertificateBuilder(issuer_name=subject, subject_name=subject, public_key=key.public_key())
+        .serial_number(1)
+        .not_valid_before(datetime(2020, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime.now(UTC) + timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    plain = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, *plain) + made.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+@contextmanager
+def tls_server(path: Path, said: bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello") -> Iterator[int]:
+    """A TLS server on loopback with this certificate; yields its port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)
 
     def talk(connection: socket.socket) -> None:
         with context.wrap_socket(connection, server_side=True) as secured:
             secured.recv(65536)
-            secured.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+            secured.sendall(said)
 
     with raw_server(talk) as port:
+        yield port
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """A TLS server for images.example on loopback: its port, and the certificate to trust it by."""
+    path = certificate(tmp_path / "certificate.pem", "images.example", days=1)
+    with tls_server(path) as port:
         yield port, path
 
 
@@ -624,6 +726,28 @@ def test_a_certificate_that_nobody_trusts_is_refused(tls: tuple[int, Path]) -> N
     settings = settings_with(f"images.example:{port}", fetch_timeout_s=5)
     with pytest.raises(Unreachable, match="no valid certificate"):
         outbound.fetch_image(f"https://images.example:{port}/x", settings, resolve=StubResolver(["127.0.0.1"]))
+
+
+def test_a_certificate_that_has_expired_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = certificate(tmp_path / "certificate.pem", "images.example", days=-1)
+    trusting(monkeypatch, path)
+    with tls_server(path) as port:
+        settings = settings_with(f"images.example:{port}", fetch_timeout_s=5)
+        with pytest.raises(Unreachable, match="no valid certificate"):
+            outbound.fetch_image(f"https://images.example:{port}/x", settings, resolve=StubResolver(["127.0.0.1"]))
+
+
+def test_a_redirect_never_leads_from_https_to_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is between us and the host could put another image in the place of the one that was linked to."""
+    path = certificate(tmp_path / "certificate.pem", "images.example", days=1)
+    trusting(monkeypatch, path)
+    with serving(answer) as plain:
+        moved = f"HTTP/1.1 302 Found\r\nLocation: {plain.url()}\r\nContent-Length: 0\r\n\r\n"
+        with tls_server(path, moved.encode()) as port:
+            settings = settings_with(f"images.example:{port}", f"127.0.0.1:{plain.port}", fetch_timeout_s=5)
+            with pytest.raises(AddressRefused, match="from https to http"):
+                outbound.fetch_image(f"https://images.example:{port}/x", settings, resolve=StubResolver(["127.0.0.1"]))
+        assert plain.seen == []
 
 
 def test_a_handshake_that_hangs_is_cut_off() -> None:
