@@ -35,7 +35,8 @@ def test_a_new_key_is_shown_once_and_works(ada: Browser, app: Application, tenan
     caller = tenants.authenticate(token)
     assert (caller.tenant_id, caller.scopes) == (tenant.id, {"cases:read"})
     page = ada.get(path).text
-    assert token not in page and token.rpartition("_")[0] in page
+    # A secret may have underscores of its own.
+    assert token not in page and "_".join(token.split("_")[:2]) in page
 
 
 @pytest.mark.parametrize(
