@@ -7,8 +7,8 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any, Self
 from uuid import UUID
 
 import pytest
@@ -119,6 +119,25 @@ def test_fetching_and_screening_workers_take_nothing_of_each_other(tenant: Tenan
 
 def test_a_case_is_not_taken_before_its_time(tenant: Tenant) -> None:
     case = case_in(tenant, S.QUEUED)
+    with transaction() as session:
+        cases.postpone(session, take_case(session, case), timedelta(minutes=5), counts=True)
+    with transaction() as session:
+        assert cases.take(session, case.id, statuses=dispatch.SCREENING, lease=factories.LEASE) is None
+
+
+class _HoursBehind(datetime):
+    """The clock of a machine that nobody has set right."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return super().now(tz) - timedelta(hours=3)
+
+
+def test_a_machine_whose_clock_is_wrong_makes_no_case_due_before_its_time(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = case_in(tenant, S.QUEUED)
+    monkeypatch.setattr(cases, "datetime", _HoursBehind)
     with transaction() as session:
         cases.postpone(session, take_case(session, case), timedelta(minutes=5), counts=True)
     with transaction() as session:

@@ -7,8 +7,9 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from threading import Barrier
+from typing import Self
 from uuid import UUID
 
 import pytest
@@ -185,6 +186,27 @@ def test_a_busy_endpoint_is_left_alone_for_a_while(endpoint: Endpoint, status: i
     assert 55 < (paused_until - datetime.now(UTC)).total_seconds() <= 60
     with transaction() as session:
         assert dispatch.offer_deliveries(session, per_endpoint=4, lease=LEASE) == []
+
+
+class _HoursAhead(datetime):
+    """The clock of a machine that nobody has set right."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return super().now(tz) + timedelta(hours=3)
+
+
+def test_a_machine_whose_clock_is_wrong_keeps_to_the_schedule(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parcel = taken(pinged(endpoint))
+    with monkeypatch.context() as wrong:
+        wrong.setattr(webhooks, "datetime", _HoursAhead)
+        delivery = settle(parcel, answered(429, 60))
+    assert 55 < wait_of(delivery) <= 60
+    paused_until = reread(endpoint).paused_until
+    assert paused_until is not None
+    assert 55 < (paused_until - datetime.now(UTC)).total_seconds() <= 60
 
 
 @pytest.mark.parametrize(("retry_after", "pause"), [(1, 1), (120, 120), (10**9, 3600)])
