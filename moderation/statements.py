@@ -18,7 +18,7 @@ from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
@@ -140,7 +140,7 @@ class Defaults(_Said):
 
     synthetic: Profile = Profile()
     illegal: Profile = Profile()
-    content_date_is_submission: bool = False
+    content_date_is_submission: StrictBool = False
 
 
 # Every field of a statement, in the order of the database's documentation.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from flask import Response
 from flask_openapi3 import APIBlueprint, Tag
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from api import problems
 from api.auth import SECURITY, caller, requires
@@ -22,8 +23,20 @@ api = APIBlueprint("subjects", __name__, abp_tags=[Tag(name="Privacy")], abp_sec
 ZIP = "application/zip"
 
 
+def _exactly_one(schema: dict[str, Any]) -> None:
+    """What `Subject.check` holds to, in the document's words."""
+    by_subject = {"subject": {"type": "string"}, "external_ids": {"maxItems": 0}}
+    by_ids = {"subject": {"type": "null"}, "external_ids": {"minItems": 1}}
+    schema["oneOf"] = [
+        {"required": ["subject"], "properties": by_subject},
+        {"required": ["external_ids"], "properties": by_ids},
+    ]
+
+
 class SubjectBody(Sent):
     """Whose data: one of the two."""
+
+    model_config = ConfigDict(json_schema_extra=_exactly_one)
 
     subject: Text | None = Field(
         default=None, min_length=1, description="exactly the `subject` of your submissions' metadata", examples=["u-17"]

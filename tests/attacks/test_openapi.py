@@ -49,9 +49,7 @@ def a_platform(session: Session) -> dict[str, str]:
     things = furnish(session, tenant)
     decided = make_case(session, tenant, CaseStatus.DECIDED)
     ids = {
-        "DECIDED_CASE": decided.id,
-        "FAILED_CASE": things.failed.id,
-        "WAITING_CASE": make_case(session, tenant, CaseStatus.IN_REVIEW).id,
+        "CASE": decided.id,
         "ENDPOINT": things.endpoint.id,
         "DELIVERY": things.delivery.id,
         "IMAGE": decided.image_id,
