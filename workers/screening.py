@@ -120,7 +120,8 @@ class Screener:
         except (BatcherClosed, SandboxClosed):
             desk.postpone(job, timedelta(0), counts=False)
         except NotFound:
-            desk.give_up(job, FailureReason.IMAGE_ERASED, "The image's bytes are no longer stored.")
+            # An erased image does not come this far: it may be a store that is not all there yet, after a restart.
+            self._try_again_or_give_up(desk, job, FailureReason.IMAGE_ERASED, "The image's bytes are no longer stored.")
         except UndecodableImage as error:
             desk.give_up(job, FailureReason.UNDECODABLE, str(error))
         except SandboxMemory as error:

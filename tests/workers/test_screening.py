@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
@@ -162,10 +163,15 @@ def test_a_case_waits_for_a_vllm_server_that_is_away(screener: Screener, monkeyp
     assert (case(case_id).status, case(case_id).attempts) == (CaseStatus.QUEUED, 0)
 
 
-def test_bytes_that_are_gone_end_the_case(screener: Screener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_that_are_gone_are_looked_for_again_and_end_the_case(
+    screener: Screener, monkeypatch: pytest.MonkeyPatch
+) -> None:
     case_id = submitted()
     monkeypatch.setattr(screener._store, "get", raising(NotFound("gone")))
-    screener.screen(case_id)
+    monkeypatch.setattr(worker, "ERROR_RETRY_AFTER", timedelta(0))
+    for _ in range(settings().case_attempts):
+        assert case(case_id).failure_reason is None
+        screener.screen(case_id)
     assert case(case_id).failure_reason is FailureReason.IMAGE_ERASED
 
 
