@@ -9,8 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from http import HTTPStatus
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from uuid import UUID
@@ -40,6 +42,7 @@ PIECE_BYTES = 1024 * 1024
 DELETED_AT_ONCE = 1000  # as many as S3 takes
 
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+_making = Lock()
 _HAVE_IT = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
 
 
@@ -176,7 +179,7 @@ class Storage:
                 raise StorageUnavailable(f"The object store did not delete {len(failed)} objects: {failed[0]}")
 
     def presigned_get(self, key: str, *, seconds: int) -> str:
-        """A link by which anybody can read the object for so long, at the store's public address: as a file, no page."""
+        """A link by which anybody can read the object for so long, at the store's public address: a file, no page."""
         with _translated(key):
             parameters = {"Bucket": self._bucket, "Key": key, "ResponseContentDisposition": "attachment"}
             return self._public_client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=seconds)
@@ -280,16 +283,23 @@ def foreign_object(
 
 
 def _client(endpoint_url: str | None, region: str, access_key: str | None, secret_key: str | None) -> S3Client:
-    # A session of its own: boto3's shared one is not safe to make clients from in several threads.
-    client: S3Client = boto3.session.Session().client(
-        "s3",
-        endpoint_url=endpoint_url,
-        region_name=region,
-        aws_access_key_id=access_key,
-        aws_secret_access_key=secret_key,
-        config=_config(endpoint_url),
-    )
+    # A session is not safe to make clients from in several threads.
+    with _making:
+        client: S3Client = _session().client(
+            "s3",
+            endpoint_url=endpoint_url,
+            region_name=region,
+            aws_access_key_id=access_key,
+            aws_secret_access_key=secret_key,
+            config=_config(endpoint_url),
+        )
     return client
+
+
+@cache
+def _session() -> boto3.session.Session:
+    """The process's one: what boto3 knows of S3 takes longer to read than all the rest of making a client."""
+    return boto3.session.Session()
 
 
 def _address(client: S3Client, bucket: str, endpoint_url: str | None) -> str:
