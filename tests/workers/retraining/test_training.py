@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
 import pytest
+import yaml
 from click import ClickException
 
+from model import manifest as manifests
 from model.finetune.arguments import LOGS, WORK
-from workers.retraining import training
+from tests.model import finetune_records
+from tests.workers.retraining.conftest import RECIPE
+from workers.retraining import child, training
 from workers.retraining.training import Progress
 
 LINES = """epoch 0.10 of 1, update 1 of 10: loss 2.5000, learning rate 0.002
@@ -71,3 +76,54 @@ def test_an_adapter_is_done_when_the_trainers_work_is_gone(tmp_path: Path) -> No
     training.prepare_to_resume(tmp_path / "none")
     (tmp_path / "telltale.json").write_text("{}")
     assert training.is_done(tmp_path)
+
+
+TWO_CPUS = "{distributed_type: MULTI_GPU, use_cpu: true, mixed_precision: 'no', num_processes: 2}"
+
+
+class Killed(Exception):
+    """The worker has lost its lease, say."""
+
+
+@pytest.mark.timeout(300)
+def test_a_run_in_two_processes_that_is_killed_goes_on_where_it_was(
+    tmp_path: Path, champion_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a run does it: the launcher with a file of accelerate's, DDP over gloo, four rows a process and update."""
+    monkeypatch.setattr(child, "TICK_S", 0.02)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    output, log, config = tmp_path / "adapter", tmp_path / "train.log", tmp_path / "run.yaml"
+    processes = tmp_path / "two-cpus.yaml"
+    processes.write_text(TWO_CPUS)
+    data = finetune_records.write(tmp_path / "data", 8)
+    settings = {
+        **RECIPE,
+        **{"base": str(champion_folder), "data": str(data), "output": str(output), "name": "two"},
+        **{"epochs": 30, "save_every": 3, "log_every": 1, "resume": True},
+    }
+    config.write_text(yaml.safe_dump(settings))
+    command = training.command(config, str(processes))
+
+    def kill_once_a_state_is_whole() -> None:
+        if any(training._is_whole(state) for state in (output / WORK).glob("checkpoint-*")):
+            raise Killed
+
+    with pytest.raises(Killed):
+        child.run(command, log, kill_once_a_state_is_whole)
+    assert not _trainers(config)
+    training.prepare_to_resume(output)
+    state = max(int(path.name.rpartition("-")[2]) for path in (output / WORK).glob("checkpoint-*"))
+    progress, before = Progress(log), log.stat().st_size
+    child.run(command, log, lambda: None)
+    said = [int(match["update"]) for match in training.LINE.finditer(log.read_bytes()[before:].decode())]
+    assert said == list(range(state + 1, 31)), "one process speaks, and begins after the state"
+    news = progress.news()
+    assert news is not None and (news["update"], news["updates"]) == (30, 30)
+    assert training.is_done(output)
+    trained = manifests.read(output).training
+    assert (trained["processes"], trained["sharding"], trained["updates"]) == (2, "ddp", 30)
+
+
+def _trainers(config: Path) -> list[int]:
+    """Processes of the run that are left."""
+    return [each.pid for each in psutil.process_iter(["cmdline"]) if str(config) in (each.info["cmdline"] or ())]
