@@ -28,7 +28,9 @@ import numpy as np
 import pdqhash
 import torch
 from PIL import Image
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
@@ -48,6 +50,7 @@ from model.gate import evidence as gathered
 from model.gate import table
 from model.gate.comparison import pair
 from model.gate.evidence import Evidence, Speeds
+from model.gate.finding import Finding
 from model.gate.judgement import Judgement, judge
 from model.gate.leaks import Fingerprint
 from model.manifest import Calibration, Manifest
@@ -110,8 +113,17 @@ class Planted:
         return self.judgement.outcome == "reject"
 
     @property
+    def right(self) -> list[Finding]:
+        """What it was to be blocked by, if it was."""
+        return [each for each in self.judgement.of("fail") if each.rule.startswith(self.expected)]
+
+    @property
+    def others(self) -> list[str]:
+        return [each.rule for each in self.judgement.of("fail") if not each.rule.startswith(self.expected)]
+
+    @property
     def has_right_reason(self) -> bool:
-        return self.is_blocked and any(each.rule.startswith(self.expected) for each in self.judgement.of("fail"))
+        return self.is_blocked and bool(self.right)
 
 
 def main() -> None:
@@ -420,10 +432,12 @@ def _rewrite(folder: Path, **changes: Any) -> Manifest:
 
 
 def _table(planted: Sequence[Planted]) -> Table:
-    found = Table("planted", "outcome", "must not meet", "so it was", "reasons", title="bad challengers")
+    found = Table(title="Bad challengers, and what blocked them", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("planted", "outcome", "rule that must not be met", "why it is not", "others not met"):
+        found.add_column(name, overflow="fold")
     for each in planted:
-        rules = ", ".join(finding.rule for finding in each.judgement.of("fail"))
-        found.add_row(each.name, each.judgement.outcome, each.expected, "yes" if each.has_right_reason else "no", rules)
+        why = escape(each.right[0].reason) if each.right else "[red]It is met.[/red]"
+        found.add_row(each.name, each.judgement.outcome, each.expected, why, ", ".join(each.others))
     return found
 
 
