@@ -47,7 +47,7 @@ RECIPE: Mapping[str, Any] = {
     "lora": {"rank": 16, "alpha": 32, "dropout": 0.0},
     "batch_size": 24,
     "accumulate": 1,
-    "learning_rate": 1e-3,  # at twice that, as much is learned and more of the known types is lost
+    "learning_rate": 2e-3,
     "warmup": 0.1,
     "precision": "bfloat16",
     "attention": "eager",  # in bfloat16 on a CPU, the fastest
@@ -63,7 +63,7 @@ RECIPE: Mapping[str, Any] = {
 )
 @click.option("--port", default=0, help="The api's port on 127.0.0.1; by default a free one.")
 @click.option("--cases", default=200, show_default=True, type=click.IntRange(min=20), help="How many are reviewed.")
-@click.option("--passes", default=12, show_default=True, type=click.IntRange(min=1), help="How often each is shown.")
+@click.option("--passes", default=8, show_default=True, type=click.IntRange(min=1), help="How often each is shown.")
 @click.option(
     "--seed",
     default=0,
@@ -146,6 +146,7 @@ def _environment(folder: Path, pictures: Pictures, passes: int) -> dict[str, str
         "old_set": pictures.old.resolve(),
         "holdout_share": 0.45,  # few pictures: the gate wants twenty of each class, and so does calibration
         "passes": passes,
+        "replay_share": 0.8,
         "burst_s": 0,  # all of them arrive in one
         "min_reviews": 10,
         "hour": "never",
