@@ -60,6 +60,13 @@ class Ear:
                 raise TimeoutError(f"Of {silent} of {len(wanted)} cases nothing was heard within {timeout_s:.0f} s.")
             return time.perf_counter()
 
+    def wait_until_heard(self, count: int, timeout_s: float) -> None:
+        """Return once the last word on so many cases has come, whichever they are. Raises TimeoutError."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self._settled) >= count, timeout_s):
+                heard = len(self._settled)
+                raise TimeoutError(f"Of {heard} and not of {count} cases was anything heard within {timeout_s:.0f} s.")
+
     def hear(self, body: bytes) -> None:
         """Take down one event."""
         now, event = datetime.now(UTC), json.loads(body)

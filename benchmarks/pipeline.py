@@ -1,6 +1,6 @@
 """`make bench-pipeline`: the whole service against the bare detector, and how long a case waits between two hands.
 
-Saturated: images are sent as files as fast as they are accepted, and counted when the webhook with the last word on
+Saturated: images are sent as files, so many that some always wait, and counted when the webhook with the last word on
 them has come: api, S3, Postgres, relay, Celery, screening, delivery. In turns with that, the detector alone goes from
 the same bytes to the same verdicts and explanations, with the same batches and threads. The checkpoint is
 benchmarks/checkpoint (336 pixels, 576 image tokens). The service's own CPU is that of all its processes and services
@@ -36,6 +36,7 @@ from moderation.vocabulary import EventType, ExplainMode
 
 BATCH = 8  # TELLTALE_BATCH_SIZE's default
 SENDERS = 4
+OUTSTANDING = 48  # twice what the relay offers to the broker
 IDLE_LOAD = 0.2
 READY_S, SETTLED_S = 180, 300
 SCREENING = "screening"
@@ -83,8 +84,9 @@ class Pipeline:
         self._ear.wait_for([self._send_one(file)], READY_S)
 
     def saturated(self, sent: Sequence[File]) -> Way:
-        """All of them, as fast as they are accepted."""
+        """All of them; OUTSTANDING are on their way at any time, so that something always waits for the detector."""
         left, cases, lock = list(sent), [], threading.Lock()
+        heard = len(self._ear.settled)
 
         def work() -> None:
             sender = Sender(self._stage.port, self._customer, key=False)
@@ -93,6 +95,8 @@ class Pipeline:
                     if not left:
                         break
                     file = left.pop()
+                    under_way = len(sent) - len(left)
+                self._ear.wait_until_heard(heard + under_way - OUTSTANDING, SETTLED_S)
                 cases.append(sender.send(file, self._numbers.take()))
             sender.close()
 

@@ -96,6 +96,7 @@ def stage(environment: Mapping[str, str], first: Callable[[], None] = lambda: No
         yield Stage(port, supervisor)
         db.engine().dispose()
     finally:
+        db.engine.cache_clear()  # the next stage is elsewhere
         supervisor.stop()
         shutil.rmtree(folder, ignore_errors=True)
 

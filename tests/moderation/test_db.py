@@ -1,12 +1,17 @@
-"""A transaction that ends a piece of work outlasts a short outage of the database."""
+"""The pool, the bell, and what outlasts a short outage of the database."""
 
 from __future__ import annotations
 
+import threading
+import time
+
+import psycopg
 import pytest
+from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
 from moderation import db
-from moderation.db import insistent
+from moderation.db import glance, insistent, transaction
 from moderation.errors import LostLease
 
 AWAY = OperationalError("UPDATE cases", {}, OSError("connection refused"))
@@ -58,3 +63,66 @@ def test_what_no_waiting_mends_is_raised_at_once() -> None:
     with pytest.raises(LostLease):
         insisting(write)
     assert write.runs == 1
+
+
+# --- The pool ---
+
+BACKEND = text("SELECT pg_backend_pid()")
+CUT = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = 'telltale'
+"""
+
+
+def test_connections_that_were_cut_while_they_lay_are_not_used(engine: Engine) -> None:
+    with transaction() as session:
+        before = session.scalar(BACKEND)
+    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute(CUT)
+    with transaction() as session:
+        assert session.scalar(BACKEND) != before
+
+
+def test_only_connections_that_have_lain_are_asked(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(engine.dialect, "do_ping", lambda connection: bool(asked.append(connection)) or True)
+    for _ in range(3):
+        with transaction() as session:
+            session.execute(BACKEND)
+    at_once = len(asked)
+    monkeypatch.setattr(db, "ASK_AFTER_S", 0.0)
+    with transaction() as session:
+        session.execute(BACKEND)
+    assert at_once <= 1 and len(asked) == at_once + 1
+
+
+def test_in_a_glance_every_statement_stands_alone(engine: Engine) -> None:
+    now = text("SELECT now()")
+    with glance() as session:
+        assert session.scalar(now) < session.scalar(now)
+    with transaction() as session:
+        assert session.scalar(now) == session.scalar(now)
+
+
+# --- The bell ---
+
+
+def test_many_commits_ring_few_times_and_the_last_is_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[int] = []
+    said, after_the_last = [0], threading.Event()
+
+    def ring() -> None:
+        heard.append(said[0])
+        if said[0] == 200:
+            after_the_last.set()
+
+    monkeypatch.setattr(db, "ring", ring)
+    monkeypatch.setattr(db, "RING_EVERY_S", 0.02)
+    bell = db._Bell()
+    for number in range(1, 201):
+        said[0] = number
+        bell.ring()
+        time.sleep(0.0001)
+    assert after_the_last.wait(5)
+    assert len(heard) < 100

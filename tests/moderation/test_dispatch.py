@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from moderation import cases, dispatch, screening, webhooks
 from moderation.db import transaction
+from moderation.dispatch import Work
 from moderation.settings import settings
 from moderation.tables import Case, Delivery, Endpoint, Tenant
 from moderation.vocabulary import CaseStatus, FailureReason, Priority
@@ -161,6 +162,27 @@ def test_what_the_broker_did_not_take_is_offered_at_the_next_turn(tenant: Tenant
     assert offer() == ids[1:]
     with pytest.raises(ValueError, match="tenants"), transaction() as session:
         dispatch.withdraw(session, "tenants", ids)
+
+
+def test_what_is_due_is_what_could_be_offered(tenant: Tenant) -> None:
+    def due() -> set[Work]:
+        with transaction() as session:
+            return dispatch.due(session)
+
+    assert due() == set()
+    with transaction() as session:
+        image = make_case(session, tenant)
+        make_case(session, tenant, CaseStatus.FETCHING)
+    assert due() == {Work.SCREENING, Work.FETCHING}
+    assert offer() == [image.id]
+    assert due() == {Work.FETCHING}, "what is offered is not due, until its offer lapses"
+    with transaction() as session:
+        factories.make_endpoint(session, tenant)
+        make_case(session, tenant, CaseStatus.FAILED)
+    assert due() == {Work.FETCHING, Work.DELIVERIES}
+    with transaction() as session:
+        session.execute(update(Endpoint).values(disabled_at=text("now()")))
+    assert due() == {Work.FETCHING}
 
 
 def test_offers_that_roll_back_were_never_made(tenant: Tenant) -> None:
