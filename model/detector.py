@@ -273,15 +273,14 @@ def make_goldens(detector: Detector, folder: Path, images: Sequence[Path]) -> tu
     Images so near the boundary that rounding in another dtype could flip their label are left out. Raises ValueError
     where none is left, UndecodableImage for a file that is no image.
     """
-    detections = detector.detect([to_rgb(path) for path in images])
-    goldens = tuple(
-        _golden(path, folder, detection)
-        for path, detection in zip(images, detections, strict=True)
-        if _is_clear(detector.manifest.calibration, detection.verdict.logit)
-    )
-    if not goldens:
+    pictures = [to_rgb(path) for path in images]
+    calibration = detector.manifest.calibration
+    kept = [n for n, verdict in enumerate(detector.judge(pictures)) if _is_clear(calibration, verdict.logit)]
+    if not kept:
         raise ValueError("Every image is too near the boundary to serve as a golden output: choose clearer ones.")
-    return goldens
+    # In the batch they will be proven in: in another one, rounding may tip a word that was near a tie.
+    detections = detector.detect([pictures[n] for n in kept])
+    return tuple(_golden(images[n], folder, detection) for n, detection in zip(kept, detections, strict=True))
 
 
 def _is_clear(calibration: Calibration, logit: float) -> bool:

@@ -91,7 +91,8 @@ def _told(name: str, estimate: Estimate) -> dict[str, Any]:
 
 def goldens(detector: Detector, folder: Path, rows: Sequence[Row]) -> tuple[Golden, ...]:
     """Golden outputs on copies of a few images of each label; none, with a warning, where no answer is clear."""
-    return settled(folder, [golden for label in LABELS for golden in _of(detector, folder, rows, label)[:GOLDENS]])
+    chosen = [golden for label in LABELS for golden in _of(detector, folder, rows, label)[:GOLDENS]]
+    return settled(folder, clear(detector, folder, [folder / golden.image for golden in chosen]))
 
 
 def clear(detector: Detector, folder: Path, images: Sequence[Path]) -> tuple[Golden, ...]:

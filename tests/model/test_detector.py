@@ -15,7 +15,7 @@ from PIL import Image
 
 from model.checkpoint import Checkpoint, load
 from model.detector import Detector, GoldenMismatch, Verdict, calibrate, make_goldens
-from model.engines.engine import EngineError
+from model.engines.engine import EngineError, MemoryShort
 from model.engines.transformers import TransformersEngine
 from model.manifest import Calibration, Golden, Manifest
 from model.preprocess import to_pixels
@@ -169,7 +169,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(divided: Detector, images, m
 
 def test_one_image_too_large_for_the_memory_is_an_error(detector: Detector, images, monkeypatch) -> None:
     limit_memory(monkeypatch, to=0)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(MemoryShort, match="does not suffice for one image"):
         detector.judge(images[:2])
 
 
@@ -290,6 +290,27 @@ def test_other_weights_are_refused(goldens, shelf: Path, tmp_path: Path) -> None
 def test_a_manifest_without_goldens_proves_nothing(detector: Detector, shelf: Path) -> None:
     with pytest.raises(GoldenMismatch, match="no golden outputs"):
         detector.verify_golden(shelf)
+
+
+def test_goldens_are_made_in_the_batch_they_are_proven_in(
+    tiny_checkpoint: Path, detector: Detector, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of four images is left out; a batch of four would round otherwise than one of three."""
+    paths = sorted(shelf.glob("*.png"))
+    verdicts = detector.judge([Image.open(path) for path in paths])
+    unclear = verdicts[0].logit
+    monkeypatch.setattr("model.detector._is_clear", lambda calibration, logit: logit != unclear)
+    explained: list[int] = []
+    detect = Detector.detect
+
+    def counted(self: Detector, images: list[Image.Image], explain: Any = True) -> Any:
+        if explain is True:
+            explained.append(len(images))
+        return detect(self, images, explain)
+
+    monkeypatch.setattr(Detector, "detect", counted)
+    goldens = make_goldens(detector, shelf, paths)
+    assert explained == [len(goldens)] == [3]
 
 
 def test_images_near_the_boundary_are_no_goldens(tiny_checkpoint: Path, detector: Detector, shelf: Path) -> None:
