@@ -1,4 +1,4 @@
-"""Failed cases: found, tried again one by one or by filter, by leads too, and nobody else's."""
+"""Failed cases: found, tried again one by one or by filter, by leads too."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from moderation import cases
-from moderation.db import new_id, transaction
+from moderation.db import transaction
 from moderation.tables import Case, Tenant
 from moderation.vocabulary import CaseStatus, FailureReason, Role
 from tests.api.dashboard.conftest import Browser
@@ -87,11 +87,3 @@ def test_all_of_a_filter_are_tried_again(lea: Browser, ours: Furnished) -> None:
     assert [status_of(case_id) for case_id in mine] == [CaseStatus.QUEUED] * 2
     assert status_of(ours.failed.id) is CaseStatus.FAILED
     assert "said=nothing_retried" in lea.post(path).location
-
-
-def test_another_platforms_case_is_not_there(lea: Browser, ours: Furnished, theirs: Furnished) -> None:
-    for case_id in (theirs.failed.id, new_id()):
-        assert lea.post(ours.path(f"/failures/{case_id}/retry")).status_code == 404
-    lea.post(ours.path("/failures/retry"))
-    assert lea.get(theirs.path("/failures")).status_code == 404
-    assert status_of(theirs.failed.id) is CaseStatus.FAILED
