@@ -140,7 +140,7 @@ def test_counts_are_right_after_whatever_happens(
             ),
         )
         versions = list(session.scalars(select(ModelVersion)))
-    for round_ in range(6):
+    for round_ in range(4):
         for _ in range(12):
             with transaction() as session:
                 new_case(session, draw.choice(platforms), draw)
@@ -148,10 +148,10 @@ def test_counts_are_right_after_whatever_happens(
             chosen = draw.sample(there := waiting(session), min(5, len(there)))
         for case in chosen:
             act(lead, case, draw)
-        if round_ % 3 == 1:
+        if round_ in (1, 2):
             with transaction() as session:
                 assert backlog.summarise(session) > 0
-        assert differences([lead, mixed], filters(platforms, versions, draw, 20)) == []
+        assert differences([lead, mixed], filters(platforms, versions, draw, 10)) == []
     with transaction() as session:
         assert session.scalar(select(func.count()).select_from(QueueSummary)) or 0 > 0
         assert session.scalar(select(func.count()).select_from(QueueChange)) or 0 > 0

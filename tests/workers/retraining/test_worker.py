@@ -1,4 +1,4 @@
-"""The worker as it is run, the trainer in a process of its own; what SIGKILL, SIGTERM and a person do to them."""
+"""The worker as it is run, a trainer in a process of its own; what SIGKILL, SIGTERM and a person do to them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-import yaml
 
 from moderation.db import transaction
 from moderation.retraining import runs
 from moderation.vocabulary import RunStage, RunStatus
-from tests.workers.retraining.conftest import RECIPE, Bench
+from tests.workers.retraining.conftest import Bench
 
-ENOUGH_S = 400
-# Whose trainer does nothing, and does not take ten seconds to start.
-SLEEPING = "tests.workers.retraining.sleeping_trainer"
+ENOUGH_S = 120
+# Whose trainer only counts, and does not take ten seconds to start.
+COUNTING = "tests.workers.retraining.counting_trainer"
 Start = Callable[..., subprocess.Popen[bytes]]
 UPDATE = re.compile(r"update (\d+) of (\d+)")
 
@@ -35,20 +34,16 @@ def until(said: Callable[[], bool], what: str) -> None:
 
 @pytest.fixture
 def start(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Start the worker, or one like it, with training that takes its time and saves its state often."""
-    recipe = bench.rules.retrain_recipe
-    assert recipe is not None
-    recipe.write_text(yaml.safe_dump({**RECIPE, "save_every": 2, "log_every": 1}))
-    given = {"retrain_passes": 60, "retrain_lease_s": 20}
+    """Start the worker, with a trainer that would count for minutes."""
+    given: dict[str, object] = {"retrain_lease_s": 20}
     names = ("folder", "recipe", "min_reviews", "holdout_share", "burst_s", "old_set", "replay_set")
     given |= {f"retrain_{name}": getattr(bench.rules, f"retrain_{name}") for name in names}
     for name, value in given.items():
         monkeypatch.setenv(f"TELLTALE_{name.upper()}", str(value))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     started = []
 
-    def one(module: str = "workers.retraining") -> subprocess.Popen[bytes]:
-        started.append(subprocess.Popen([sys.executable, "-m", module]))
+    def one() -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen([sys.executable, "-m", COUNTING]))
         return started[-1]
 
     yield one
@@ -73,7 +68,6 @@ def trainers(folder: Path) -> list[int]:
     return found
 
 
-@pytest.mark.timeout(1800)
 def test_a_killed_worker_takes_its_trainer_with_it_and_the_next_goes_on_from_the_last_state(
     bench: Bench, start: Start
 ) -> None:
@@ -105,7 +99,7 @@ def test_a_killed_worker_takes_its_trainer_with_it_and_the_next_goes_on_from_the
 def test_sigterm_gives_the_run_back_and_a_person_ends_it(bench: Bench, start: Start) -> None:
     run_id = bench.ask()
     folder = bench.folder(run_id)
-    worker = start(SLEEPING)
+    worker = start()
     until(lambda: bool(trainers(folder)), "training")
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(30) == 0
@@ -113,7 +107,7 @@ def test_sigterm_gives_the_run_back_and_a_person_ends_it(bench: Bench, start: St
     run = bench.run_of(run_id)
     assert (run.status, run.attempts) == (RunStatus.RUNNING, 0)
 
-    start(SLEEPING)
+    start()
     until(lambda: bool(trainers(folder)), "training again")
     with transaction() as session:
         runs.cancel(session, run_id, actor="user:1")
