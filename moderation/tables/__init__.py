@@ -25,7 +25,7 @@ from moderation.tables.notices import Notice, NoticeMail
 from moderation.tables.queue import QueueChange, QueueSummary
 from moderation.tables.retention import RetentionPass
 from moderation.tables.reviews import Claim, Review, ReviewedSentence
-from moderation.tables.row import WORDS, Asked, AsSent, Row
+from moderation.tables.row import Asked, AsSent, Row
 from moderation.tables.training import RUN_LIVE, PanelMeasurement, TrainingExample, TrainingRun
 from moderation.tables.verdicts import Explanation, ExplanationRequest, ModelVersion, Verdict
 
@@ -39,7 +39,6 @@ __all__ = [
     "RUN_LIVE",
     "SCORE_HIDDEN",
     "WAITING",
-    "WORDS",
     "ApiKey",
     "AsSent",
     "Asked",

@@ -11,56 +11,12 @@ from sqlalchemy import DateTime, Enum, Integer, MetaData, Text, func, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from moderation import vocabulary
 from moderation.db import new_id
-from moderation.vocabulary import (
-    Answer,
-    CaseStatus,
-    ClaimEnd,
-    DecidedBy,
-    DeliveryStatus,
-    EventType,
-    ExplainMode,
-    FailureReason,
-    GateOutcome,
-    Grade,
-    Kept,
-    Label,
-    ModelStage,
-    NoticeKind,
-    PanelSet,
-    ReviewReason,
-    Role,
-    RunStage,
-    RunStatus,
-    SourceKind,
-    SourceScheme,
-    Split,
-)
 
-WORDS: tuple[type[StrEnum], ...] = (
-    Answer,
-    CaseStatus,
-    ClaimEnd,
-    DecidedBy,
-    DeliveryStatus,
-    EventType,
-    ExplainMode,
-    FailureReason,
-    GateOutcome,
-    Grade,
-    Kept,
-    Label,
-    ModelStage,
-    NoticeKind,
-    PanelSet,
-    ReviewReason,
-    Role,
-    RunStage,
-    RunStatus,
-    SourceKind,
-    SourceScheme,
-    Split,
-)
+
+def _are_words(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, StrEnum) and value is not StrEnum
 
 
 def _stored(word: type[StrEnum]) -> Enum:
@@ -91,7 +47,7 @@ class Row(DeclarativeBase):
         list[str]: ARRAY(Text),
         list[int]: ARRAY(Integer),
         str: Text,
-        **{word: _stored(word) for word in WORDS},
+        **{words: _stored(words) for words in vars(vocabulary).values() if _are_words(words)},
     }
 
 
