@@ -44,11 +44,11 @@ def decided(tenant: Tenant) -> Case:
 
 
 def test_leads_download_a_statement_of_reasons_and_moderators_do_not(
-    anna: Browser, browser_of: Callable[..., Browser], tenant: Tenant
+    browser_of: Callable[..., Browser], tenant: Tenant
 ) -> None:
     case = decided(tenant)
     page, path = f"/dashboard/cases/{case.id}", f"/dashboard/cases/{case.id}/statement-of-reasons"
-    lead = browser_of(Role.LEAD)
+    lead, anna = browser_of(Role.LEAD), browser_of(Role.MODERATOR)
     assert path in lead.get(page).text and path not in anna.get(page).text
     answer = lead.get(path)
     assert answer.status_code == 200 and answer.get_json()["case_id"] == str(case.id)
