@@ -9,7 +9,7 @@ from flask import Response, request
 from flask_openapi3 import OpenAPI
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from api import auth, health, problems, process, reference, requests
+from api import auth, health, places, problems, process, reference, requests
 from api.dashboard import shell
 from api.intake import (
     appeals,
@@ -79,6 +79,8 @@ def create_app(settings: Settings) -> Application:
     app.before_request(requests.adopt_request_id)
     app.before_request(_refuse_unacceptable)
     app.before_request(auth.authenticate)
+    app.before_request(places.take)
+    app.teardown_request(places.leave)
     app.after_request(requests.add_headers)
     for blueprint in BLUEPRINTS:
         app.register_api(blueprint)

@@ -27,6 +27,8 @@ MEDIA_TYPE = "application/problem+json"
 # `type` is a name, not an address: clients compare it, docs/api.md explains it.
 TYPE_PREFIX = "urn:telltale:problem:"
 UNAVAILABLE_RETRY_AFTER_S = 5
+# Somebody must make room first.
+FULL_RETRY_AFTER_S = 60
 RUNNING_RETRY_AFTER_S = 1
 
 # An error not listed here has its base class's line.
@@ -40,6 +42,7 @@ STATUSES: Mapping[type[errors.TelltaleError], tuple[int, str]] = {
     errors.Conflict: (409, "Not possible in this state"),
     errors.RequestInProgress: (409, "The first request is still running"),
     errors.TooBusy: (429, "Too much is waiting"),
+    errors.ServiceBusy: (429, "The service is busy"),
     errors.TooManyAttempts: (429, "Too many attempts"),
     errors.ImageTooLarge: (413, "The image is too large"),
     errors.UnsupportedType: (415, "Not a supported type"),
@@ -47,6 +50,7 @@ STATUSES: Mapping[type[errors.TelltaleError], tuple[int, str]] = {
     errors.BadImage: (422, "The image cannot be judged"),
     errors.AddressRefused: (400, "The address is refused"),
     errors.StorageUnavailable: (503, "Not available just now"),
+    errors.StorageFull: (503, "No space left"),
     SandboxClosed: (503, "Not available just now"),
 }
 HTTP_ADVICE: Mapping[int, str] = {
@@ -66,6 +70,7 @@ PAGE_ADVICE: Mapping[int, str] = {
 # How problems look below a path: by default, JSON.
 PAGES = "telltale_problem_pages"
 Body = Mapping[str, Any]
+DISK_FULL = "53100"  # https://www.postgresql.org/docs/current/errcodes-appendix.html
 
 
 class Problem(BaseModel):
@@ -176,9 +181,9 @@ DESCRIPTIONS: Mapping[int, str] = {
     413: "Too large, in bytes or in pixels.",
     415: "Not a supported type, judged by content.",
     422: "The image cannot be decoded, or the Idempotency-Key came with another request before.",
-    429: "Too much of yours is waiting; `Retry-After` says when to come back.",
+    429: "Too much is waiting, of yours or of all, or too many send at once; `Retry-After` says when to come back.",
     500: "Our fault; nothing more is known to you than the request id.",
-    503: "The database or the object store does not answer; nothing was accepted. See `Retry-After`.",
+    503: "The database or the object store does not answer, or is full; nothing was accepted. See `Retry-After`.",
 }
 
 
@@ -203,8 +208,9 @@ def install(app: Flask) -> None:
     # Gunicorn's, raised while a view reads the body.
     app.register_error_handler(ParseException, _broken_chunks)
     app.register_error_handler(DataError, _unstorable)
-    for kind in (OperationalError, InterfaceError, PoolTimeout):
+    for kind in (OperationalError, InterfaceError):
         app.register_error_handler(kind, _database_away)
+    app.register_error_handler(PoolTimeout, _database_busy)
     app.register_error_handler(DBAPIError, _database_error)
     app.register_error_handler(Exception, _unexpected)
 
@@ -232,7 +238,8 @@ def _headers(error: errors.TelltaleError, status: int) -> dict[str, str]:
     if isinstance(error, errors.RequestInProgress):
         return {"Retry-After": str(RUNNING_RETRY_AFTER_S)}
     if status == 503:
-        return {"Retry-After": str(UNAVAILABLE_RETRY_AFTER_S)}
+        full = isinstance(error, errors.StorageFull)
+        return {"Retry-After": str(FULL_RETRY_AFTER_S if full else UNAVAILABLE_RETRY_AFTER_S)}
     if isinstance(error, errors.SignatureInvalid):
         return {"WWW-Authenticate": "Webhook-Signature"}
     # People sign in on a page.
@@ -323,7 +330,21 @@ def _database_error(error: DBAPIError) -> Response:
     return _database_away(error) if error.connection_invalidated else _unexpected(error)
 
 
+def _database_busy(error: Exception) -> Response:
+    """Every connection of this process's pool is in use, and was for as long as one waits (moderation/db.py)."""
+    log.error("No connection to the database came free: %s", error)
+    return problem(
+        503,
+        "database-busy",
+        "Not available just now",
+        "Too much is asked of the database at once. Nothing was accepted; send the request again.",
+        headers={"Retry-After": str(UNAVAILABLE_RETRY_AFTER_S)},
+    )
+
+
 def _database_away(error: Exception) -> Response:
+    if getattr(getattr(error, "orig", None), "sqlstate", None) == DISK_FULL:
+        return _database_full(error)
     log.error("The database does not answer: %s", error)
     return problem(
         503,
@@ -331,6 +352,17 @@ def _database_away(error: Exception) -> Response:
         "Not available just now",
         "The database does not answer. Nothing was accepted; send the request again.",
         headers={"Retry-After": str(UNAVAILABLE_RETRY_AFTER_S)},
+    )
+
+
+def _database_full(error: Exception) -> Response:
+    log.critical("The database has no space left: %s", error)
+    return problem(
+        503,
+        "database-full",
+        "No space left",
+        "The database has no space left. Nothing was accepted; send the request again.",
+        headers={"Retry-After": str(FULL_RETRY_AFTER_S)},
     )
 
 

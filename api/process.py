@@ -25,7 +25,8 @@ EXTENSION = "telltale"
 class ApiProcess:
     """One process's parts, shared by its threads.
 
-    What is sent is looked at in `sandbox`; pictures are made in `studio`, so that no submission waits for one.
+    What is sent is looked at in `sandbox`; pictures are made in `studio`, so that no submission waits for one. `seats`
+    are for long polls, `places` for requests that send images (api/places.py).
     """
 
     settings: Settings
@@ -33,6 +34,7 @@ class ApiProcess:
     sandbox: Sandbox
     studio: Sandbox
     seats: threading.BoundedSemaphore
+    places: threading.BoundedSemaphore
 
     @classmethod
     def of(cls, settings: Settings) -> ApiProcess:
@@ -44,6 +46,7 @@ class ApiProcess:
             sandbox=Sandbox(settings.decode_processes, *limits),
             studio=Sandbox(1, *limits),
             seats=threading.BoundedSemaphore(max(1, settings.api_threads // 4)),
+            places=threading.BoundedSemaphore(max(1, settings.api_threads * 3 // 4)),
         )
 
     @contextmanager

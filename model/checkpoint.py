@@ -407,6 +407,11 @@ def _load_network(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are reported, and refused below by name
         )
+    except torch.OutOfMemoryError as error:
+        raise CheckpointError(
+            f"{place} does not fit the memory of {device} in {dtype}: end what else uses it, or register the "
+            f"checkpoint with --quantization nf4 or int8. ({error})"
+        ) from error
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{place} could not be loaded: {error}") from error
     except SafetensorError as error:

@@ -50,6 +50,8 @@ CONNECTION: dict[str, Any] = {
 ASK_AFTER_S = 1.0
 LAIN_SINCE = "telltale_lain_since"
 RING_EVERY_S = 0.01
+# Whoever finds every connection of the process in use waits so long for one, and then for nothing.
+POOL_TIMEOUT_S = 5.0
 # Within a lease: whoever waits longer has lost what it would write.
 INSIST_S, INSIST_EVERY_S = 20.0, 0.5
 
@@ -70,7 +72,7 @@ def engine() -> Engine:
         rules.database_url,
         pool_size=max(rules.screening_threads, rules.delivery_threads, rules.api_threads) + 4,
         max_overflow=8,
-        pool_timeout=10,
+        pool_timeout=POOL_TIMEOUT_S,
         # What a statement was given may be a secret, and errors are logged.
         hide_parameters=True,
         connect_args={

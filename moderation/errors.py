@@ -67,6 +67,10 @@ class TooBusy(TelltaleError):
         self.retry_after = retry_after
 
 
+class ServiceBusy(TooBusy):
+    """Back-pressure that is nobody's own doing: the whole service has as much before it as it takes."""
+
+
 class TooManyAttempts(TooBusy):
     """Passwords were tried too often for this account, or from this address."""
 
@@ -89,6 +93,10 @@ class Undecodable(BadImage):
 
 class StorageUnavailable(TelltaleError):
     """The object store did not answer."""
+
+
+class StorageFull(StorageUnavailable):
+    """The object store takes no more, for want of space or by its quota; what it holds can be read."""
 
 
 class DamagedCheckpoint(TelltaleError):

@@ -92,6 +92,13 @@ def read(errand: Errand, *, store: Storage, sandbox: Sandbox, settings: Settings
 
 
 @insistent
+def give_back(errand: Errand) -> None:
+    """Whoever reads the link must stop; no attempt was made. Raises LostLease."""
+    with transaction() as session:
+        cases.postpone(session, errand.lease, timedelta(0), counts=False)
+
+
+@insistent
 def _queue(errand: Errand, original: Original) -> Image:
     with transaction(wake=True) as session:
         image = originals.attach(session, original)

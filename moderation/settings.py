@@ -95,6 +95,7 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(default=100_000_000, ge=1)
     max_metadata_bytes: int = Field(default=8192, ge=0, le=8192, description="events repeat it, under 20 kB")
     max_waiting_cases: int = Field(default=100_000, ge=1, description="per tenant; above it 429")
+    max_waiting_in_all: int = Field(default=300_000, ge=1, description="of all tenants together; above it 429")
     decode_memory_bytes: int = Field(default=2048 * MEBIBYTE, ge=64 * MEBIBYTE)
     decode_timeout_s: float = Field(default=20, gt=0)
     decode_processes: int = Field(default=2, ge=1)

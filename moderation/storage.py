@@ -26,7 +26,7 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, Rea
 from botocore.httpsession import URLLib3Session
 
 from moderation import outbound
-from moderation.errors import ConfigurationError, ImageTooLarge, NotFound, StorageUnavailable
+from moderation.errors import ConfigurationError, ImageTooLarge, NotFound, StorageFull, StorageUnavailable
 from moderation.settings import Settings
 from moderation.vocabulary import View
 
@@ -43,6 +43,8 @@ DELETED_AT_ONCE = 1000  # as many as S3 takes
 
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _making = Lock()
+# What stores answer that are full, or whose bucket is; AWS has neither. Others refuse as if they were broken.
+_FULL = frozenset({"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"})
 _HAVE_IT = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
 
 
@@ -333,6 +335,8 @@ def _translated(name: str) -> Iterator[None]:
         code = error.response["Error"]["Code"]
         if code in _MISSING:
             raise NotFound(f"The store holds nothing under '{name}'.") from error
+        if code in _FULL or error.response["ResponseMetadata"]["HTTPStatusCode"] == HTTPStatus.INSUFFICIENT_STORAGE:
+            raise StorageFull("The object store has no space left: give it more, or a larger quota.") from error
         raise StorageUnavailable(f"The object store refused: {code}. Check its bucket and credentials.") from error
     except BotoCoreError as error:
         raise StorageUnavailable("The object store does not answer: check its address and that it is up.") from error

@@ -8,34 +8,28 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from moderation import cases, originals, outbound
-from moderation.db import glance, new_id, transaction
-from moderation.errors import AddressRefused, InvalidRequest, NotFound, TelltaleError, TooBusy
+from moderation import capacity, cases, originals, outbound
+from moderation.db import new_id, transaction
+from moderation.errors import AddressRefused, InvalidRequest, NotFound, TelltaleError
 from moderation.images import ImageFacts
 from moderation.settings import Settings
 from moderation.storage import Storage, upload_key
 from moderation.tables import Case, Submission, Upload
-from moderation.vocabulary import CaseStatus, Priority
+from moderation.vocabulary import Priority
 
 MAX_BATCH = 100
 MAX_EXTERNAL_ID = 255
 MAX_NESTING = 32
 UPLOAD_TTL = timedelta(hours=1)
-BUSY_RETRY_AFTER_S = 30
-# A tenant that could send so many more is not counted again for so long: fewer come in meanwhile.
-MUCH_ROOM, COUNTED_FOR_S = 2000, 1.0
-# By tenant, until when on the monotonic clock there is room for certain.
-_roomy_until: dict[UUID, float] = {}
 
 # Runs in the transaction that makes the cases durable, with what was made: stores the answer under its idempotency key.
 OnCommit = Callable[[Session, Sequence[Case]], None]
@@ -124,7 +118,7 @@ def submit_image(
     Raises InvalidRequest, TooBusy, StorageUnavailable; then nothing has been accepted.
     """
     check(request, settings)
-    refuse_if_full(request.tenant_id, settings)
+    capacity.refuse_if_full(request.tenant_id, settings)
     original = originals.keep(storage, request.tenant_id, data, facts)
     with transaction(wake=True) as session:
         image = originals.attach(session, original)
@@ -152,7 +146,7 @@ def submit_links(
         except TelltaleError as error:
             error.pointer = f"/{index}{error.pointer or ''}"
             raise
-    refuse_if_full(requests[0][0].tenant_id, settings)
+    capacity.refuse_if_full(requests[0][0].tenant_id, settings)
     with transaction(wake=True) as session:
         opened = [
             cases.open_case(session, _submission(request, link), None, request.priority, actor=request.actor)
@@ -191,27 +185,12 @@ def _submission(request: Request, link: Link | None = None) -> Submission:
     )
 
 
-def refuse_if_full(tenant_id: UUID, settings: Settings) -> None:
-    """Back-pressure before anything runs full. Raises TooBusy."""
-    now = time.monotonic()
-    if now < _roomy_until.get(tenant_id, 0.0):
-        return
-    waiting = (CaseStatus.FETCHING, CaseStatus.QUEUED, CaseStatus.SCREENING)
-    ahead = select(Case.id).where(Case.tenant_id == tenant_id, Case.status.in_(waiting))
-    counted = select(func.count()).select_from(ahead.limit(settings.max_waiting_cases).subquery())
-    with glance() as session:
-        count = session.scalar(counted) or 0
-    if count + MUCH_ROOM <= settings.max_waiting_cases:
-        _roomy_until[tenant_id] = now + COUNTED_FOR_S
-    if count >= settings.max_waiting_cases:
-        raise TooBusy(
-            f"{count} of your cases are waiting, which is the limit; send again when some are settled.",
-            retry_after=BUSY_RETRY_AFTER_S,
-        )
-
-
 def offer_upload(tenant_id: UUID, *, storage: Storage, settings: Settings) -> tuple[Upload, dict[str, Any]]:
-    """A presigned POST for a large file: the upload's row, and `{url, fields}` to send it with."""
+    """A presigned POST for a large file: the upload's row, and `{url, fields}` to send it with.
+
+    Raises TooBusy: no file is sent for nothing.
+    """
+    capacity.refuse_if_full(tenant_id, settings)
     upload_id = new_id()
     upload = Upload(
         id=upload_id,

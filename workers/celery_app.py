@@ -57,6 +57,9 @@ TASK_MODULES = {
 }
 
 CLEAN_UP_EVERY_S = 60.0
+# What a worker that is told to stop has in hand it finishes within this, or gives back (workers/departure.py). Shorter
+# than whoever stops it waits: infra/supervision.py, docker-compose.yml.
+SOFT_SHUTDOWN_S = 8.0
 
 
 class LoggedTask(Task):  # type: ignore[misc]
@@ -93,6 +96,7 @@ def make_app() -> Celery:
         worker_concurrency=settings().screening_threads if role == "screening" else settings().delivery_threads,
         worker_hijack_root_logger=True,
         worker_send_task_events=False,
+        worker_soft_shutdown_timeout=SOFT_SHUTDOWN_S,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={"socket_timeout": 10, "socket_connect_timeout": 5, "health_check_interval": 15},

@@ -14,6 +14,7 @@ from uuid import UUID
 from model.batcher import Batcher, BatcherClosed
 from model.decode import UndecodableImage, to_rgb
 from model.detector import Verdict
+from model.engines.engine import MemoryShort
 from model.engines.vllm import ServerUnavailable
 from moderation import explanations
 from moderation.errors import NotFound, StorageUnavailable
@@ -22,6 +23,7 @@ from moderation.sandbox import Sandbox, SandboxClosed, SandboxCrash, SandboxMemo
 from moderation.settings import Settings
 from moderation.storage import Storage
 from workers.champion import Champion
+from workers.departure import departure
 from workers.gate import Gate
 from workers.heartbeat import BEATS_PER_LEASE, Heartbeat
 
@@ -59,13 +61,14 @@ class Explainer:
             job = explanations.begin(verdict_id, self._settings)
             if job is None:
                 return
-            with self._heart.keeping(job.lease):
+            give_back = partial(explanations.postpone, job, timedelta(0), counts=False)
+            with self._heart.keeping(job.lease), departure.holding(give_back):
                 self._explain_and_write(job)
 
     def _explain_and_write(self, job: Job) -> None:
         try:
             words = self._words(job)
-        except (StorageUnavailable, ServerUnavailable) as error:
+        except (StorageUnavailable, ServerUnavailable, MemoryShort) as error:
             log.warning("the explanation of verdict %s waits: %s", job.verdict_id, error)
             explanations.postpone(job, AWAY_RETRY_AFTER, counts=False)
         except (BatcherClosed, SandboxClosed):

@@ -15,6 +15,7 @@ from moderation.sandbox import Sandbox
 from moderation.settings import Settings, settings
 from moderation.storage import Storage
 from workers.celery_app import FETCH, app
+from workers.departure import departure
 from workers.heartbeat import BEATS_PER_LEASE, Heartbeat
 from workers.outage import Outage
 
@@ -43,7 +44,7 @@ class Fetcher:
             errand = fetching.begin(case_id, self._settings) if go else None
             if errand is None:
                 return
-            with self._heart.keeping(errand.lease):
+            with self._heart.keeping(errand.lease), departure.holding(partial(fetching.give_back, errand)):
                 self._read(errand)
 
     def _read(self, errand: Errand) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import Protocol
@@ -20,7 +21,7 @@ from model.batcher import Batcher, BatcherClosed
 from model.checkpoint import CheckpointError
 from model.decode import UndecodableImage, to_rgb
 from model.detector import Detection, Detector, GoldenMismatch, Verdict
-from model.engines.engine import EngineError
+from model.engines.engine import EngineError, MemoryShort
 from model.engines.vllm import ServerUnavailable
 from model.manifest import ManifestError
 from moderation import exhibits, rejudging, screening
@@ -33,6 +34,7 @@ from moderation.tables import ModelVersion
 from moderation.vocabulary import FailureReason, Label
 from workers.celery_app import EXPLAIN, REJUDGE, SCREEN, app
 from workers.champion import Champion, load_champion
+from workers.departure import departure
 from workers.explaining import Explainer
 from workers.gate import Gate
 from workers.heartbeat import BEATS_PER_LEASE, Heartbeat
@@ -96,7 +98,7 @@ class Screener:
             job = screening.begin(case_id, self.champion.version_id, self._settings)
             if job is None:
                 return
-            with self._heart.keeping(job.lease):
+            with self._heart.keeping(job.lease), departure.holding(_giving_back(screening, job)):
                 self._judge_and_write(job, screening)
 
     def rejudge(self, case_id: UUID) -> None:
@@ -107,13 +109,13 @@ class Screener:
             job = rejudging.begin(case_id, self.champion.version_id, self._settings)
             if job is None:
                 return
-            with self._second_heart.keeping(job.lease):
+            with self._second_heart.keeping(job.lease), departure.holding(_giving_back(rejudging, job)):
                 self._judge_and_write(job, rejudging)
 
     def _judge_and_write(self, job: Job, desk: Desk) -> None:
         try:
             reading, version_id = self._judge(job)
-        except (StorageUnavailable, ServerUnavailable) as error:
+        except (StorageUnavailable, ServerUnavailable, MemoryShort) as error:
             self._outage.met(error)
             log.warning("case %s waits: %s", job.lease.case_id, error)
             desk.postpone(job, AWAY_RETRY_AFTER, counts=False)
@@ -166,6 +168,10 @@ class Screener:
             job.request_id,
         )
         return reading, self.champion.id_of(said.verdict.model_version)
+
+
+def _giving_back(desk: Desk, job: Job) -> Callable[[], None]:
+    return partial(desk.postpone, job, timedelta(0), counts=False)
 
 
 def _reading(said: Verdict | Detection) -> Reading:

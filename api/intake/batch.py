@@ -12,6 +12,7 @@ from api import problems
 from api.auth import SECURITY, requires
 from api.bodies import AcceptedShown, Answer, Sent, SubmissionFields, Url
 from api.intake.submissions import said
+from api.places import takes_images
 from api.process import current
 from api.replay import IdempotencyHeader, accept_once
 from moderation import submissions
@@ -40,6 +41,7 @@ class BatchBody(Sent):
     responses={202: AcceptedShown} | problems.declared(401, 403, 409, 413, 415, 422, 429),
 )
 @requires(Scope.SUBMISSIONS_WRITE)
+@takes_images
 def submit_batch(header: IdempotencyHeader, body: BatchBody) -> Answer:
     """Workers read the links; one that cannot be read ends its case as `failed`, with the reason."""
     links = [(said(link), Link(url=link.image_url)) for link in body.submissions]

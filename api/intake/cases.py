@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 from uuid import UUID
 
 from flask_openapi3 import APIBlueprint, Tag
 from pydantic import Field
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from api import problems
 from api.auth import SECURITY, caller, requires
@@ -17,6 +20,8 @@ from api.process import current
 from moderation import cases
 from moderation.db import transaction
 from moderation.vocabulary import SETTLED, CaseStatus, Label, Scope
+
+log = logging.getLogger(__name__)
 
 api = APIBlueprint("cases", __name__, abp_tags=[Tag(name="Cases")], abp_security=SECURITY)
 
@@ -65,15 +70,22 @@ def case_url(case_id: object) -> str:
 
 
 def settled_within(case_id: UUID, seconds: float) -> dict[str, Any] | None:
-    """The caller's case once it is settled; None if that takes longer, or if too many are waiting already."""
+    """The caller's case once it is settled; None if that takes longer, or if too many are waiting already.
+
+    None too where the database goes away meanwhile: the case was accepted, which an error would deny.
+    """
     deadline = time.monotonic() + seconds
     pause = FIRST_PAUSE_S
     with current().seat() as seated:
         while seated:
-            with transaction() as session:
-                case = cases.case_of(session, caller().tenant_id, case_id)
-                if case.status in SETTLED:
-                    return cases.describe(case)
+            try:
+                with transaction() as session:
+                    case = cases.case_of(session, caller().tenant_id, case_id)
+                    if case.status in SETTLED:
+                        return cases.describe(case)
+            except (OperationalError, PoolTimeout) as error:
+                log.warning("a long poll ends early: %s", error)
+                return None
             left = deadline - time.monotonic()
             if left <= 0:
                 return None

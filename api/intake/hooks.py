@@ -19,6 +19,7 @@ from api import problems
 from api.auth import public
 from api.bodies import Answer, Shown
 from api.intake.cases import case_url
+from api.places import takes_images
 from api.process import current
 from api.reference import SIGNATURE
 from api.replay import REPLAYED_HEADER
@@ -71,6 +72,7 @@ class CameTwice(Exception):
     },
 )
 @public
+@takes_images
 def take_webhook(path: SourcePath) -> Answer:
     """Signed as the source was set up. Anything but 202 means that nothing was accepted; send it again."""
     request.max_content_length = MAX_BODY_BYTES

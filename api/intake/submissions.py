@@ -21,10 +21,11 @@ from api import problems
 from api.auth import SECURITY, caller, requires
 from api.bodies import Answer, CaseShown, Sent, SubmissionFields, Url
 from api.intake.cases import case_url, settled_within
+from api.places import takes_images
 from api.process import ApiProcess, current
 from api.replay import Accepted, IdempotencyHeader, accept_once
 from api.requests import request_id, strict_json
-from moderation import images, submissions
+from moderation import capacity, images, submissions
 from moderation.errors import ImageTooLarge, InvalidRequest, TelltaleError, Undecodable, UnsupportedType
 from moderation.images import ImageFacts
 from moderation.sandbox import SandboxCrash, SandboxMemory, SandboxTimeout
@@ -100,6 +101,7 @@ api.components_schemas.update(_form_schemas | _json_schemas)
     openapi_extensions={"requestBody": {"required": True, "content": _form | _json}},
 )
 @requires(Scope.SUBMISSIONS_WRITE)
+@takes_images
 def submit(header: IdempotencyHeader, query: Wait) -> Answer:
     """Answers 202 with the case; with `wait`, 200 with the settled case if it settles in time."""
     submission = _read()
@@ -184,6 +186,8 @@ def _open_case(submission: Submission, on_commit: OnCommit) -> None:
     if submission.image_url is not None:
         _open_link(submission.said, submission.image_url, on_commit)
         return
+    # Before anything is read from the store or decoded for nothing.
+    capacity.refuse_if_full(submission.said.tenant_id, process.settings)
     data = submission.data if submission.data is not None else _uploaded(submission, process)
     submissions.submit_image(
         submission.said,

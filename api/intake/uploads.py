@@ -29,7 +29,9 @@ class UploadShown(Shown):
     expires_at: datetime
 
 
-@api.post("/v1/uploads", summary="Begin a large upload", responses={201: UploadShown} | problems.declared(401, 403))
+@api.post(
+    "/v1/uploads", summary="Begin a large upload", responses={201: UploadShown} | problems.declared(401, 403, 429)
+)
 @requires(Scope.SUBMISSIONS_WRITE)
 def begin_upload() -> Answer:
     """The file may arrive until `expires_at`, and be submitted until then; submitting it keeps a copy of its own."""

@@ -20,6 +20,10 @@ class EngineError(RuntimeError):
     """The engine ran, but what came out cannot be used."""
 
 
+class MemoryShort(EngineError):
+    """The device has no memory for even one image: something else has taken it, and may give it back."""
+
+
 class OtherBase(EngineError):
     """That version needs another network than the one that is loaded."""
 

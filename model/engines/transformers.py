@@ -10,6 +10,7 @@ import copy
 import gc
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from model.adapters import AdapterError, Mounted, Weights
 from model.answer import decoded
 from model.checkpoint import Checkpoint, CheckpointError, Interface
 from model.engines.decoding import CompiledDecoder, Slab, decode
-from model.engines.engine import Answer, Chooser, EngineError, OtherBase, Score
+from model.engines.engine import Answer, Chooser, EngineError, MemoryShort, OtherBase, Score
 from model.manifest import Manifest
 from model.preprocess import to_pixels
 from model.prompt import Label
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 PREFILL_ROWS = 16
 # Beyond this the weights' share of a decoding step is small (fakevlm's roofline: 42 images/s at 64 rows, 50 at 320).
 MOST_ROWS = 256
+LESS_FOR_S = 600.0  # a batch that did not fit is not tried again for so long: what took the memory may be gone then
 SPARE = 0.1  # of the free memory: fragments, and what other libraries take
 
 Outcome = TypeVar("Outcome")
@@ -92,8 +94,9 @@ class Incoming:
 class TransformersEngine:
     """Runs one checkpoint on the device it was loaded to. `max_new_tokens` bounds an explanation after its opening.
 
-    `largest_batch` is how many images run at once, by the memory that is free now. Batches of up to `compiled_rows`
-    images decode with a compiled step, padded to that many; 0 compiles nothing.
+    `largest_batch` is how many images run at once, by the memory that was free at first, and fewer for a while after a
+    batch did not fit. Batches of up to `compiled_rows` images decode with a compiled step, padded to that many; 0
+    compiles nothing.
     """
 
     name = "transformers"
@@ -104,7 +107,8 @@ class TransformersEngine:
         self._tokenizer = checkpoint.processor.tokenizer
         self._max_new_tokens = max_new_tokens
         self._compiled = CompiledDecoder(checkpoint.model, compiled_rows, self._length) if compiled_rows else None
-        self.largest_batch = rows_that_fit(checkpoint, self._length)
+        self.largest_batch = self._largest_yet = rows_that_fit(checkpoint, self._length)
+        self._less_until: float | None = None
 
     @property
     def dtype(self) -> str:
@@ -119,7 +123,10 @@ class TransformersEngine:
         return to_pixels(self._checkpoint.processor, [image])[0]
 
     def answer(self, prepared: Sequence[torch.Tensor], choose: Chooser) -> list[Answer]:
-        """See `Engine.answer`. At most `largest_batch` run at once."""
+        """See `Engine.answer`. At most `largest_batch` run at once.
+
+        Raises MemoryShort where not even one does.
+        """
         return self._in_parts(
             prepared, lambda part, start: self._answer(part, lambda index, score: choose(start + index, score))
         )
@@ -185,27 +192,31 @@ class TransformersEngine:
     ) -> list[Outcome]:
         """`run` over parts and where each starts; a part that does not fit memory is run again in two halves."""
         outcomes: list[Outcome] = []
+        if self._less_until is not None and time.monotonic() >= self._less_until:
+            self.largest_batch, self._less_until = self._largest_yet, None
         while len(outcomes) < len(prepared):
             start = len(outcomes)
             part = prepared[start : start + self.largest_batch]
             try:
                 outcomes += run(part, start)
-            except torch.OutOfMemoryError:
-                if len(part) == 1 and self._compiled is None:
-                    raise
+            except torch.OutOfMemoryError as error:
+                log.warning("memory ran out: %s", error)
             if len(outcomes) == start:  # the memory is only free again once the error is gone
                 self._take_less(len(part))
         return outcomes
 
     def _take_less(self, tried: int) -> None:
-        """From now on smaller batches; the compiled step, which has one width, goes first."""
+        """For a while smaller batches; the compiled step, which has one width, goes first. Raises MemoryShort."""
+        torch.cuda.empty_cache()
         if self._compiled is not None and tried <= self._compiled.rows:
             log.warning("the compiled step does not fit memory: going on without it")
             self._compiled = None
-        else:
-            self.largest_batch = tried // 2
-            log.warning("a batch of %d does not fit memory: from now on at most %d", tried, self.largest_batch)
-        torch.cuda.empty_cache()
+            return
+        if tried == 1:
+            self._less_until = 0.0  # whoever comes next begins anew: by then there may be room
+            raise MemoryShort(f"The memory of {self._checkpoint.device} does not suffice for one image.")
+        self.largest_batch, self._less_until = tried // 2, time.monotonic() + LESS_FOR_S
+        log.warning("a batch of %d does not fit memory: for a while at most %d", tried, self.largest_batch)
 
     @torch.inference_mode()
     def _complete(self, prepared: Sequence[torch.Tensor]) -> list[str]:

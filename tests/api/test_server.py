@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import select
 import threading
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from infra.services import LOOPBACK
@@ -120,6 +122,45 @@ def test_nobody_without_a_key_has_a_body_read(server: Server, client: Client) ->
     status, _, _ = call(server, client, flood(100, sent), Authorization="Bearer tt_no_body")
     assert status == 401
     assert sum(sent) < 100 * MEBIBYTE
+
+
+def test_whoever_sends_slowly_leaves_threads_to_others(server: Server, client: Client) -> None:
+    """Three quarters of the threads wait for bytes that do not come; probes and readers do not wait for them."""
+    slow = [unfinished(server, client) for _ in range(SERVER_THREADS * 3 // 4 + 1)]
+    try:
+        one_too_many, _, _ = select.select([connection.sock for connection in slow], [], [], 10)
+        assert len(one_too_many) == 1 and one_too_many[0].recv(12) == b"HTTP/1.1 429"
+        status, headers, problem = call(server, client, form(png()))
+        assert (status, problem["type"], headers["retry-after"]) == (429, "urn:telltale:problem:service-busy", "2")
+        for path in ("/health/live", "/v1/cases"):
+            request = urllib.request.Request(f"{server.url}{path}", headers=client.headers)
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                assert answer.status == 200
+    finally:
+        for connection in slow:
+            connection.close()
+    assert retried(lambda: call(server, client, form(png())), until=202)[0] == 202
+
+
+def unfinished(server: Server, client: Client) -> http.client.HTTPConnection:
+    """A submission of which the first bytes are there, and no more."""
+    connection = http.client.HTTPConnection(LOOPBACK, server.port, timeout=60)
+    connection.putrequest("POST", "/v1/submissions")
+    multipart = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}", "Content-Length": "100000"}
+    for name, value in {**client.headers, **multipart}.items():
+        connection.putheader(name, value)
+    connection.endheaders(HEAD)
+    return connection
+
+
+def retried(act: Callable[[], tuple[int, dict[str, str], Any]], until: int) -> tuple[int, dict[str, str], Any]:
+    """The first answer of this status, within a few seconds; else the last one."""
+    for _ in range(20):
+        answer = act()
+        if answer[0] == until:
+            break
+        time.sleep(0.1)
+    return answer
 
 
 def settle_soon(case_id: str, after_s: float) -> threading.Thread:

@@ -198,7 +198,7 @@ def test_a_key_whose_request_runs_is_a_409(client: Client) -> None:
         row = session.get_one(IdempotencyKey, (client.tenant.id, "k-1"))
         fingerprint = row.fingerprint
         session.delete(row)
-    assert idempotency.begin(client.tenant.id, "k-1", fingerprint) is None
+    assert isinstance(idempotency.begin(client.tenant.id, "k-1", fingerprint), idempotency.Claim)
     answer = client.send(headers=KEY)
     assert (first.status_code, answer.status_code, answer.headers["Retry-After"]) == (202, 409, "1")
 

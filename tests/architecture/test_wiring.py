@@ -15,9 +15,11 @@ import yaml
 from alembic.script import ScriptDirectory
 
 import migrations
+from infra import gunicorn
 from infra.cli import COMMANDS
 from infra.processes import QUEUES, ROOT
-from workers.celery_app import ROUTES, TASK_MODULES, app
+from infra.supervision import STOP_TIMEOUT_S
+from workers.celery_app import ROUTES, SOFT_SHUTDOWN_S, TASK_MODULES, app
 
 PACKAGES = ("api", "infra", "migrations", "model", "moderation", "tests", "workers")
 SOURCES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
@@ -58,6 +60,16 @@ def test_a_role_registers_the_tasks_of_its_queues_and_only_screening_loads_torch
 
 def test_beat_sends_tasks_that_exist() -> None:
     assert {entry["task"] for entry in app.conf.beat_schedule.values()} <= set(ROUTES)
+
+
+def test_whoever_stops_a_process_waits_longer_than_it_may_take() -> None:
+    """Else it is killed in the middle of what it would have finished or given back."""
+    longest = max(gunicorn.graceful_timeout, SOFT_SHUTDOWN_S)
+    graces = {name: service.get("stop_grace_period", "10s") for name, service in COMPOSE["services"].items()}
+    for name in ("api", "screening", "fetching", "delivery"):
+        assert longest + 1 < int(graces[name].removesuffix("s")), name
+    assert longest + 1 < STOP_TIMEOUT_S
+    assert app.conf.worker_soft_shutdown_timeout == SOFT_SHUTDOWN_S
 
 
 def test_images_consume_the_queues_of_their_role() -> None:

@@ -70,6 +70,22 @@ def test_an_image_that_kills_its_worker_fails_alone(stage: Stage) -> None:
         assert session.scalar(select(func.count()).select_from(Verdict)) == len(mates)
 
 
+@pytest.mark.parametrize("stage", [{"TELLTALE_BATCH_SIZE": "1", "TELLTALE_GPU_TIMEOUT_S": "60"}], indirect=True)
+def test_a_worker_told_to_stop_finishes_what_it_can_and_gives_the_rest_back(stage: Stage) -> None:
+    """Each takes six seconds, one after the other, and eight there are: no attempt is lost, and no lease waited for."""
+    tenant = new_tenant("told to stop")
+    slow = [submit(tenant, picture(seed, COLOURS["is slow"])) for seed in range(3)]
+    stage.relay()
+    worker = stage.screening(MISBEHAVING)
+    wait_for(lambda: statuses(slow) == [CaseStatus.SCREENING] * 3, "the cases being taken", 60, stage)
+    worker.popen.terminate()
+    assert worker.popen.wait(timeout=30) == 0
+    finished = [one for one in slow if case(one).status in JUDGED]
+    given_back = [one for one in slow if case(one).status is CaseStatus.QUEUED]
+    assert (len(finished), len(given_back)) == (1, 2)
+    assert [case(one).attempts for one in finished + given_back] == [1, 0, 0]
+
+
 @pytest.mark.parametrize("stage", [{"TELLTALE_CASE_ATTEMPTS": "1", "TELLTALE_GPU_TIMEOUT_S": "3"}], indirect=True)
 def test_a_call_that_hangs_ends_the_worker_and_then_the_case(stage: Stage) -> None:
     hanging = submit(new_tenant("hanging"), picture(0, COLOURS["hangs"]))

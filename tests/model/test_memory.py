@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from model.checkpoint import Checkpoint, load
+from model import checkpoint as checkpoint_module
+from model.checkpoint import Checkpoint, CheckpointError, load
 from model.engines import decoding, transformers
 from model.engines.engine import Answer, Chooser
 from model.engines.transformers import MOST_ROWS, TransformersEngine, rows_that_fit
@@ -74,6 +75,36 @@ def test_memory_that_runs_out_once_is_not_asked_for_again(
     assert tried == [8, 4, 2, 2, 2, 2]
     engine.answer(prepared, lambda index, score: None)
     assert tried[6:] == [2, 2, 2, 2]
+
+
+def test_what_took_the_memory_may_have_gone_after_a_while(
+    engine: TransformersEngine, images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training run beside the worker slows it down as long as it lasts, and not for good."""
+    tried: list[int] = []
+    answer = TransformersEngine._answer
+
+    def limited(self: TransformersEngine, prepared: Sequence[torch.Tensor], choose: Chooser) -> list[Answer]:
+        tried.append(len(prepared))
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return answer(self, prepared, choose)
+
+    monkeypatch.setattr(TransformersEngine, "_answer", limited)
+    monkeypatch.setattr(transformers, "LESS_FOR_S", 0)
+    prepared = [engine.prepare(image) for image in images]
+    for _ in range(2):
+        engine.answer(prepared, lambda index, score: None)
+    assert tried == [8, 4, 4, 8]
+
+
+def test_a_network_that_does_not_fit_says_what_to_do(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(*arguments: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(checkpoint_module.LlavaForConditionalGeneration, "from_pretrained", too_large)
+    with pytest.raises(CheckpointError, match=r"does not fit the memory of cpu .*--quantization nf4"):
+        load(tiny_checkpoint, device="cpu")
 
 
 def test_a_compiled_step_that_does_not_fit_is_given_up(
