@@ -433,7 +433,7 @@ def _rewrite(folder: Path, **changes: Any) -> Manifest:
 
 def _table(planted: Sequence[Planted]) -> Table:
     found = Table(title="Bad challengers, and what blocked them", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, width in {"planted": 12, "outcome": 7, "blocked by": 18, "because": 50, "and also by": 22}.items():
+    for name, width in {"planted": 13, "outcome": 7, "blocked by": 19, "because": 44, "and also by": 22}.items():
         found.add_column(name, width=width)
     for each in planted:
         why = escape(each.right[0].reason) if each.right else "[red]It is not: that rule is met.[/red]"
