@@ -38,11 +38,14 @@ SIZES = (1_000, 100_000, 1_000_000)
 QUARTERS = 4
 SMALL_SIDE = 64  # pixels
 INTERVAL_S = 0.3
-# Cases that intake left waiting: workers are not to be measured on those.
-WITHDRAW = """
-UPDATE cases SET status = 'failed', failure_reason = 'internal', settled_at = now()
-WHERE status IN ('queued', 'screening')
-"""
+# What intake left waiting, cases and webhooks to nobody: workers are not to be measured on those.
+WITHDRAW = (
+    """
+    UPDATE cases SET status = 'failed', failure_reason = 'internal', settled_at = now()
+    WHERE status IN ('queued', 'screening')
+    """,
+    "UPDATE endpoints SET disabled_at = now()",
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,8 @@ def figures(place: Stage, ear: Ear, size: int, seconds: float, images: int) -> F
     intake = Intake(place, kinds, 16)
     measured = measure(intake, 2, seconds)
     with db.engine().begin() as connection:
-        connection.execute(text(WITHDRAW))
+        for statement in WITHDRAW:
+            connection.execute(text(statement))
     with pipeline(place, ear, 1, ExplainMode.REVIEW, kinds[0]) as line:
         sent = [kinds[number % len(kinds)] for number in range(images)]
         way = line.saturated(sent)
@@ -158,6 +162,7 @@ def main() -> None:
             done = size
             say(f"measuring on {size:,} cases …")
             results.append(figures(place, ear, size, options.seconds, options.images))
+            say(json.dumps(results[-1].summary))
         if options.memory:
             with pipeline(place, ear, 1, ExplainMode.REVIEW, files(1)[0]) as line:
                 watched = memory(place, line, options.memory)
