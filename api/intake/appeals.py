@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flask_openapi3 import APIBlueprint, Tag
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from api import problems
 from api.auth import SECURITY, caller, requires
@@ -19,6 +19,9 @@ MAX_MESSAGE = 2000
 
 class AppealBody(Sent):
     """What the moderator should know."""
+
+    # All of it may be left out, so the whole body may.
+    model_config = ConfigDict(openapi_extra={"required": False})
 
     message: Text | None = Field(default=None, max_length=MAX_MESSAGE, examples=["The uploader sent the raw file."])
 

@@ -72,6 +72,7 @@ NO_PAGES = {
     "/dashboard/static/<path:name>",
     "/dashboard/cases/<uuid:case_id>/rendition",
     "/dashboard/cases/<uuid:case_id>/explanation",
+    "/dashboard/cases/<uuid:case_id>/statement-of-reasons",
     "/dashboard/insight/<name>.csv",
     "/dashboard/models/panel.csv",
     "/dashboard/cases/<uuid:case_id>/views/<view>",

@@ -26,4 +26,8 @@ def test_how_long_data_is_kept_is_set(dashboard: Dashboard, look: Callable[[Page
     page.get_by_role("button", name="Set retention").click()
     expect(page.get_by_role("status")).to_contain_text("what is too old goes within a day")
     expect(page.get_by_label("Images", exact=True)).to_have_value("190")
+    page.get_by_role("status").get_by_role("button").click()
+    page.get_by_label("Appeals", exact=True).scroll_into_view_if_needed()
     look(page, "platform-retention")
+    page.get_by_role("link", name="Every pass that removed something").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Audit log")
