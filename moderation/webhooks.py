@@ -452,6 +452,13 @@ def settle(session: Session, parcel: Parcel, outcome: Outcome) -> Delivery | Non
     return delivery
 
 
+def give_back(session: Session, parcel: Parcel) -> None:
+    """What an attempt comes to is not waited for: it does not count, and the next one is due at once."""
+    taken = (Delivery.id == parcel.delivery_id, Delivery.fence == parcel.fence, Delivery.lease_until.is_not(None))
+    values = {"lease_until": None, "attempts": Delivery.attempts - 1, "fence": Delivery.fence + 1}
+    session.execute(update(Delivery).where(*taken).values(values))
+
+
 def _delivered(delivery: Delivery, endpoint: Endpoint) -> None:
     delivery.status = DeliveryStatus.DELIVERED
     delivery.delivered_at = datetime.now(UTC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 from moderation import webhooks
@@ -12,6 +13,7 @@ from moderation.settings import settings
 from moderation.tables import Delivery
 from moderation.webhooks import Outcome, Parcel
 from workers.celery_app import DELIVER, app
+from workers.departure import departure
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +29,17 @@ def deliver(delivery_id: str) -> None:
         parcel = webhooks.take(session, UUID(delivery_id), lease)
     if parcel is None:
         return
-    outcome = webhooks.attempt(parcel, settings())
-    delivery = _settle(parcel, outcome)
+    with departure.holding(partial(_give_back, parcel)):
+        outcome = webhooks.attempt(parcel, settings())
+        delivery = _settle(parcel, outcome)
     if delivery is not None and not outcome.succeeded:
         log.warning("delivery %s to %s: %s", delivery_id, parcel.url, outcome.error or f"status {outcome.status}")
+
+
+@insistent
+def _give_back(parcel: Parcel) -> None:
+    with transaction() as session:
+        webhooks.give_back(session, parcel)
 
 
 @insistent

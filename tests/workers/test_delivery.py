@@ -56,6 +56,29 @@ def test_one_task_is_one_attempt(
         assert session.scalars(select(DeliveryAttempt.response_status)).all() == [status]
 
 
+def test_a_worker_that_must_stop_gives_back_what_is_not_answered(db: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the same id, at once and as the same attempt; what comes of the one that was cut off is not written."""
+
+    def handle(request: http.server.BaseHTTPRequestHandler) -> None:
+        delivery.departure.leave()
+        request.send_response(500)
+        request.end_headers()
+
+    ended: list[int] = []
+    monkeypatch.setattr(delivery.departure, "_end", ended.append)
+    with serving(handle) as server:
+        delivery_id = pinged(server.url())
+        allowed = settings().model_copy(update={"allowed_hosts": (f"127.0.0.1:{server.port}",)})
+        monkeypatch.setattr(delivery, "settings", lambda: allowed)
+        delivery.deliver(str(delivery_id))
+    with transaction() as session:
+        row = session.get_one(Delivery, delivery_id)
+        assert (row.status, row.attempts, row.lease_until) == (DeliveryStatus.PENDING, 0, None)
+        assert row.next_attempt_at <= datetime.now(UTC)
+        assert session.scalars(select(DeliveryAttempt.id)).all() == []
+    assert ended == [0]
+
+
 def test_what_was_sent_while_the_database_went_away_is_not_sent_again(
     db: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
