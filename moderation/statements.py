@@ -225,20 +225,26 @@ def set_defaults(session: Session, tenant_id: UUID, defaults: Defaults, *, actor
 
 
 def statement_of(session: Session, tenant_id: UUID, case_id: UUID) -> Statement:
-    """The statement of reasons for a case's decision as it stands.
+    """The statement of reasons for what a case restricts, as it stands.
 
-    Raises NotFound; Conflict where nothing has been decided, or nothing restricted: an image that is real.
+    Raises NotFound; Conflict where nothing is restricted: an image that is real, or of which nothing was decided and
+    that nobody reported as illegal.
     """
     case = cases.case_of(session, tenant_id, case_id)
-    if case.label is None:
+    if case.label is None and not case.restricted:
         raise Conflict(f"Case {case_id} is not decided: there is nothing to give reasons for yet.")
-    if case.label is Label.REAL and not case.restricted:
+    if not restricts(case):
         raise Conflict(f"Case {case_id} was decided to be real: nothing is restricted, so there is no statement.")
     return _statement(case, _path(session, case), defaults_of(session.get_one(Tenant, tenant_id)))
 
 
+def restricts(case: Case) -> bool:
+    """Whether reasons are owed for a case: it was found to be fake, or was reported as illegal, decided or not."""
+    return case.restricted or case.label is Label.FAKE
+
+
 def between(tenant_id: UUID, since: datetime, until: datetime) -> Iterator[Statement]:
-    """The statements for all decisions of this time that are still in force, by when they were made."""
+    """The statements for all decisions and reports of this time that are still in force, by when they were made."""
     after: tuple[datetime, UUID] | None = None
     while True:
         with transaction() as session:
@@ -264,7 +270,7 @@ def _deciding(
 
 def _if_in_force(session: Session, event: Event, defaults: Defaults) -> Statement | None:
     case = session.get_one(Case, event.case_id)
-    if case.label is None or (case.label is Label.REAL and not case.restricted):
+    if not restricts(case):
         return None
     path = _path(session, case)
     return _statement(case, path, defaults) if path.event.id == event.id else None

@@ -13,7 +13,7 @@ from moderation import claims, sights, statements
 from moderation.db import transaction
 from moderation.errors import Conflict
 from moderation.sights import Sight
-from moderation.vocabulary import Hidden, Label, Role
+from moderation.vocabulary import Hidden, Role
 
 pages = Blueprint("reasons", __name__)
 
@@ -35,5 +35,4 @@ def download(case_id: UUID) -> Response:
 
 def is_there(seen: Sight, *, is_lead: bool) -> bool:
     """Whether a case's page offers it: something was restricted, and may be known to be."""
-    decided = seen.case.label is Label.FAKE or (seen.case.label is not None and seen.case.restricted)
-    return is_lead and decided and not seen.hidden & frozenset(Hidden)
+    return is_lead and statements.restricts(seen.case) and not seen.hidden & frozenset(Hidden)

@@ -208,6 +208,23 @@ def test_what_was_reported_as_illegal_has_that_ground_and_a_person_found_it(tena
     assert fields["decision_account"] == "DECISION_ACCOUNT_SUSPENDED" and "Anna" not in str(fields)
 
 
+def test_what_was_reported_before_it_was_decided_has_one_in_the_time_of_the_report(
+    tenant: Tenant, anna: Person
+) -> None:
+    with transaction() as session:
+        case = make_case(session, tenant, CaseStatus.IN_REVIEW)
+        case.restricted = True
+        cases.note(session, case, EventType.CASE_RESTRICTED, actor=anna.actor, was={}, now={"restricted": True})
+    reported = statement(tenant, case)
+    assert automation(taken(reported)) == ("No", "NOT_AUTOMATED")
+    assert reported.fields["content_type"] == ["CONTENT_TYPE_IMAGE"], "nobody has said that it is synthetic"
+    with transaction() as session:
+        make_review(session, session.get_one(Case, case.id), anna, Answer.REAL)
+    then, hour = reported.decided_at, timedelta(hours=1)
+    exports = [list(statements.between(tenant.id, *span)) for span in ((then, then + hour), (then - hour, then))]
+    assert [[each.fields["puid"] for each in found] for found in exports] == [[reported.fields["puid"]], []]
+
+
 def test_what_nobody_has_said_is_named_and_not_made_up(tenant: Tenant) -> None:
     with transaction() as session:
         statements.set_defaults(session, tenant.id, statements.Defaults())
