@@ -1,15 +1,19 @@
-"""Retention as an administrator sets it."""
+"""Retention as an administrator sets it, and a decision's statement of reasons as a lead downloads it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 from playwright.sync_api import Page, expect
 
-from moderation.vocabulary import Role
-from tests.browser.conftest import Dashboard
+from moderation.db import transaction
+from moderation.vocabulary import CaseStatus, Role
+from tests.browser.conftest import Dashboard, tenant_named
+from tests.browser.moderating import give_picture
+from tests.factories import make_case
 
-ADA = "ada@pixelgram.example"
+ADA, LENA = "ada@pixelgram.example", "lena@pixelgram.example"
 
 
 def test_how_long_data_is_kept_is_set(dashboard: Dashboard, look: Callable[[Page, str], None]) -> None:
@@ -27,7 +31,22 @@ def test_how_long_data_is_kept_is_set(dashboard: Dashboard, look: Callable[[Page
     expect(page.get_by_role("status")).to_contain_text("what is too old goes within a day")
     expect(page.get_by_label("Images", exact=True)).to_have_value("190")
     page.get_by_role("status").get_by_role("button").click()
-    page.get_by_label("Appeals", exact=True).scroll_into_view_if_needed()
+    page.get_by_role("link", name="Every pass that removed something").scroll_into_view_if_needed()
     look(page, "platform-retention")
     page.get_by_role("link", name="Every pass that removed something").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Audit log")
+
+
+def test_a_lead_downloads_a_statement_of_reasons(dashboard: Dashboard, look: Callable[[Page, str], None]) -> None:
+    dashboard.person(LENA, Pixelgram=Role.LEAD)
+    with transaction() as session:
+        case = make_case(session, tenant_named(session, "Pixelgram"), CaseStatus.DECIDED, external_id="holiday-4711")
+    give_picture(case.id, 1)
+    page = dashboard.sign_in(LENA, f"/dashboard/cases/{case.id}")
+    link = page.get_by_role("link", name="Statement of reasons")
+    expect(link).to_be_visible()
+    look(page, "case-statement")
+    with page.expect_download() as expected:
+        link.click()
+    assert expected.value.suggested_filename == f"statement-of-reasons-{case.id}.json"
+    assert json.loads(expected.value.path().read_text())["case_id"] == str(case.id)

@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -352,7 +353,10 @@ class TestRejudging:
             assert said[0].logit != pytest.approx(said[1].logit, abs=0.02)
             assert session.scalar(select(Rejudging)) is None
 
-    def test_an_image_whose_bytes_are_gone_asks_for_no_more(self, screener: Screener) -> None:
+    def test_an_image_whose_bytes_are_gone_is_looked_for_again_and_asks_for_no_more(
+        self, screener: Screener, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("workers.screening.ERROR_RETRY_AFTER", timedelta(0))
         with transaction() as session:
             case = make_case(session, make_tenant(session), CaseStatus.IN_REVIEW)
             session.add(Rejudging(case_id=case.id, asked_by="test"))
@@ -362,7 +366,10 @@ class TestRejudging:
                 session, checkpoint="/x", manifest=verdict.model_version.manifest | {"name": "gone"}, digest="gone"
             )
             verdict.model_version_id = other.id
-        screener.rejudge(case.id)
+        for _ in range(settings().case_attempts):
+            with transaction() as session:
+                assert session.scalar(select(Rejudging)) is not None
+            screener.rejudge(case.id)
         with transaction() as session:
             assert session.scalar(select(Rejudging)) is None
 
