@@ -23,7 +23,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, ReadTimeoutError
-from botocore.httpsession import URLLib3Session
+from botocore.exceptions import ConnectionError as NotConnected
 
 from moderation import outbound
 from moderation.errors import ConfigurationError, ImageTooLarge, NotFound, StorageFull, StorageUnavailable
@@ -31,6 +31,7 @@ from moderation.settings import Settings
 from moderation.vocabulary import View
 
 if TYPE_CHECKING:
+    from botocore.httpsession import URLLib3Session
     from types_boto3_s3.client import S3Client
 
 CONNECT_TIMEOUT_S = 3
@@ -111,7 +112,8 @@ class Storage:
         self._endpoint = settings.s3_endpoint_url
         access = (settings.s3_region, settings.s3_access_key, settings.s3_secret_key)
         self._client = _client(settings.s3_endpoint_url, *access)
-        self._put_at_once = _Put(_address(self._client, self._bucket, settings.s3_endpoint_url), *access)
+        address = _address(self._client, self._bucket, settings.s3_endpoint_url)
+        self._put_at_once = _Put(self._client, address, *access)
         # A presigned link is bound to the host it was signed for, so those are signed for the public one.
         self._public_client = _client(settings.s3_public_url or settings.s3_endpoint_url, *access)
 
@@ -230,15 +232,15 @@ class _Put:
     again.
     """
 
-    def __init__(self, address: str, region: str, access_key: str | None, secret_key: str | None) -> None:
+    def __init__(
+        self, client: S3Client, address: str, region: str, access_key: str | None, secret_key: str | None
+    ) -> None:
         self._address = address
         self._region = region
         given = Credentials(access_key, secret_key) if access_key and secret_key else None
         self._credentials = given or boto3.session.Session().get_credentials()
-        self._connections = URLLib3Session(
-            timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),  # type: ignore[arg-type]
-            max_pool_connections=CONNECTIONS,
-        )
+        # The client's own connections: whatever authorities, proxies and time-outs it was made with hold here too.
+        self._connections: URLLib3Session = client._endpoint.http_session  # type: ignore[attr-defined]
 
     def __call__(self, key: str, data: bytes, media_type: str) -> bool:
         """Whether the object is stored. Raises ReadTimeoutError: who has waited that long is not to wait again."""
@@ -250,7 +252,7 @@ class _Put:
             return bool(self._connections.send(request.prepare()).status_code == HTTPStatus.OK)
         except ReadTimeoutError:
             raise
-        except HTTPClientError:
+        except (HTTPClientError, NotConnected):
             return False
 
 

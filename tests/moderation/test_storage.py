@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import http.server
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import boto3
 import pytest
 import urllib3
+from botocore.exceptions import (
+    ConnectionClosedError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    ProxyConnectionError,
+    SSLError,
+)
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from moderation import storage
 from moderation.errors import (
@@ -170,11 +186,13 @@ def test_a_store_that_is_away_is_unavailable(bucket: str, key: str) -> None:
 
 
 @contextmanager
-def flaky_store(failures: int) -> Iterator[tuple[str, list[str]]]:
+def flaky_store(failures: int, tls: ssl.SSLContext | None = None) -> Iterator[tuple[str, list[str]]]:
     """A store that answers 503 so many times, and then 200; yields its address and the requests it saw."""
     seen: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # which answers `Expect: 100-continue`; boto3 waits a second for it
+
         def do_PUT(self) -> None:
             self.rfile.read(int(self.headers["content-length"]))
             seen.append(self.path)
@@ -186,9 +204,11 @@ def flaky_store(failures: int) -> Iterator[tuple[str, list[str]]]:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        if tls:
+            httpd.socket = tls.wrap_socket(httpd.socket, server_side=True)
         thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        yield f"http://127.0.0.1:{httpd.server_port}", seen
+        yield f"{'https' if tls else 'http'}://localhost:{httpd.server_port}", seen
         httpd.shutdown()
         thread.join()
 
@@ -201,6 +221,62 @@ def test_attempts_are_few(bucket: str) -> None:
         with pytest.raises(StorageUnavailable):
             Storage(changed(s3_endpoint_url=address)).put("key", b"x", "image/png")
         assert len(seen) == 4  # one at once, and three of boto3's
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SSLError(endpoint_url="", error=ssl.SSLError()),
+        ConnectTimeoutError(endpoint_url=""),
+        ProxyConnectionError(proxy_url=""),
+        EndpointConnectionError(endpoint_url=""),
+        ConnectionClosedError(endpoint_url=""),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_goes_wrong_at_once_is_left_to_boto3(
+    bucket: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(request: object) -> None:
+        raise error
+
+    with flaky_store(failures=0) as (address, seen):
+        store = Storage(changed(s3_endpoint_url=address))
+        monkeypatch.setattr(store._put_at_once, "_connections", SimpleNamespace(send=broken))
+        store.put("key", b"x", "image/png")
+        assert len(seen) == 1
+
+
+def test_a_store_of_an_authority_of_ones_own_is_put_to_at_once(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with flaky_store(failures=0, tls=own_authority(tmp_path)) as (address, seen):
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+        monkeypatch.setattr(storage, "_session", boto3.session.Session)  # the process's own has read it already
+        assert Storage(changed(s3_endpoint_url=address))._put_at_once("key", b"x", "image/png")
+        assert len(seen) == 1
+
+
+def own_authority(folder: Path) -> ssl.SSLContext:
+    """A server's, for localhost; who trusts `ca.pem` in the folder, trusts it."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now, day = datetime.now(UTC), timedelta(days=1)
+    issued = x509.CertificateBuilder(name, name, key.public_key(), 1, now - day, now + day)
+    named = issued.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=True)
+    whole = named.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    (folder / "ca.pem").write_bytes(whole.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "ca.pem", folder / "key.pem")
+    return context
+
+
+def test_a_store_behind_a_proxy_is_put_to_at_once(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with flaky_store(failures=0) as (proxy, seen):
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+        monkeypatch.delenv("http_proxy", raising=False)
+        assert Storage(changed(s3_endpoint_url="http://store.invalid"))._put_at_once("key", b"x", "image/png")
+        assert seen == [f"http://store.invalid/{settings().s3_bucket}/key"]
 
 
 # --- Somebody else's store ---
