@@ -181,10 +181,14 @@ class Statement:
 
 @dataclass(frozen=True)
 class _Path:
-    """How the decision in force came about: its event, the answer that made it, and what came after."""
+    """How the decision in force came about: its event, the answer that made it, and what came after.
+
+    `reviewed_for`: why a person looked at the case at all; of a second opinion, why somebody gave the first.
+    """
 
     event: Event
     review: Review | None
+    reviewed_for: ReviewReason | None
     appealed: bool
     upheld: bool
 
@@ -286,7 +290,15 @@ def _path(session: Session, case: Case) -> _Path:
     later = {event.type for event in events if (event.sequence or 0) > (deciding.sequence or 0)}
     review_id = (deciding.after or {}).get("review")
     review = session.get(Review, UUID(review_id)) if review_id else None
-    return _Path(deciding, review, EventType.APPEAL_DECIDED in later, EventType.REVIEW_UPHELD in later)
+    reviewed_for = None if review is None else _reviewed_for(session, review)
+    return _Path(deciding, review, reviewed_for, EventType.APPEAL_DECIDED in later, EventType.REVIEW_UPHELD in later)
+
+
+def _reviewed_for(session: Session, review: Review) -> ReviewReason:
+    if review.reason is not ReviewReason.SECOND_OPINION:
+        return review.reason
+    settled = select(Review.reason).where(Review.case_id == review.case_id, Review.settled_at.is_not(None))
+    return session.scalars(settled.order_by(Review.settled_at, Review.id).limit(1)).one()
 
 
 def _statement(case: Case, path: _Path, defaults: Defaults) -> Statement:
@@ -308,7 +320,8 @@ def _statement(case: Case, path: _Path, defaults: Defaults) -> Statement:
         "automated_decision": _automated(path),
         "puid": f"{case.id}-{path.event.sequence}",
     }
-    if fields["source_type"] == "SOURCE_VOLUNTARY":
+    # Whom the defaults name is who notified them of what they say, and not of what a submission says led to it.
+    if fields["source_type"] == "SOURCE_VOLUNTARY" or fields["source_type"] != profile.source_type:
         fields.pop("source_identity", None)
     filled = {name: value for name, value in fields.items() if value is not None}
     return Statement(case.id, path.event.created_at, filled, tuple(_missing(filled)))
@@ -356,9 +369,7 @@ def _source(case: Case) -> str | None:
 
 def _was_detected(path: _Path) -> bool:
     """Whether automated means singled this image out, and not a person, or a lot."""
-    if path.by_policy:
-        return True
-    return path.review is not None and path.review.reason in (ReviewReason.UNCERTAIN, ReviewReason.SECOND_OPINION)
+    return path.by_policy or path.reviewed_for is ReviewReason.UNCERTAIN
 
 
 def _automated(path: _Path) -> str:

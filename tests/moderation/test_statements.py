@@ -41,6 +41,7 @@ DEFAULTS: dict[str, Any] = {
         "incompatible_content_ground": "Section 1",
         "category": "STATEMENT_CATEGORY_PROTECTION_OF_MINORS",
         "source_type": "SOURCE_TYPE_OTHER_NOTIFICATION",
+        "source_identity": "Hotline e.V.",
     },
     "content_date_is_submission": True,
 }
@@ -145,7 +146,6 @@ def test_what_the_policy_decided_alone_was_fully_automated(tenant: Tenant) -> No
         (ReviewReason.UNPARSABLE, False, ("No", "PARTIALLY")),
         (ReviewReason.AUDIT, True, ("No", "NOT_AUTOMATED")),
         (ReviewReason.APPEAL, True, ("No", "NOT_AUTOMATED")),
-        (ReviewReason.SECOND_OPINION, True, ("Yes", "NOT_AUTOMATED")),
     ],
 )
 def test_what_a_moderator_decided_says_what_they_had_in_view(
@@ -160,6 +160,21 @@ def test_what_a_moderator_decided_says_what_they_had_in_view(
     assert "Signs: edges, missing parts." in fields["decision_facts"]
     assert ("before the model's verdict was shown" in fields["decision_facts"]) == blind
     assert anna.email not in str(fields)
+
+
+@pytest.mark.parametrize("first, detected", [(ReviewReason.UNCERTAIN, "Yes"), (ReviewReason.UNPARSABLE, "No")])
+def test_a_second_opinion_was_detected_as_the_first_one_was(
+    tenant: Tenant, anna: Person, first: ReviewReason, detected: str
+) -> None:
+    with transaction() as session:
+        case = make_case(session, tenant, CaseStatus.IN_REVIEW)
+        make_review(session, case, anna, Answer.REAL, reason=first)
+        cases.reopen(session, case, ReviewReason.SECOND_OPINION)
+        case.blind = True
+        make_review(session, case, make_person(session, tenant))
+    fields = taken(statement(tenant, case))
+    assert automation(fields) == (detected, "NOT_AUTOMATED")
+    assert "A second opinion was asked for." in fields["decision_facts"]
 
 
 def test_an_appeal_that_upholds_the_policy_makes_it_partially_automated_and_moves_no_date(
@@ -205,6 +220,7 @@ def test_what_was_reported_as_illegal_has_that_ground_and_a_person_found_it(tena
     fields = taken(statement(tenant, case))
     assert (fields["decision_ground"], fields["illegal_content_legal_ground"]) == (statements.ILLEGAL, "§ 184b StGB")
     assert automation(fields) == ("No", "NOT_AUTOMATED")
+    assert fields["source_identity"] == "Hotline e.V.", "beside the kind of source that the defaults name"
     assert fields["decision_account"] == "DECISION_ACCOUNT_SUSPENDED" and "Anna" not in str(fields)
 
 
@@ -246,7 +262,8 @@ def test_the_platform_says_with_the_image_when_it_was_posted_and_what_led_to_it(
         case = make_case(session, tenant, CaseStatus.DECIDED, details=details)
         odd = make_case(session, tenant, CaseStatus.DECIDED, details={"content_date": "Christmas", "source_type": [1]})
     fields = taken(statement(tenant, case))
-    assert {name: fields[name] for name in details} == details and fields["source_identity"] == "nobody"
+    assert {name: fields[name] for name in details} == details
+    assert "source_identity" not in fields, "the defaults name somebody of another kind"
     assert [each.field for each in statement(tenant, odd).missing] == ["content_date"]
 
 
