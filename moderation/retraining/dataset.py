@@ -131,7 +131,8 @@ def export(storage: Storage, what: str, out: Path, *, actor: str, tick: Tick = l
         files.setdefault(file, []).append(record(example, names[example.case], taken.question))
     for file, records in files.items():
         write_records(out / f"{file}.json", records)
-    left_out = Counter({GONE: len(wanted) - len(there), Split.LEFT_OUT.value: len(taken.examples) - len(wanted)})
+    gone = len(taken.tombstones) + len(wanted) - len(there)
+    left_out = Counter({GONE: gone, Split.LEFT_OUT.value: len(taken.examples) - len(wanted)})
     done = Exported({file: len(records) for file, records in sorted(files.items())}, left_out)
     _say(digest, done, actor)
     return done

@@ -149,6 +149,7 @@ class Stages:
         wanted = [each for each in self._snapshot.examples if sides[each.case] is not Split.LEFT_OUT]
         self._require_room(wanted)
         there = dataset.fetched(self._store, wanted, self._place, lambda done: self._watch.check())
+        self._keep_alone(there)
         held = [each for each in there if sides[each.case] is Split.HOLDOUT]
         trained = [each for each in there if sides[each.case] is Split.TRAIN]
         shown, replayed = self._shown(trained, held)
@@ -156,9 +157,18 @@ class Stages:
         self._write_held(held)
         self._write(JOB, self._job(trained, held, replayed))
         self._prepare([dict(each.record) for each in shown])
-        numbers = {"gone": len(wanted) - len(there), "shown": len(shown), "replay_set": len(replayed)}
+        # Those that were erased before this were never wanted: the snapshot has tombstones for them.
+        gone = len(self._snapshot.tombstones) + len(wanted) - len(there)
+        numbers = {"gone": gone, "shown": len(shown), "replay_set": len(replayed)}
         with transaction() as session:
             runs.note(session, self._lease, RunStage.DOWNLOAD, numbers)
+
+    def _keep_alone(self, there: Sequence[Example]) -> None:
+        """Remove all other images: a worker before fetched some that have a tombstone now, or half of one."""
+        kept = {self._place(each) for each in there}
+        for file in (self.folder / IMAGES).glob("*"):
+            if file not in kept:
+                file.unlink()
 
     def _require_room(self, wanted: Sequence[Example]) -> None:
         """Before anything is fetched. Raises OSError as a full disk would."""
