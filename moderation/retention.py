@@ -33,8 +33,8 @@ AT_MOST_S = 10.0  # of one turn of housekeeping
 EVERY = timedelta(days=1)
 HOUSEKEEPING = "housekeeping"
 # Below a day a nightly run would never see an image, and answers to repeated requests are kept so long; deliveries are
-# tried for three days, and repeat what was sent.
-LEAST_DAYS = {"images": 1, "verdicts": 1, "events": 7, "restricted": 1, "appeals": 1}
+# tried for three days, and repeat what was sent, which restricted cases forget with all the rest.
+LEAST_DAYS = {"images": 1, "verdicts": 1, "events": 7, "restricted": 7, "appeals": 1}
 MOST_DAYS = 36_500
 # Any constant: whoever sweeps holds this advisory lock.
 SWEEP_LOCK = 4_207_331
@@ -44,8 +44,8 @@ SWEEP_LOCK = 4_207_331
 class Periods:
     """Days for which a platform's data is kept after its case was settled; None: for ever.
 
-    `appeals`: for how long a decision may be appealed. Whoever answers an appeal needs the image, so neither images nor
-    verdicts may be kept for less.
+    `appeals`: for how long a decision may be appealed (moderation/appeals.py refuses what comes later). Whoever answers
+    an appeal needs the image, so neither images nor verdicts may be kept for less; where it is None, neither may end.
     """
 
     images: int | None = None
@@ -110,10 +110,11 @@ def check(periods: Periods) -> None:
             raise InvalidRequest(f"{name} is {least} to {MOST_DAYS} days, or nothing at all.", pointer=f"/{name}")
     for name in ("images", "verdicts"):
         days = getattr(periods, name)
-        if days is not None and periods.appeals is not None and days < periods.appeals:
+        if days is not None and (periods.appeals is None or days < periods.appeals):
+            until, longer = ("ever", "ever") if periods.appeals is None else (f"{periods.appeals} days", "longer")
             raise InvalidRequest(
-                f"{name} would be kept for {days} days, and decisions can be appealed for {periods.appeals}: nobody "
-                f"could look into a late appeal. Keep {name} for longer, or shorten appeals.",
+                f"{name} would be kept for {days} days, and decisions can be appealed for {until}: nobody could look "
+                f"into a late appeal. Set appeals to at most {days} days, or keep {name} for {longer}.",
                 pointer=f"/{name}",
             )
 
@@ -234,12 +235,14 @@ def _locked_images(session: Session, due: Sequence[Case], *wanted: ColumnElement
 def _all_due(session: Session, images: Sequence[Image], periods: Periods, kept: Kept) -> set[UUID]:
     """Of these images, which are locked so that no case can come to them, those whose every case is due.
 
-    All cases of them are locked first: one may be appealed at this moment.
+    All cases of them are locked first: one may be appealed at this moment. An image of which somebody is at work on a
+    case stays for now: they may want the image next, so nobody here waits for them.
     """
     ids, other = {image.id for image in images}, aliased(Case)
-    session.execute(select(Case.id).where(Case.image_id.in_(ids)).order_by(Case.id).with_for_update())
-    not_due = select(other.image_id).where(other.image_id.in_(ids), ~_is_due(periods, kept, other))
-    return ids - set(session.scalars(not_due))
+    free = select(Case.id).where(Case.image_id.in_(ids)).order_by(Case.id).with_for_update(skip_locked=True)
+    locked = session.scalars(free).all()
+    stays = or_(other.id.not_in(locked), ~_is_due(periods, kept, other))
+    return ids - set(session.scalars(select(other.image_id).where(other.image_id.in_(ids), stays)))
 
 
 def _sweep_images(session: Session, due: Sequence[Case], periods: Periods) -> int:

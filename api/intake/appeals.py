@@ -36,6 +36,7 @@ def appeal(path: CasePath, body: AppealBody) -> Answer:
     """Only a decided case can be appealed; it is `in_review` until a moderator has answered.
 
     One that is looked at again of our own accord (`review_reason` `audit` or `second_opinion`) is decided too.
+    After the days that `/v1/retention` has for `appeals`, and once the image is erased, it is a 409.
     """
     with transaction(wake=True) as session:
         who = caller()

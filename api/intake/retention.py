@@ -31,7 +31,8 @@ class RetentionBody(Sent):
     events: int | None = _days("events", "what you sent with the image, and what events repeat of it")
     restricted: int | None = _days("restricted", "instead of these three, all of a case reported as illegal")
     appeals: int | None = _days(
-        "appeals", "how long a decision may be appealed: images and verdicts stay at least so long"
+        "appeals",
+        "how long a decision may be appealed: images and verdicts stay at least so long, or for ever without it",
     )
 
 

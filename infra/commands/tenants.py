@@ -117,7 +117,9 @@ class Days(click.ParamType):
     "--events", type=Days(), default=UNSAID, help="What was sent with the image, also where events repeat it."
 )
 @click.option("--restricted", type=Days(), default=UNSAID, help="Instead: all of a case reported as illegal.")
-@click.option("--appeals", type=Days(), default=UNSAID, help="How long a decision may be appealed.")
+@click.option(
+    "--appeals", type=Days(), default=UNSAID, help="How long a decision may be appealed. Images stay as long."
+)
 @as_json_option
 def retention(name: str, as_json: bool, **days: int | str | None) -> None:
     """Show for how many days a tenant's data is kept once its case is settled; with options, set it.

@@ -139,8 +139,8 @@ def test_retention_is_set_and_shown(client: Client) -> None:
     answer = client._call("PUT", "/v1/retention", {"json": PERIODS})
     assert (answer.status_code, answer.get_json()) == (200, PERIODS)
     assert client.get("/v1/retention").get_json() == PERIODS
-    client._call("PUT", "/v1/retention", {"json": {"images": 200}})
-    assert client.get("/v1/retention").get_json() == {**dict.fromkeys(PERIODS), "images": 200}
+    client._call("PUT", "/v1/retention", {"json": {"events": 200}})
+    assert client.get("/v1/retention").get_json() == {**dict.fromkeys(PERIODS), "events": 200}
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,8 @@ def test_retention_is_set_and_shown(client: Client) -> None:
         ({"images": "30 days"}, "/images"),
         ({"picture": 3}, "/picture"),
         ({"images": 30, "appeals": 183}, "/images"),
+        ({"images": 30}, "/images"),
+        ({"restricted": 6}, "/restricted"),
     ],
 )
 def test_wrong_retention_is_pointed_at_and_changes_nothing(client: Client, body: dict[str, Any], pointer: str) -> None:

@@ -34,7 +34,9 @@ def decided(acme: str) -> Case:
 
 def test_retention_is_shown_and_set_one_by_one(acme: str) -> None:
     assert set(as_json("tenants", "retention", acme).values()) == {None}
-    said = succeeded("tenants", "retention", acme, "--images", "30", "--verdicts", "365", "--events", "730")
+    assert "appealed for ever" in refused("tenants", "retention", acme, "--images", "30")
+    days = ("--images", "30", "--verdicts", "365", "--events", "730", "--appeals", "30")
+    said = succeeded("tenants", "retention", acme, *days)
     assert "30 days" in said and "ever" in said
     succeeded("tenants", "retention", acme, "--images", "ever", "--restricted", "400")
     assert as_json("tenants", "retention", acme) == {
@@ -42,7 +44,7 @@ def test_retention_is_shown_and_set_one_by_one(acme: str) -> None:
         "verdicts": 365,
         "events": 730,
         "restricted": 400,
-        "appeals": None,
+        "appeals": 30,
     }
     assert "nobody could look into a late appeal" in refused("tenants", "retention", acme, "--appeals", "500")
     assert "neither a number of days" in run("tenants", "retention", acme, "--images", "soon").output

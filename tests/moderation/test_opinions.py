@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine, select, update
 
-from moderation import appeals, cases, claims, queue, reviews, screening, sights
+from moderation import appeals, cases, claims, erasure, queue, retention, reviews, screening, sights
 from moderation.accounts import Person
 from moderation.db import transaction
-from moderation.errors import Forbidden, IllegalTransition, InvalidRequest, LostLease
+from moderation.errors import Conflict, Forbidden, IllegalTransition, InvalidRequest, LostLease
 from moderation.queue import Filter
+from moderation.retention import Periods
 from moderation.reviews import Reply
 from moderation.settings import settings
 from moderation.tables import Case, Claim, Delivery, Event, Membership, Review, Tenant, User
@@ -470,3 +472,19 @@ def test_what_nobody_has_decided_cannot_be_appealed(tenant: Tenant) -> None:
         with pytest.raises(IllegalTransition), transaction() as session:
             appeals.file(session, tenant.id, case_id, actor="test", message=None)
         case_id = appealed(tenant)
+
+
+def test_what_is_appealed_too_late_or_is_erased_is_refused_and_changes_nothing(tenant: Tenant) -> None:
+    with transaction() as session:
+        retention.set_periods(session, tenant.id, Periods(appeals=30))
+        young, late, quietly, erased = (make_case(session, tenant, CaseStatus.DECIDED) for _ in range(4))
+        cases.reopen(session, quietly, ReviewReason.AUDIT)
+        erasure.erase(session, tenant.id, erased.image_id, actor="test", request_id=None)  # type: ignore[arg-type]
+        for case, days in ((young, 29), (late, 31), (quietly, 31)):
+            case.settled_at = datetime.now(UTC) - timedelta(days=days)
+    for case, why in ((late, "for 30 days: it is too late"), (quietly, "too late"), (erased, "is erased")):
+        with pytest.raises(Conflict, match=why), transaction() as session:
+            appeals.file(session, tenant.id, case.id, actor="test", message=None)
+        assert row(case.id).review_reason is not ReviewReason.APPEAL
+    with transaction() as session:
+        assert appeals.file(session, tenant.id, young.id, actor="test", message=None).status is CaseStatus.IN_REVIEW

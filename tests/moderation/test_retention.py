@@ -25,9 +25,10 @@ def tenant(db: Engine) -> Tenant:
         return make_tenant(session)
 
 
-def keep(tenant: Tenant, **days: int) -> None:
+def keep(tenant: Tenant, **days: int | None) -> None:
+    """Appeals are taken for a day, unless told otherwise, so that anything else may end."""
     with transaction() as session:
-        retention.set_periods(session, tenant.id, Periods(**days), actor="user:x")
+        retention.set_periods(session, tenant.id, Periods(**{"appeals": 1, **days}), actor="user:x")
 
 
 def made(tenant: Tenant, days: float, status: CaseStatus = CaseStatus.DECIDED, **fields: object) -> Case:
@@ -198,7 +199,7 @@ def test_setting_it_is_an_event_and_begins_anew(tenant: Tenant) -> None:
         changed = select(Event).where(Event.type == EventType.TENANT_CHANGED).order_by(Event.id.desc()).limit(1)
         event = session.scalars(changed).one()
         assert (event.before, event.after) == ({"retention": {"images": 30}}, {"retention": {"images": 10}})
-        assert retention.set_periods(session, tenant.id, Periods(images=10)) == {}
+        assert retention.set_periods(session, tenant.id, Periods(images=10, appeals=1)) == {}
 
 
 @pytest.mark.parametrize(
@@ -207,11 +208,14 @@ def test_setting_it_is_an_event_and_begins_anew(tenant: Tenant) -> None:
         ({"images": 0}, "/images"),
         ({"events": 6}, "/events"),
         ({"verdicts": 36_501}, "/verdicts"),
+        ({"restricted": 6}, "/restricted"),
+        ({"images": 30, "appeals": None}, "/images"),
+        ({"verdicts": 36_500, "appeals": None}, "/verdicts"),
         ({"images": 30, "appeals": 183}, "/images"),
         ({"images": 200, "verdicts": 182, "appeals": 183}, "/verdicts"),
     ],
 )
-def test_days_that_cannot_be_are_refused(tenant: Tenant, days: dict[str, int], pointer: str) -> None:
+def test_days_that_cannot_be_are_refused(tenant: Tenant, days: dict[str, int | None], pointer: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         keep(tenant, **days)
     assert refused.value.pointer == pointer
