@@ -123,7 +123,7 @@ def attempt(letter: Letter, store: Storage, settings: Settings) -> Outcome:
     except TelltaleError as error:
         return Outcome(error.message, final=isinstance(error, InvalidRequest))
     except (smtplib.SMTPException, OSError) as error:
-        return Outcome(f"The mail server cannot be reached: {error}")
+        return Outcome(f"The mail server cannot be reached: {error.strerror or error}")
     except Exception as error:
         # A defect of ours. Unsettled, it would be tried again without end; its text is for us, its name for everybody.
         log.exception("notice %s could not be mailed", letter.notice_id)

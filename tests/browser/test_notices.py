@@ -50,7 +50,7 @@ def test_an_operator_finds_what_waits_and_reads_it(dashboard: Dashboard, look: L
         session.add(refused)
         errands.fail(refused, "The mail server said 550: 5.1.1 No such user")
         waits = NoticeMail(notice_id=told[NoticeKind.RUN_KEPT].id, asked_by="test", attempts=2)
-        waits.failure_detail = "The mail server cannot be reached: [Errno 111] Connection refused"
+        waits.failure_detail = "The mail server cannot be reached: Connection refused"
         waits.next_attempt_at = now + timedelta(minutes=5)
         session.add(waits)
         run_id = run.id
