@@ -21,10 +21,23 @@ from moderation.settings import Settings
 from moderation.storage import Storage
 from moderation.vocabulary import RunStatus
 from workers.retraining.child import ChildFailed
-from workers.retraining.stages import ADAPTER, CALIBRATION, IMAGES, REPLAY, NothingToLearn, Stages
+from workers.retraining.stages import (
+    ADAPTER,
+    CALIBRATION,
+    CONFIG,
+    JUDGEMENT,
+    PROOF,
+    REPORT,
+    SPEEDS,
+    NothingToLearn,
+    Stages,
+)
 from workers.retraining.watch import Cancelled, Stopping, Watch
 
 log = logging.getLogger(__name__)
+
+# What is left of a run's folder, beside logs: the new version, and what was measured. The snapshot says the rest again.
+STAYS = frozenset({ADAPTER, CONFIG, PROOF, SPEEDS, CALIBRATION, JUDGEMENT, REPORT})
 
 
 def work(lease: Lease, store: Storage, rules: Settings, stopping: threading.Event) -> None:
@@ -85,14 +98,18 @@ def _finish(lease: Lease, status: RunStatus | None, reason: str | None) -> None:
 
 
 def _tidy(folder: Path) -> None:
-    """No bytes of anybody's image stay behind: what is erased must be gone.
+    """No bytes of anybody's image stay behind, nor words about it, nor its hash: what is erased must be gone.
 
     Until it is calibrated, a new version's golden images are some that it was trained on.
     """
-    shutil.rmtree(folder / IMAGES, ignore_errors=True)
-    if not (folder / CALIBRATION).exists():
-        shutil.rmtree(folder / ADAPTER, ignore_errors=True)
-    (folder / REPLAY).unlink(missing_ok=True)
+    stays = STAYS if (folder / CALIBRATION).exists() else STAYS - {ADAPTER}
+    for path in folder.glob("*"):
+        if path.name in stays or path.suffix == ".log":
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def tidy_up(folder: Path, live: UUID | None) -> None:

@@ -53,7 +53,8 @@ IMAGES = "images"
 REPLAY = "replay"  # a link to where the replay set's images are
 # Files of the run's folder that evaluation.py reads and writes.
 JOB, DRAFT, CONFIG, ADAPTER, ROWS = "job.json", "draft.json", "run.yaml", "adapter", "rows"
-CALIBRATION, JUDGEMENT, REPORT = "calibration.json", "judgement.json", "report.html"
+PROOF, SPEEDS, CALIBRATION, JUDGEMENT = "proof.json", "speeds.json", "calibration.json", "judgement.json"
+REPORT = "report.html"
 ENDS = {
     GateOutcome.PROMOTE: RunStatus.PROMOTED,
     GateOutcome.ASK: RunStatus.KEPT,

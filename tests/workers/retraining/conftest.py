@@ -136,6 +136,14 @@ class Bench:
         return (self.folder(run_id) / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
+@pytest.fixture
+def tidy(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """What is done to a run's folder at its end; it is not done, so that the folder can be looked at."""
+    done = run._tidy
+    monkeypatch.setattr(run, "_tidy", lambda folder: None)
+    return done
+
+
 @pytest.fixture(scope="session")
 def champion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)

@@ -38,6 +38,7 @@ def test_the_gate_decides_what_becomes_of_the_version(
         assert champion is not None and (champion.id == run.model_version_id) == (status is RunStatus.PROMOTED)
 
 
+@pytest.mark.usefixtures("tidy")
 def test_the_night_after_a_promotion_starts_from_the_base_again_and_replays_what_was_learned(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

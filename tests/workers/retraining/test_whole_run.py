@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -14,7 +15,7 @@ from moderation import model_versions
 from moderation.db import transaction
 from moderation.retraining import runs, snapshot
 from moderation.storage import report_key
-from moderation.tables import ModelVersion
+from moderation.tables import ModelVersion, Review, ReviewedSentence
 from moderation.vocabulary import GateOutcome, ModelStage, RunStage, RunStatus, Split
 from tests.workers.retraining.conftest import Bench, Killed, judged
 from workers.retraining import evaluation, stages
@@ -22,7 +23,10 @@ from workers.retraining import evaluation, stages
 pytestmark = pytest.mark.usefixtures("quick")
 
 
-def test_a_run_leaves_a_version_its_numbers_and_no_image(bench: Bench) -> None:
+def test_a_run_leaves_a_version_its_numbers_and_no_image(bench: Bench, tidy: Callable[[Path], None]) -> None:
+    with transaction() as session:
+        for review in session.query(Review):
+            session.add(ReviewedSentence(review_id=review.id, position=1, written="Marigold's sixth finger."))
     run = bench.go()
     assert (run.status, run.outcome) == (RunStatus.REJECTED, GateOutcome.REJECT), run.reason
     assert "Not met:" in run.reasons[0], "a tiny network learns nothing in seven updates"
@@ -37,15 +41,24 @@ def test_a_run_leaves_a_version_its_numbers_and_no_image(bench: Bench) -> None:
         version = session.get_one(ModelVersion, run.model_version_id)
     assert version.stage is ModelStage.CHALLENGER
     assert version.checkpoint.startswith("stored:")
-    assert not (bench.folder(run.id) / "images").exists()
-    assert not (bench.folder(run.id) / "replay").exists()
     assert run.numbers["calibrate"]["thresholds"]["fake_from"] is None, "eight images show nothing"
     report = bench.store.get(report_key(run.id), max_bytes=10**7).decode()
     assert report.startswith("<!doctype html>") and run.configuration["name"] in report
     golden_images_are_ours(bench.folder(run.id) / "adapter")
     nothing_held_out_was_shown(bench.folder(run.id))
+    assert {"draft.json", "train.json", "new.json", "challenger-new.jsonl"} <= speaking_of(bench, run.id, "Marigold")
+    tidy(bench.folder(run.id))
+    assert not speaking_of(bench, run.id, "Marigold")
+    assert not {"images", "replay", stages.JOB} & {path.name for path in bench.folder(run.id).iterdir()}
+    assert manifests.read(bench.folder(run.id) / "adapter").golden
     found = snapshot.read(bench.store, run.snapshot_digest or "")
     assert {each.case for each in found.examples} == {case.id for case in bench.cases}
+
+
+def speaking_of(bench: Bench, run_id: UUID, word: str) -> set[str]:
+    """The names of the files of a run's folder that have this word."""
+    files = [path for path in bench.folder(run_id).rglob("*") if path.is_file()]
+    return {path.name for path in files if word.encode() in path.read_bytes()}
 
 
 def golden_images_are_ours(adapter: Path) -> None:
@@ -64,6 +77,7 @@ def nothing_held_out_was_shown(folder: Path) -> None:
     assert not any(digest in name for digest in held for name in shown)
 
 
+@pytest.mark.usefixtures("tidy")
 @pytest.mark.timeout(400)
 def test_a_run_that_is_killed_at_every_stage_ends_as_one_that_is_not(
     bench: Bench, killed_at: Callable[[RunStage | None], None], monkeypatch: pytest.MonkeyPatch
