@@ -20,7 +20,7 @@ from moderation.tables.cases import (
 )
 from moderation.tables.events import ENTERED_REVIEW, LEFT_REVIEW, Delivery, DeliveryAttempt, Endpoint, Event
 from moderation.tables.images import Image, ImageHash, SimilarImage, Upload
-from moderation.tables.intake import IdempotencyKey, ReceivedWebhook, Source, Submission
+from moderation.tables.intake import MAX_SUBJECT, SUBJECT, IdempotencyKey, ReceivedWebhook, Source, Submission
 from moderation.tables.notices import Notice, NoticeMail
 from moderation.tables.queue import QueueChange, QueueSummary
 from moderation.tables.retention import RetentionPass
@@ -36,8 +36,10 @@ __all__ = [
     "FAILED",
     "HIDDEN_SCORES",
     "LEFT_REVIEW",
+    "MAX_SUBJECT",
     "RUN_LIVE",
     "SCORE_HIDDEN",
+    "SUBJECT",
     "WAITING",
     "ApiKey",
     "AsSent",

@@ -114,6 +114,8 @@ class Case(Identified, Row):
         ),
         Index("ix_cases_under_way", "tenant_id", "created_at", postgresql_where="settled_at IS NULL"),
         Index("ix_cases_audited", "tenant_id", "created_at", postgresql_where="audit_probability IS NOT NULL"),
+        # For each verdict that goes, its cases are looked for; so in reviews.
+        Index("ix_cases_verdict_id", "verdict_id", postgresql_where="verdict_id IS NOT NULL"),
     )
 
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey(Tenant.id))

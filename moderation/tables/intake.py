@@ -12,6 +12,11 @@ from moderation.tables.accounts import Tenant
 from moderation.tables.row import AsSent, Identified, Row
 from moderation.vocabulary import SourceKind, SourceScheme
 
+# Whose image it is, as its platform names them, or how that begins: an entry of an index has a limit, and webhooks and
+# older submissions may say more.
+MAX_SUBJECT = 255
+SUBJECT = f"left(metadata ->> 'subject', {MAX_SUBJECT})"
+
 
 class Source(Identified, Row):
     """How one platform's webhooks are signed, and where the images are in them.
@@ -58,7 +63,7 @@ class Submission(Identified, Row):
         Index(
             "ix_submissions_subject",
             "tenant_id",
-            text("(metadata ->> 'subject')"),
+            text(SUBJECT),
             postgresql_where="(metadata ->> 'subject') IS NOT NULL",
         ),
     )

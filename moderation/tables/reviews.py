@@ -49,6 +49,7 @@ class Review(Identified, Row):
         ),
         Index("ix_reviews_of_user", "user_id", "created_at"),
         Index("ix_reviews_settled", "tenant_id", "settled_at", postgresql_where="settled_at IS NOT NULL"),
+        Index("ix_reviews_verdict_id", "verdict_id", postgresql_where="verdict_id IS NOT NULL"),
     )
 
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey(Tenant.id), index=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -176,6 +178,83 @@ def test_an_api_of_before_goes_on_answering(past: Engine) -> None:
             "SELECT uuidv7(), tenant_id, id, uuidv7(), uuidv7(), 'fake', '{}', false, now() FROM cases LIMIT 1"
         )
         assert connection.scalar(text("SELECT reason FROM reviews")) == "uncertain"
+
+
+# What taking in an uploaded image, and ending a case, hold until their commit, in their order; they begin anew at once.
+AT_WORK = (
+    "UPDATE images SET bytes = bytes; SELECT count(*) FROM tenants; UPDATE cases SET priority = priority; "
+    "UPDATE uploads SET s3_key = s3_key",
+    "UPDATE cases SET priority = priority; SELECT count(*) FROM tenants; UPDATE images SET bytes = bytes",
+)
+
+
+@contextmanager
+def at_work(engine: Engine) -> Iterator[list[str]]:
+    """The service as it runs on during an upgrade, and what went wrong with it, when it has come to its end."""
+    over, failed = threading.Event(), list[str]()
+
+    def work(statements: str) -> None:
+        while not over.is_set():
+            try:
+                with engine.begin() as connection:
+                    for statement in statements.split("; "):
+                        connection.exec_driver_sql(statement)
+            except DBAPIError as error:
+                failed.append(str(error.orig))
+
+    threads = [threading.Thread(target=work, args=(statements,)) for statements in AT_WORK for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield failed
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_retention_comes_and_goes_while_the_service_runs(empty: Engine) -> None:
+    migrations.upgrade(url_of(empty), "0009")
+    with at_work(empty) as failed:
+        for _ in range(3):
+            migrations.upgrade(url_of(empty), "0010")
+            migrations.downgrade(url_of(empty), "0009")
+    assert failed == []
+
+
+def test_retention_that_was_stopped_after_any_table_goes_on_both_ways(empty: Engine) -> None:
+    """Everything again on top of everything is what running it again after any part of it comes to."""
+    migrations.upgrade(url_of(empty), "0009")
+    before = definitions(empty)
+    migrations.upgrade(url_of(empty), "0010")
+    after = definitions(empty)
+    as_if(empty, "0009")
+    migrations.upgrade(url_of(empty), "0010")
+    assert definitions(empty) == after
+    migrations.downgrade(url_of(empty), "0009")
+    as_if(empty, "0010")
+    migrations.downgrade(url_of(empty), "0009")
+    assert definitions(empty) == before
+
+
+def as_if(engine: Engine, revision: str) -> None:
+    """Let Alembic believe that only this revision was reached."""
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+
+
+def test_subjects_of_before_however_long_do_not_stop_the_upgrade(empty: Engine) -> None:
+    migrations.upgrade(url_of(empty), "0009")
+    with empty.begin() as connection:
+        connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
+        # Of digests, for what repeats is compressed and fits.
+        connection.exec_driver_sql(
+            "INSERT INTO submissions (id, tenant_id, metadata, request_id) "
+            "SELECT uuidv7(), uuidv7(), jsonb_build_object('subject', string_agg(md5(n::text), '')), 'r' "
+            "FROM generate_series(1, 200) AS n"
+        )
+    migrations.upgrade(url_of(empty), "0010")
+    assert "relation ix_submissions_subject" in leftovers(empty)
 
 
 def test_the_migrated_schema_is_that_of_the_tables(engine: Engine) -> None:
