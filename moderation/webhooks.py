@@ -426,9 +426,12 @@ def _refuse_too_large(parcel: Parcel) -> None:
 
 
 def settle(session: Session, parcel: Parcel, outcome: Outcome) -> Delivery | None:
-    """Write what came of an attempt and when the next one is due; None where the lease was lost meanwhile."""
+    """Write what came of an attempt and when the next one is due; None where the lease was lost meanwhile.
+
+    Or given back, by this very settling: repeated, because nobody knew whether its commit stood, it changes nothing.
+    """
     delivery = session.scalar(select(Delivery).where(Delivery.id == parcel.delivery_id).with_for_update(of=Delivery))
-    if delivery is None or delivery.fence != parcel.fence:
+    if delivery is None or delivery.fence != parcel.fence or delivery.lease_until is None:
         return None
     # Not against those who insert deliveries for it: they share its key, and two endpoints that are disabled at once
     # each tell the other.

@@ -165,6 +165,16 @@ def test_a_late_sender_writes_nothing(endpoint: Endpoint) -> None:
         assert session.scalars(select(DeliveryAttempt.attempt)).all() == [2]
 
 
+def test_an_outcome_that_is_written_once_more_changes_nothing(endpoint: Endpoint) -> None:
+    """The connection was lost with the commit's answer, and the write is insisted on."""
+    parcel = taken(pinged(endpoint))
+    first = settle(parcel, answered(500))
+    with transaction() as session:
+        assert webhooks.settle(session, parcel, answered(500)) is None
+        assert session.get_one(Delivery, parcel.delivery_id).next_attempt_at == first.next_attempt_at
+        assert session.scalars(select(DeliveryAttempt.attempt)).all() == [1]
+
+
 def test_a_sender_that_dies_on_the_last_attempt_leaves_no_delivery_behind(endpoint: Endpoint) -> None:
     delivery_id = pinged(endpoint)
     for _ in SCHEDULE:
