@@ -75,6 +75,7 @@ SPLIT = {
 LEFT_OUT = {
     "restricted": "reported as illegal, or with an image that is",
     "erased": "image erased",
+    "forgotten": "verdict, and what reviewers wrote, kept for its time and gone",
     "open": "appealed or asked again, not answered yet",
     "cannot_tell": "nobody could tell",
     "disagreement": "reviewers disagree",

@@ -19,6 +19,7 @@ class LeftOut(StrEnum):
 
     RESTRICTED = "restricted"
     ERASED = "erased"
+    FORGOTTEN = "forgotten"  # its verdict was kept for its time: of what reviewers wrote of it nothing is left
     OPEN = "open"  # appealed, or asked again, and not answered yet
     CANNOT_TELL = "cannot_tell"
     DISAGREEMENT = "disagreement"

@@ -232,6 +232,8 @@ def _outcome(
         return LeftOut.RESTRICTED
     if image.erased_at is not None:
         return LeftOut.ERASED
+    if case.verdict_forgotten_at is not None:
+        return LeftOut.FORGOTTEN
     outcome = agreed(reviews, leads)
     if case.status is not CaseStatus.DECIDED:
         return outcome if outcome is LeftOut.CANNOT_TELL else LeftOut.OPEN

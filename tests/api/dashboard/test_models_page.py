@@ -8,10 +8,12 @@ from datetime import timedelta
 import pytest
 from markupsafe import escape
 
+from api.dashboard.runs import LEFT_OUT
 from moderation import accounts, model_versions
 from moderation.db import transaction
 from moderation.estimates import Interval
 from moderation.retraining import runs
+from moderation.retraining.labels import LeftOut
 from moderation.settings import settings
 from moderation.storage import Storage, report_key
 from moderation.tables import Event, Rejudging, Tenant, TrainingRun, User
@@ -146,6 +148,10 @@ def test_a_run_is_asked_for_once_and_cancelled(olga: Browser) -> None:
     assert olga.post(f"{path}/cancel").status_code == 409
     with transaction() as session:
         assert session.query(TrainingRun).one().status is RunStatus.CANCELLED
+
+
+def test_a_runs_page_has_words_for_each_reason_to_leave_a_case_out() -> None:
+    assert set(LEFT_OUT) == set(LeftOut) - {LeftOut.NO_CONSENT}, "of platforms that allow no training, nothing"
 
 
 @pytest.mark.parametrize("status", list(RunStatus))

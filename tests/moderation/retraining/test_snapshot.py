@@ -157,6 +157,11 @@ def _erase(session: Session, case: Case, anna: Person, lead: Person) -> None:
     erasure.erase(session, case.tenant_id, case.image_id, actor="test", request_id=None)
 
 
+def _forget(session: Session, case: Case, anna: Person, lead: Person) -> None:
+    """Its verdict was kept for its time. Without its sentences, the answer to learn would be an opening alone."""
+    erasure.forget_verdicts(session, [case.image_id], [case.id])  # type: ignore[list-item]
+
+
 def _appeal(session: Session, case: Case, anna: Person, lead: Person) -> Case:
     return cases.appeal(session, case.tenant_id, case.id, actor="test", message=None)
 
@@ -182,6 +187,7 @@ def _answer_again_the_same(session: Session, case: Case, anna: Person, lead: Per
         (_restrict, 0, {"restricted": 1}),
         (_restrict_elsewhere, 0, {"restricted": 1}),
         (_erase, 0, {"erased": 1}),
+        (_forget, 0, {"forgotten": 1}),
         (_appeal, 0, {"open": 1}),
         (_appeal_cannot_tell, 0, {"cannot_tell": 1}),
         (_answer_again_otherwise, 0, {"contradicted": 2}),
