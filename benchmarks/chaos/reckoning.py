@@ -31,6 +31,7 @@ from moderation.vocabulary import OUTBOUND, EventType
 
 QUIET_PATIENCE_S = 150.0
 LISTED = 1000
+OF_IMAGES = ("originals/", "renditions/", "views/")
 QUEUES = ("screening", "fetching", "delivery", "reviews", "housekeeping")
 SETTLED = ("decided", "in_review")
 LAST_WORDS = (EventType.DECISION_CREATED.value, EventType.CASE_IN_REVIEW.value)
@@ -263,7 +264,7 @@ def sweep(ledger: Ledger, storage: Storage) -> tuple[int, list[Violation]]:
 def strangers(ledger: Ledger, storage: Storage) -> list[str]:
     """What is in the bucket under the keys of images, and of none that there is."""
     images, found = {str(image.id) for image in ledger.images}, []
-    for kind in orphans.KINDS:
+    for kind in OF_IMAGES:
         page = storage.listed(kind, after="", limit=LISTED)
         while page:
             found += [one.key for one in page if one.key.split("/")[2] not in images]
