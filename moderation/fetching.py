@@ -74,8 +74,10 @@ def begin(case_id: UUID, settings: Settings) -> Errand | None:
         return Errand(lease, case.tenant_id, sent.image_url, sent.s3_bucket, sent.s3_object, source)
 
 
-def read(errand: Errand, *, store: Storage, sandbox: Sandbox, settings: Settings) -> None:
+def read(errand: Errand, *, store: Storage, sandbox: Sandbox, settings: Settings) -> bool:
     """Read the link and queue the case, end it with the reason, or give it back for later.
+
+    Returns whether our own store answered: it is not asked before a link was read, nor for bytes that it holds.
 
     Raises LostLease, and StorageUnavailable where our own store is away: the case has been given back then.
     """
@@ -87,8 +89,9 @@ def read(errand: Errand, *, store: Storage, sandbox: Sandbox, settings: Settings
         _end_or_retry(errand, error, settings)
         if isinstance(error, StorageUnavailable):
             raise
-        return
+        return False
     originals.discard_duplicate(store, original, _queue(errand, original))
+    return original.put
 
 
 @insistent

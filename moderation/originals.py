@@ -37,6 +37,8 @@ class Original:
     s3_key: str
     facts: ImageFacts
     size: int
+    # Whether the store was given them, just now; not where they were there already.
+    put: bool
 
 
 def keep(storage: Storage, tenant_id: UUID, data: bytes, facts: ImageFacts) -> Original:
@@ -44,11 +46,11 @@ def keep(storage: Storage, tenant_id: UUID, data: bytes, facts: ImageFacts) -> O
     with glance() as session:
         known = session.scalar(_live(tenant_id, facts.sha256))
     if known is not None:
-        return Original(known.id, tenant_id, known.s3_key, facts, len(data))
+        return Original(known.id, tenant_id, known.s3_key, facts, len(data), put=False)
     image_id = new_id()
     key = original_key(tenant_id, image_id)
     storage.put(key, data, facts.media_type)
-    return Original(image_id, tenant_id, key, facts, len(data))
+    return Original(image_id, tenant_id, key, facts, len(data), put=True)
 
 
 def attach(session: Session, original: Original) -> Image:

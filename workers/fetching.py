@@ -49,11 +49,12 @@ class Fetcher:
 
     def _read(self, errand: Errand) -> None:
         try:
-            fetching.read(errand, store=self._store, sandbox=self._sandbox, settings=self._settings)
+            answered = fetching.read(errand, store=self._store, sandbox=self._sandbox, settings=self._settings)
         except StorageUnavailable as error:
             self._outage.met(error)
         else:
-            self._outage.over()
+            if answered:
+                self._outage.over()
 
 
 _making = threading.Lock()

@@ -95,3 +95,24 @@ def test_while_our_own_store_is_away_links_are_not_read_for_nothing(
         fetcher.fetch(cases[1])
         fetcher.close()
     assert reread(cases[1]).status is CaseStatus.QUEUED
+
+
+def test_a_link_that_fails_before_the_store_is_asked_does_not_say_that_the_store_is_back(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def refuse(*_: object) -> None:
+        raise StorageUnavailable("away")
+
+    with serving(answer(404)) as missing, serving(answer(200, PNG)) as server:
+        fetcher = Fetcher(allowing(missing.port, server.port))
+        monkeypatch.setattr(fetcher._outage, "over", lambda: said.append("over"))
+        with monkeypatch.context() as away:
+            away.setattr(fetcher._store, "put", refuse)
+            fetcher.fetch(link(tenant, missing.url()))
+            assert said == []
+        for expected in (["over"], ["over"]):
+            fetcher.fetch(link(tenant, server.url()))
+            assert said == expected, "the second time the bytes are there already, and the store is not asked"
+        fetcher.close()
