@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery, Task
@@ -73,6 +75,20 @@ class LoggedTask(Task):  # type: ignore[misc]
             log.warning("%s %s: %s", self.name, args, error)
         finally:
             log.info("%s %s took %.0f ms", self.name, args, (time.monotonic() - started) * 1000)
+
+
+@contextmanager
+def starting(*plain: type[Exception]) -> Iterator[None]:
+    """End this process where the block, a hook of its start, fails: whoever supervises it starts it again.
+
+    Whatever it is, such as a database that is away: Celery would log it and serve on without what the hook prepares.
+    Errors of `plain` say by themselves what is wrong; any other is logged with its traceback.
+    """
+    try:
+        yield
+    except Exception as error:
+        log.critical("this worker cannot start: %s", error, exc_info=not isinstance(error, plain))
+        raise SystemExit(1) from error
 
 
 def schedule(rules: Settings) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from moderation.settings import Settings, settings
 from moderation.storage import Storage
 from moderation.tables import ModelVersion
 from moderation.vocabulary import FailureReason, Label
-from workers.celery_app import EXPLAIN, REJUDGE, SCREEN, app
+from workers.celery_app import EXPLAIN, REJUDGE, SCREEN, app, starting
 from workers.champion import Champion, load_champion
 from workers.departure import departure
 from workers.explaining import Explainer
@@ -195,12 +195,8 @@ def _start(**_: object) -> None:
     """Load before the first task; a worker that cannot serve its champion must not start."""
     global _screener  # noqa: PLW0603 - one per process, made by Celery's own hook
     store = Storage(settings())
-    try:
+    with starting(*CANNOT_START):
         detector, version = load_champion(store)
-    except Exception as error:
-        # Whatever it is, such as a database that is away: Celery would log it and serve on without a detector.
-        log.critical("this worker cannot start: %s", error, exc_info=not isinstance(error, CANNOT_START))
-        raise SystemExit(1) from error
     _screener = Screener(detector, version, store, settings())
     _screener.champion.start()
 

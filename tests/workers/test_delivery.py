@@ -10,16 +10,17 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from moderation import db as db_module
-from moderation import outbound, webhooks
+from moderation import keyring, outbound, webhooks
 from moderation.db import transaction
 from moderation.settings import settings
 from moderation.tables import Delivery, DeliveryAttempt
 from moderation.vocabulary import DeliveryStatus
 from tests.factories import make_endpoint, make_tenant
 from tests.moderation.test_outbound import serving
-from workers import delivery
+from workers import delivery, keys
 
 
 def open_transactions() -> list[str]:
@@ -130,6 +131,17 @@ def test_every_thread_of_a_process_finds_a_connection(monkeypatch: pytest.Monkey
     monkeypatch.setattr(db_module, "settings", lambda: rules)
     pool: Any = db_module.engine.__wrapped__().pool
     assert pool.size() == 44
+
+
+def test_a_database_that_is_away_when_it_starts_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery would log it and serve on, and nobody know whether it can open the secrets that it needs."""
+
+    def away(_: Session) -> None:
+        raise OperationalError("SELECT", {}, OSError("the database system is starting up"))
+
+    monkeypatch.setattr(keyring, "check", away)
+    with pytest.raises(SystemExit):
+        keys.refuse_without_keys()
 
 
 def test_a_delivery_that_is_not_there_is_no_error(db: Engine) -> None:
