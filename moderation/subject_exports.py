@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -136,17 +136,24 @@ def _cases(tenant_id: UUID, ids: Sequence[UUID]) -> Iterator[Line]:
         found = session.scalars(query.options(selectinload(Case.submission), selectinload(Case.image))).all()
         given = select(Review).where(Review.case_id.in_(ids), Review.settled_at.is_not(None)).order_by(Review.id)
         reviews = session.scalars(given.options(selectinload(Review.sentences))).all()
-        lines = [_case(case, [review for review in reviews if review.case_id == case.id]) for case in found]
+        held = _held(session, [case.image_id for case in found if case.image_id is not None])
+        lines = [_case(case, [review for review in reviews if review.case_id == case.id], held) for case in found]
     yield from lines
 
 
-def _case(case: Case, reviews: Sequence[Review]) -> Line:
-    sent = case.submission
+def _held(session: Session, image_ids: Sequence[UUID]) -> set[UUID]:
+    """Those of these images that are under legal hold, by whichever of their cases."""
+    query = select(Case.image_id).where(Case.image_id.in_(image_ids), Case.restricted)
+    return {image_id for image_id in session.scalars(query) if image_id is not None}
+
+
+def _case(case: Case, reviews: Sequence[Review], held: Collection[UUID]) -> Line:
+    sent, left_out = case.submission, _left_out(case, held)
     return {
         **cases.describe(case),
         "sent": {"image_url": sent.image_url, "s3_bucket": sent.s3_bucket, "s3_object": sent.s3_object},
-        "image_file": _name(case.image) if case.image is not None and _is_given(case.image, case) else None,
-        "image_left_out": _left_out(case),
+        "image_file": _name(case.image) if case.image is not None and left_out is None else None,
+        "image_left_out": left_out,
         "provenance": case.image.provenance if case.image else None,
         "category": case.category,
         "appeal_message": case.appeal_message,
@@ -154,16 +161,13 @@ def _case(case: Case, reviews: Sequence[Review]) -> Line:
     }
 
 
-def _is_given(image: Image, case: Case) -> bool:
-    return image.erased_at is None and not case.restricted
-
-
-def _left_out(case: Case) -> str | None:
+def _left_out(case: Case, held: Collection[UUID]) -> str | None:
+    """Why the archive has no file of the case's image; None where it has."""
     if case.image is None:
         return "never arrived"
     if case.image.erased_at is not None:
         return "erased"
-    return "under legal hold" if case.restricted else None
+    return "under legal hold" if case.image_id in held else None
 
 
 def _answer(review: Review) -> Line:

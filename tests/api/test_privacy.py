@@ -13,16 +13,19 @@ import pytest
 import redis
 from sqlalchemy import Engine, select, text
 
-from moderation import cases, screening
-from moderation.db import transaction
+from moderation import cases, screening, subject_exports
+from moderation.db import new_id, transaction
 from moderation.retraining import dataset, examples, runs, snapshot
 from moderation.reviews import Sentence
 from moderation.settings import settings
 from moderation.storage import Storage, rendition_key, view_key
-from moderation.tables import Case, Event, Image, Tenant, Upload
-from moderation.vocabulary import CaseStatus, EventType, Grade, View
+from moderation.subject_exports import Subject
+from moderation.tables import Case, Event, Image, Source, Tenant, Upload
+from moderation.vocabulary import CaseStatus, EventType, Grade, SourceScheme, View
+from tests.api.bad_input import LINK, make_source
 from tests.api.conftest import Client
-from tests.factories import make_case, make_endpoint, make_reading, make_tenant, make_version
+from tests.api.test_hooks import bearer, post
+from tests.factories import make_case, make_endpoint, make_image, make_reading, make_tenant, make_version
 from tests.images import png
 from tests.learning import make_hash, make_review
 from tests.moderation.retraining.test_snapshot import judged, taken
@@ -212,6 +215,44 @@ def test_one_persons_data_is_a_zip_of_cases_events_reasons_and_images(
     assert event.after == {"by": "subject", "cases": 3}, "not whose they are"
     by_id = exported(client, external_ids=["post-1", "post-2"])
     assert [line["external_id"] for line in lines(by_id["cases.jsonl"])] == ["post-1"]
+
+
+def test_an_image_that_another_case_holds_is_left_out_and_the_case_says_so(client: Client, bucket: str) -> None:
+    with transaction() as session:
+        image = make_image(session, client.tenant)
+        make_case(session, client.tenant, CaseStatus.DECIDED, image=image, external_id="mine")
+        make_case(session, client.tenant, image=image, external_id="another's").restricted = True
+    files = exported(client, external_ids=["mine"])
+    (line,) = lines(files["cases.jsonl"])
+    assert (line["image_file"], line["image_left_out"]) == (None, "under legal hold")
+    assert not any(name.startswith("images/") for name in files)
+
+
+def test_a_webhook_with_a_long_subject_is_taken_whole_and_exported(client: Client) -> None:
+    """Its sender cannot mend what it sends: refusing it would lose the image."""
+    source = make_source(client, SourceScheme.BEARER)
+    with transaction() as session:
+        session.get_one(Source, source.id).metadata_pointer = "/about"
+    named = ["".join(f"{n:x}" for n in range(2000)) + end for end in ("a", "b")]
+    opened = []
+    for subject in named:
+        body = json.dumps({"image": {"url": LINK}, "about": {"subject": subject}}).encode()
+        answer = post(client, source, body, **bearer(source))
+        assert answer.status_code == 202, answer.text
+        opened += [case["id"] for case in answer.get_json()["cases"]]
+    for subject, case_id in zip(named, opened, strict=True):
+        told = lines(exported(client, subject=subject)["cases.jsonl"])
+        assert [(line["id"], line["metadata"]) for line in told] == [(case_id, {"subject": subject})]
+    assert client.post("/v1/subject-exports", json={"subject": named[0][:255]}).status_code == 404
+
+
+def test_a_person_is_found_by_an_index(db: Engine) -> None:
+    query = subject_exports._wanted(new_id(), Subject("u-17"))
+    with db.begin() as connection:
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        sql = query.compile(connection, compile_kwargs={"literal_binds": True})
+        plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {sql}").scalars())
+    assert "ix_submissions_subject" in plan, plan
 
 
 @pytest.mark.parametrize(
