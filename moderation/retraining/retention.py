@@ -32,7 +32,10 @@ NEEDED = (RunStatus.PROMOTED, RunStatus.KEPT, *runs.LIVE)
 
 
 def clear_up(storage: Storage, folder: Path) -> None:
-    """Remove what is old; rows first, so that whoever is killed in between leaves bytes, and no lies."""
+    """Remove what is old; rows first, so that whoever is killed in between leaves bytes, and no lies.
+
+    Those bytes are orphans then, and swept (moderation/orphans.py). Raises StorageUnavailable.
+    """
     gone = model_versions.remove(storage, keep=KEEP, older_than=AGE, actor=runs.WORKER)
     with transaction() as session:
         snapshots = _forget_snapshots(session)
