@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 
 from moderation import backlog, erasure, idempotency, originals, orphans, retention, sources, submissions
 from moderation.db import transaction
@@ -17,25 +18,58 @@ log = logging.getLogger(__name__)
 
 @app.task(name=CLEAN_UP)
 def clean_up() -> None:
-    """Do every chore; each is safe to repeat."""
+    """Do every chore; each is safe to repeat, and one that fails keeps none of the others from being done.
+
+    Raises what the first of those raised, when all were tried; the log has each.
+    """
+    failed: list[Exception] = []
+    for name, chore in _chores(Storage(settings())).items():
+        try:
+            log.info("%s: %s", name, chore())
+        except Exception as error:
+            log.exception("%s failed", name)
+            failed.append(error)
+    if failed:
+        raise failed[0]
+
+
+def _chores(store: Storage) -> dict[str, Callable[[], object]]:
+    """By what each gives back. Those that need the store come last, for it may be away."""
+    return {
+        "queue changes taken up": _queue_changes,
+        "runs that wait": _waiting_runs,
+        "answers forgotten": _old_answers,
+        "webhook ids forgotten": _old_webhooks,
+        "older erasures finished": erasure.finish_older,
+        "past their time": _past_their_time,
+        "images purged": partial(_purge, store),
+        "uploads forgotten": partial(submissions.forget_uploads, store),
+        "orphans deleted": partial(_sweep().turn, store),
+    }
+
+
+def _queue_changes() -> int:
     with transaction() as session:
-        changes = backlog.summarise(session)
+        return backlog.summarise(session)
+
+
+def _waiting_runs() -> int:
     with transaction() as session:
-        runs.tell_of_kept(session)
+        return runs.tell_of_kept(session)
+
+
+def _old_answers() -> int:
     with transaction() as session:
-        answers = idempotency.forget_expired(session)
-        webhooks = sources.forget_received(session)
-    erasure.finish_older()
-    gone = retention.sweep()
-    # Last, for the store may be away.
-    store = Storage(settings())
-    purged = _purge(store)
-    uploads = submissions.forget_uploads(store)
-    swept = _sweep().turn(store)
-    log.info("purged %d images, %d uploads, %d answers, %d webhook ids", purged, uploads, answers, webhooks)
-    log.info("swept %d objects that no row speaks of", swept)
-    log.info("of %s something was past its time", ", ".join(f"{count} {kept}" for kept, count in gone.items()))
-    log.debug("took up %d changes of the queue", changes)
+        return idempotency.forget_expired(session)
+
+
+def _old_webhooks() -> int:
+    with transaction() as session:
+        return sources.forget_received(session)
+
+
+def _past_their_time() -> str:
+    return ", ".join(f"{count} {kept}" for kept, count in retention.sweep().items())
 
 
 def _purge(store: Storage) -> int:

@@ -234,10 +234,12 @@ def _end(session: Session, run: TrainingRun, status: RunStatus, reason: str | No
         _tell(session, run, actor=actor)
 
 
-def tell_of_kept(session: Session) -> None:
-    """Runs that wait for an operator are told to those who have become one since, too."""
-    for run in session.scalars(select(TrainingRun).where(TrainingRun.status == RunStatus.KEPT)):
+def tell_of_kept(session: Session) -> int:
+    """Runs that wait for an operator are told to those who have become one since, too; how many wait."""
+    waiting = session.scalars(select(TrainingRun).where(TrainingRun.status == RunStatus.KEPT)).all()
+    for run in waiting:
         _tell(session, run, actor=WORKER)
+    return len(waiting)
 
 
 def _tell(session: Session, run: TrainingRun, *, actor: str) -> None:

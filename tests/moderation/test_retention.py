@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Engine, func, select, text, update
 
 from moderation import cases, retention
 from moderation.db import transaction, turn
@@ -179,6 +179,45 @@ def test_a_pass_goes_on_where_it_was_and_is_one_event(tenant: Tenant, monkeypatc
         5,
     )
     assert retention.sweep() == NONE, "once a day"
+
+
+def test_an_image_stays_while_somebody_is_at_work_on_a_case_of_it_and_nobody_waits(tenant: Tenant) -> None:
+    keep(tenant, images=30, verdicts=30)
+    with transaction() as session:
+        image = make_image(session, tenant)
+    old, other = made(tenant, 40, image=image), made(tenant, 40, CaseStatus.FAILED, image=image)
+    free = made(tenant, 40)
+    with transaction() as session:
+        session.get_one(Case, other.id, with_for_update=True)
+        with transaction() as sweeping:
+            sweeping.execute(text("SET LOCAL lock_timeout = '1s'"))
+            whole = sweeping.scalars(select(Image).with_for_update()).all()
+            assert retention._all_due(sweeping, whole, Periods(images=30), Kept.IMAGES) == {free.image_id}
+        assert retention.sweep()[Kept.IMAGES] == 1
+        session.get_one(Image, image.id, with_for_update=True)  # as a worker that ends its case does
+    assert (gone(old), gone(free)) == (set(), {Kept.IMAGES, Kept.VERDICTS})
+    again()
+    assert retention.sweep() == {Kept.IMAGES: 2, Kept.VERDICTS: 2, Kept.EVENTS: 0}
+
+
+# What deleting a verdict asks of each table that names one.
+NAMED = {
+    "cases": "SELECT FROM ONLY cases WHERE verdict_id = $1 FOR KEY SHARE",
+    "reviews": "SELECT FROM ONLY reviews WHERE verdict_id = $1 FOR KEY SHARE",
+}
+
+
+@pytest.mark.parametrize("table", NAMED)
+def test_a_verdict_that_goes_is_looked_for_in_an_index(db: Engine, table: str) -> None:
+    """Without it each would read all cases, and five hundred of them would never be done."""
+    with db.begin() as connection:
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
+        connection.exec_driver_sql(f"PREPARE named AS {NAMED[table]}")
+        plan = connection.exec_driver_sql("EXPLAIN EXECUTE named ('00000000-0000-0000-0000-000000000000')").scalars()
+        said = "\n".join(plan)
+        connection.exec_driver_sql("DEALLOCATE named")
+    assert f"ix_{table}_verdict_id" in said
 
 
 def test_of_two_sweeps_at_once_one_does_nothing(tenant: Tenant) -> None:

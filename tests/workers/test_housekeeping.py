@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine, func, select
 
-from moderation import erasure, idempotency, submissions
+from moderation import backlog, erasure, idempotency, retention, submissions
 from moderation.db import transaction
 from moderation.errors import StorageUnavailable
+from moderation.retraining import tombstones
 from moderation.settings import settings
 from moderation.storage import Storage
 from moderation.tables import IdempotencyKey, Image, Tenant, Upload
@@ -65,3 +66,18 @@ def test_while_the_store_is_away_the_other_chores_are_done(
     assert left() == [1, 1, 0]
     housekeeping.clean_up()
     assert left() == [0, 0, 0]
+
+
+def test_a_chore_that_fails_keeps_none_of_the_others_from_being_done_and_is_heard_of(
+    litter: tuple[Tenant, Image], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    for module, name in ((backlog, "summarise"), (retention, "sweep"), (tombstones, "place")):
+        monkeypatch.setattr(module, name, broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        housekeeping.clean_up()
+    assert left() == [1, 0, 0], "only the bytes wait for what knows of them"
+    failed = [record.getMessage() for record in caplog.records if record.exc_info]
+    assert failed == ["queue changes taken up failed", "past their time failed", "images purged failed"]
