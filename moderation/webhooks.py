@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, joinedload
 
 from moderation import outbound, sealing, signing
 from moderation.db import new_id
-from moderation.errors import InvalidRequest, NotFound, TelltaleError
+from moderation.errors import ConfigurationError, InvalidRequest, NotFound, TelltaleError
 from moderation.settings import Settings
 from moderation.tables import Delivery, DeliveryAttempt, Endpoint, Event
 from moderation.vocabulary import OPERATOR, OUTBOUND, DeliveryStatus, EventType
@@ -35,6 +35,8 @@ SCHEDULE = tuple(
 DISABLE_AFTER = timedelta(days=5)
 SLOW_DOWN = timedelta(minutes=1)
 MAX_RETRY_AFTER = timedelta(hours=1)
+# While a key of ours is missing no endpoint is to blame.
+OURS_RETRY_AFTER = timedelta(minutes=5)
 BUSY_STATUSES = frozenset({429, 502, 504})
 GONE = 410
 MAX_PAYLOAD_BYTES = 20_000
@@ -327,6 +329,8 @@ class Outcome:
     error: str | None
     elapsed_ms: int
     retry_after: int | None = None
+    # We could not sign it, for want of a key or a secret: the endpoint was never called.
+    ours: bool = False
 
     @property
     def succeeded(self) -> bool:
@@ -382,6 +386,10 @@ def attempt(parcel: Parcel, settings: Settings) -> Outcome:
         secrets = [sealing.unseal(stored, parcel.endpoint_id) for stored in parcel.secrets]
         headers = _headers(secrets, parcel.event_id, datetime.now(UTC), parcel.body)
         response = outbound.post(parcel.url, headers, parcel.body, settings)
+    except ConfigurationError as error:
+        log.error("delivery %s was not sent, and that is ours to mend: %s", parcel.delivery_id, error.message)
+        reason = f"Not sent, and not held against the endpoint: {error.message}"
+        return Outcome(None, None, reason, _ms_since(started), ours=True)
     except TelltaleError as error:
         return Outcome(None, None, error.message, _ms_since(started))
     except Exception as error:
@@ -437,17 +445,11 @@ def settle(session: Session, parcel: Parcel, outcome: Outcome) -> Delivery | Non
     # each tell the other.
     its_endpoint = select(Endpoint).where(Endpoint.id == delivery.endpoint_id)
     endpoint = session.scalars(its_endpoint.with_for_update(key_share=True)).one()
-    session.add(
-        DeliveryAttempt(
-            delivery_id=delivery.id,
-            attempt=delivery.attempts,
-            response_status=outcome.status,
-            response_excerpt=outcome.excerpt,
-            error=outcome.error,
-            elapsed_ms=outcome.elapsed_ms,
-        )
-    )
     delivery.lease_until = None
+    if outcome.ours:
+        _not_sent(session, delivery, outcome)
+        return delivery
+    _log(session, delivery, outcome)
     if outcome.succeeded:
         _delivered(delivery, endpoint)
     else:
@@ -460,6 +462,28 @@ def give_back(session: Session, parcel: Parcel) -> None:
     taken = (Delivery.id == parcel.delivery_id, Delivery.fence == parcel.fence, Delivery.lease_until.is_not(None))
     values = {"lease_until": None, "attempts": Delivery.attempts - 1, "fence": Delivery.fence + 1}
     session.execute(update(Delivery).where(*taken).values(values))
+
+
+def _log(session: Session, delivery: Delivery, outcome: Outcome) -> None:
+    session.add(
+        DeliveryAttempt(
+            delivery_id=delivery.id,
+            attempt=delivery.attempts,
+            response_status=outcome.status,
+            response_excerpt=outcome.excerpt,
+            error=outcome.error,
+            elapsed_ms=outcome.elapsed_ms,
+        )
+    )
+
+
+def _not_sent(session: Session, delivery: Delivery, outcome: Outcome) -> None:
+    """Through our own fault: it costs no attempt and is tried until it can be sent, and the log says it once."""
+    last = select(DeliveryAttempt.error).where(DeliveryAttempt.delivery_id == delivery.id)
+    if session.scalar(last.order_by(DeliveryAttempt.id.desc()).limit(1)) != outcome.error:
+        _log(session, delivery, outcome)
+    delivery.attempts -= 1
+    delivery.next_attempt_at = func.now() + OURS_RETRY_AFTER
 
 
 def _delivered(delivery: Delivery, endpoint: Endpoint) -> None:

@@ -26,7 +26,10 @@ from moderation.webhooks import SCHEDULE, Outcome, Parcel
 from tests import factories
 from tests.factories import make_case, make_endpoint, make_tenant
 from tests.moderation.test_outbound import serving
+from tests.moderation.test_sealing import key, with_keys
 from tests.reading import copy, reading_few
+
+__all__ = ["with_keys"]
 
 LEASE = timedelta(seconds=30)
 
@@ -75,6 +78,11 @@ def settle(parcel: Parcel, outcome: Outcome) -> Delivery:
 def wait_of(delivery: Delivery) -> float:
     """Seconds until the next attempt."""
     return (delivery.next_attempt_at - datetime.now(UTC)).total_seconds()
+
+
+def stored(delivery_id: UUID) -> Delivery:
+    with transaction() as session:
+        return session.get_one(Delivery, delivery_id)
 
 
 def reread(endpoint: Endpoint) -> Endpoint:
@@ -465,6 +473,36 @@ def test_an_event_that_cannot_be_signed_is_not_sent_and_everybody_can_see_it(
     with transaction() as session:
         logged = session.scalars(select(DeliveryAttempt)).one()
     assert logged.response_status is None and logged.error
+
+
+def test_a_key_that_we_lack_is_no_failure_of_the_endpoint(
+    tenant: Tenant, with_keys: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(receiver(204)) as server:
+        with_keys(key(1))
+        with transaction() as session:
+            endpoint = make_endpoint(session, tenant, server.url())
+        delivery_id = pinged(endpoint)
+        age_failure(endpoint, timedelta(days=6))
+        with_keys(key(2))
+        for _ in range(2):
+            parcel = taken(delivery_id)
+            settle(parcel, webhooks.attempt(parcel, sending(server.port)))
+        waiting = stored(delivery_id)
+        assert (waiting.status, waiting.attempts, waiting.lease_until) == (DeliveryStatus.PENDING, 0, None)
+        assert 290 < wait_of(waiting) <= 300
+        assert reread(endpoint).disabled_at is None and server.seen == []
+        with transaction() as session:
+            said = session.scalars(select(DeliveryAttempt.error)).one()
+        assert (
+            said and said.startswith("Not sent, and not held against the endpoint") and "TELLTALE_SECRET_KEYS" in said
+        )
+        assert [record.levelname for record in caplog.records if str(delivery_id) in record.getMessage()][:1] == [
+            "ERROR"
+        ]
+        with_keys(f"{key(2)},{key(1)}")
+        parcel = taken(delivery_id)
+        assert settle(parcel, webhooks.attempt(parcel, sending(server.port))).status is DeliveryStatus.DELIVERED
 
 
 def test_an_event_that_is_too_large_is_not_sent_and_everybody_can_see_it(tenant: Tenant) -> None:
