@@ -85,6 +85,15 @@ def test_a_decided_case_can_be_appealed_once(client: Client) -> None:
     assert (again.status_code, again.get_json()["type"]) == (409, "urn:telltale:problem:conflict")
 
 
+def test_a_case_whose_image_is_erased_cannot_be_appealed(client: Client) -> None:
+    with transaction() as session:
+        case = make_case(session, client.tenant, CaseStatus.DECIDED)
+    assert client.delete(f"/v1/images/{case.image_id}").status_code == 204
+    answer = client.post(f"/v1/cases/{case.id}/appeal")
+    assert answer.status_code == 409 and "nobody could look at it again" in answer.get_json()["detail"]
+    assert client.get(f"/v1/cases/{case.id}").get_json()["status"] == "decided"
+
+
 @pytest.mark.parametrize(
     "body", [{"message": "\x00"}, {"message": "\ud800"}, {"message": "x" * 2001}, {"reason": "x"}, {"message": 1}]
 )
