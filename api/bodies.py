@@ -15,6 +15,7 @@ from flask import Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from moderation.submissions import MAX_EXTERNAL_ID
+from moderation.tables import MAX_SUBJECT
 from moderation.vocabulary import CaseStatus, DecidedBy, FailureReason, Label, Priority, ReviewReason
 
 # What a view returns: a body, and where they are not the usual ones a status and headers. (Flask's own name for it
@@ -79,7 +80,10 @@ class SubmissionFields(Sent):
 
     external_id: ExternalId | None = Field(default=None, description="your own id for it", examples=["post-81723"])
     metadata: dict[str, Any] = Field(
-        default_factory=dict, description="whatever you want back with the case", examples=[{"uploader": "u-17"}]
+        default_factory=dict,
+        description="whatever you want back with the case",
+        examples=[{"uploader": "u-17"}],
+        json_schema_extra={"properties": {"subject": {"description": "whose image it is", "maxLength": MAX_SUBJECT}}},
     )
     priority: Priority = Field(default=Priority.NORMAL, description="among your own cases")
 

@@ -376,7 +376,12 @@ def try_out(source: Source, headers: Mapping[str, str], body: bytes, settings: S
 def _refused(source: Source, reference: Reference, settings: Settings) -> TelltaleError | None:
     """Why a submission would not take this image, pointing into the webhook's body."""
     request = submissions.Request(
-        source.tenant_id, actor="", request_id="", external_id=reference.external_id, metadata=reference.metadata
+        source.tenant_id,
+        actor="",
+        request_id="",
+        external_id=reference.external_id,
+        metadata=reference.metadata,
+        source_id=source.id,
     )
     try:
         submissions.check_link(request, reference.link, settings)

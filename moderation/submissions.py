@@ -23,7 +23,7 @@ from moderation.errors import AddressRefused, InvalidRequest, NotFound, Telltale
 from moderation.images import ImageFacts
 from moderation.settings import Settings
 from moderation.storage import Storage, upload_key
-from moderation.tables import Case, Submission, Upload
+from moderation.tables import MAX_SUBJECT, Case, Submission, Upload
 from moderation.vocabulary import Priority
 
 MAX_BATCH = 100
@@ -66,6 +66,19 @@ def check(request: Request, settings: Settings) -> None:
     if size > settings.max_metadata_bytes:
         raise InvalidRequest(
             f"metadata is {size} bytes as JSON; the limit is {settings.max_metadata_bytes}.", pointer="/metadata"
+        )
+    if request.source_id is None:
+        _refuse_long_subject(request.metadata)
+
+
+def _refuse_long_subject(metadata: dict[str, Any]) -> None:
+    """Not of a webhook: its sender cannot mend what it sends, and the image would be lost. It is stored whole."""
+    subject = metadata.get("subject")
+    if isinstance(subject, str) and len(subject) > MAX_SUBJECT:
+        raise InvalidRequest(
+            f"metadata.subject has {len(subject)} characters; the limit is {MAX_SUBJECT}. Name the person by a short "
+            "id of yours.",
+            pointer="/metadata/subject",
         )
 
 

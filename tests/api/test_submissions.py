@@ -88,6 +88,7 @@ def test_the_same_image_again_is_another_case_of_the_same_image(client: Client) 
         ({"metadata": '{"a": "\\ud800"}'}, "/metadata"),
         ({"metadata": "[" * 100_000}, "/metadata"),
         ({"metadata": json.dumps({"a": "x" * 9000})}, "/metadata"),
+        ({"metadata": json.dumps({"subject": "x" * 256})}, "/metadata/subject"),
         ({"metadat": "{}"}, "/metadat"),
         ({"priority": ["low", "high"]}, "/priority"),
         ({"second": (io.BytesIO(b"x"), "x.png")}, "/second"),
@@ -106,6 +107,7 @@ def test_a_wrong_field_is_pointed_at(client: Client, fields: dict[str, Any], poi
         ({"image_url": LINK, "upload_id": "0199c0de-6b1c-7c3a-9d43-2f6f2f1f4a55"}, ""),
         ({"image_url": LINK, "metadata": None}, "/metadata"),
         ({"image_url": LINK, "metadata": {"a": "\x00"}}, "/metadata"),
+        ({"image_url": LINK, "metadata": {"subject": "x" * 256}}, "/metadata/subject"),
         ({"image_url": 7}, "/image_url"),
         ({"image_url": LINK + "\ud800"}, "/image_url"),
         ({"image_url": LINK, "external_id": "\ud800"}, "/external_id"),
@@ -278,6 +280,7 @@ def test_a_batch_opens_a_case_for_each_link_in_order(client: Client) -> None:
     [
         ({"image_url": "http:///a"}, "/submissions/1/image_url"),
         ({"image_url": LINK, "metadata": {"a": "\x00"}}, "/submissions/1/metadata"),
+        ({"image_url": LINK, "metadata": {"subject": "x" * 256}}, "/submissions/1/metadata/subject"),
         ({"image_url": LINK, "surprise": 1}, "/submissions/1/surprise"),
         ({}, "/submissions/1/image_url"),
     ],

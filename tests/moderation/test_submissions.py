@@ -141,6 +141,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "not a number": ({"metadata": {"k": math.nan}}, "/metadata"),
     "an infinite number": ({"metadata": {"k": -math.inf}}, "/metadata"),
     "metadata nested too deep": ({"metadata": DEEP}, "/metadata"),
+    "a subject of 256 characters": ({"metadata": {"subject": "x" * 256}}, "/metadata/subject"),
 }
 
 
@@ -157,6 +158,8 @@ KEPT: dict[str, dict[str, Any]] = {
     "a backslash before u0000": {"metadata": {"k": "\\u0000", "l": "\\\\u0000"}},
     "control characters": {"metadata": {"k": "\x01\x1f\x7f\u2028"}},
     "numbers": {"metadata": {"k": [1e308, -0.0, 10**400, 5e-324, True, None]}},
+    "a subject of 255 wide characters": {"metadata": {"subject": "".join(chr(0x1F400 + n) for n in range(255))}},
+    "a long list as a subject": {"metadata": {"subject": list(range(1000, 2000))}},
     "deep, but not too deep": {"metadata": {"k": [[[[[[[[1]]]]]]]]}},
 }
 
