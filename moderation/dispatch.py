@@ -81,11 +81,21 @@ _OFFER_CASES = text(
     """
 )
 
-# At most :per_endpoint of one endpoint's deliveries are under way, so that a slow endpoint holds up only itself.
+# At most :per_endpoint of one endpoint's deliveries are under way, so that a slow endpoint holds up only itself. Of
+# endpoints that have nothing pending none is read, as of tenants above.
 _OFFER_DELIVERIES = text(
     """
-    WITH due AS (
-        SELECT d.id FROM endpoints e
+    WITH RECURSIVE pending AS (
+        (SELECT endpoint_id FROM deliveries WHERE status = 'pending' ORDER BY endpoint_id LIMIT 1)
+        UNION ALL
+        SELECT (
+            SELECT endpoint_id FROM deliveries
+            WHERE status = 'pending' AND endpoint_id > pending.endpoint_id
+            ORDER BY endpoint_id LIMIT 1
+        ) FROM pending WHERE endpoint_id IS NOT NULL
+    ), due AS (
+        SELECT d.id FROM pending
+        JOIN endpoints e ON e.id = pending.endpoint_id
         CROSS JOIN LATERAL (
             SELECT greatest(:per_endpoint - count(*), 0) AS free FROM deliveries
             WHERE endpoint_id = e.id AND status = 'pending' AND (offered_until > now() OR lease_until > now())
@@ -100,12 +110,14 @@ _OFFER_DELIVERIES = text(
         ) d
         WHERE e.disabled_at IS NULL AND (e.paused_until IS NULL OR e.paused_until <= now())
     ), locked AS (
-        SELECT deliveries.id FROM deliveries JOIN due USING (id)
-        WHERE status = 'pending' AND next_attempt_at <= now() AND (lease_until IS NULL OR lease_until <= now())
+        SELECT id FROM deliveries
+        -- Each by its id: the planner guesses that more are due than are, and would join with all deliveries there are.
+        WHERE id = ANY(ARRAY(SELECT id FROM due))
+          AND status = 'pending' AND next_attempt_at <= now() AND (lease_until IS NULL OR lease_until <= now())
         FOR UPDATE OF deliveries SKIP LOCKED
     )
-    UPDATE deliveries SET offered_until = now() + :lease FROM locked WHERE deliveries.id = locked.id
-    RETURNING deliveries.id
+    UPDATE deliveries SET offered_until = now() + :lease WHERE id = ANY(ARRAY(SELECT id FROM locked))
+    RETURNING id
     """
 )
 

@@ -19,9 +19,10 @@ from moderation.db import transaction
 from moderation.dispatch import Work
 from moderation.settings import settings
 from moderation.tables import Case, Delivery, Endpoint, Tenant
-from moderation.vocabulary import CaseStatus, FailureReason, Priority
+from moderation.vocabulary import CaseStatus, DeliveryStatus, FailureReason, Priority
 from tests import factories
 from tests.factories import make_case, make_tenant, take_case
+from tests.reading import copy, reading_few
 
 LEASE = timedelta(seconds=30)
 # An offer takes 1 to 25 ms here; this leaves room for a slow machine under load, not for a plan that sorts every row.
@@ -346,6 +347,33 @@ def test_an_offer_stays_fast_with_a_hundred_thousand_deliveries_pending(tenant: 
     analyze("deliveries")
     assert seconds(lambda: offer_deliveries()) < SLOW_S
     assert seconds(lambda: offer_deliveries()) < SLOW_S, "with the endpoint's cap used up"
+
+
+def test_who_has_no_case_waiting_costs_an_offer_nothing(tenant: Tenant) -> None:
+    (waiting,) = queue(tenant)
+    with transaction() as session:
+        copy(session, "tenants", tenant.id, "name")
+        with reading_few(session, "tenants"), reading_few(session, "cases"):
+            assert dispatch.due(session) == {Work.SCREENING}
+            assert dispatch.offer_cases(session, dispatch.SCREENING, window=64, lease=LEASE) == [waiting]
+        with reading_few(session, "tenants"), reading_few(session, "cases"):
+            assert dispatch.due(session) == set()
+
+
+def test_endpoints_with_nothing_to_send_cost_an_offer_nothing(tenant: Tenant) -> None:
+    with transaction() as session:
+        endpoint = factories.make_endpoint(session, tenant)
+        sent = webhooks.ping(session, endpoint)
+        sent.status = DeliveryStatus.DELIVERED
+        copy(session, "endpoints", endpoint.id)
+        copy(session, "deliveries", sent.id, "event_id", "endpoint_id")
+        with reading_few(session, "endpoints"), reading_few(session, "deliveries"):
+            assert dispatch.due(session) == set()
+            assert dispatch.offer_deliveries(session, per_endpoint=4, lease=LEASE) == []
+        waiting = webhooks.ping(session, endpoint).id
+        with reading_few(session, "endpoints"), reading_few(session, "deliveries"):
+            assert dispatch.due(session) == {Work.DELIVERIES}
+            assert dispatch.offer_deliveries(session, per_endpoint=4, lease=LEASE) == [waiting]
 
 
 def seconds(work: Callable[[], object]) -> float:
