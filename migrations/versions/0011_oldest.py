@@ -1,4 +1,7 @@
-"""The kinds of case that have waited longest are read from an index instead of sorting all kinds for each count."""
+"""The kinds of case that have waited longest are read from an index instead of sorting all kinds for each count.
+
+It is built while the service runs, outside a transaction; an upgrade that was stopped goes on where it is run again.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,16 @@ branch_labels = None
 depends_on = None
 
 
+INDEX, TABLE = "ix_queue_summaries_oldest", "queue_summaries"
+
+
 def upgrade() -> None:
-    # Some thousand rows that only housekeeping writes: nobody waits for this.
-    op.create_index(op.f("ix_queue_summaries_oldest"), "queue_summaries", ["oldest"])
+    with op.get_context().autocommit_block():
+        op.execute("SET lock_timeout = 0")
+        op.drop_index(INDEX, TABLE, if_exists=True, postgresql_concurrently=True)
+        op.create_index(INDEX, TABLE, ["oldest"], postgresql_concurrently=True, if_not_exists=True)
+        op.execute("SET lock_timeout = '5s'")
 
 
 def downgrade() -> None:
-    op.drop_index(op.f("ix_queue_summaries_oldest"), "queue_summaries")
+    op.drop_index(INDEX, TABLE)
