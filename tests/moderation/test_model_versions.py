@@ -23,6 +23,8 @@ from moderation.tables import Delivery, Event, ModelVersion
 from moderation.vocabulary import EventType, ModelStage
 from tests.factories import make_endpoint, make_tenant, make_version
 
+SOMEBODY = f"user:{new_id()}"
+
 
 def champions() -> list[str]:
     with transaction() as session:
@@ -152,7 +154,7 @@ def promote(name: str) -> None:
 
 def rollback(**options: Any) -> str:
     with model_versions.changing() as session:
-        return model_versions.rollback(session, actor="user:1", **options).name
+        return model_versions.rollback(session, actor=SOMEBODY, **options).name
 
 
 def make(*names: str) -> None:
@@ -178,7 +180,7 @@ def test_a_rollback_undoes_promotions_one_after_the_other(db: Engine) -> None:
     with transaction() as session:
         query = select(Event).where(Event.type == EventType.MODEL_PROMOTED).order_by(Event.id)
         event = session.scalars(query).all()[3]
-        assert (event.actor, event.before) == ("user:1", {"version": "v3"})
+        assert (event.actor, event.before) == (SOMEBODY, {"version": "v3"})
         assert event.after == {"version": "v2", "reason": "reals fell", "rollback": True}
         assert event.data is not None and "reals fell" not in event.data.values(), "every tenant's endpoint is told"
 
