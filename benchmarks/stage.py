@@ -81,6 +81,9 @@ def stage(environment: Mapping[str, str], first: Callable[[], None] = lambda: No
     variables["TELLTALE_PUBLIC_URL"] = f"http://{LOOPBACK}:{port}"
     variables["TELLTALE_SECRET_KEYS"] = base64.b64encode(secrets.token_bytes(32)).decode()
     variables |= environment
+    if "TELLTALE_MODEL" in variables:
+        # A copy: preparing a champion adds golden outputs to its folder.
+        variables["TELLTALE_MODEL"] = shutil.copytree(variables["TELLTALE_MODEL"], str(folder / "model"))
     programs = [
         replace(program, group=API if program.name == "api" else WORKERS)
         for program in processes.processes(folder, port)
