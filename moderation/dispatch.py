@@ -12,9 +12,10 @@ from datetime import timedelta
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
+from moderation.tables import WAITING
 from moderation.vocabulary import CaseStatus
 
 SCREENING = (CaseStatus.QUEUED, CaseStatus.SCREENING)
@@ -22,11 +23,16 @@ FETCHING = (CaseStatus.FETCHING,)
 # Any constant: the first half of the advisory locks that relays take.
 RELAY_LOCK = 4_207_312
 
+# What nobody was told of a moment ago, and nobody is at work on.
+_FREE = "(offered_until IS NULL OR offered_until <= now()) AND (lease_until IS NULL OR lease_until <= now())"
+# An errand (tables.Asked) that can be done now.
+_ERRAND_DUE = f"failed_at IS NULL AND next_attempt_at <= now() AND {_FREE}"
+
 # Offered and not yet taken: what the broker holds. It bounds how long an urgent case waits behind what was sent before.
 _OFFERED = text(
-    """
+    f"""
     SELECT count(*) FROM cases
-    WHERE status IN ('fetching', 'queued', 'screening') AND status = ANY(:statuses) AND offered_until > now()
+    WHERE {WAITING} AND status = ANY(:statuses) AND offered_until > now()
     """
 )
 
@@ -34,18 +40,18 @@ _OFFERED = text(
 # :free rows of each tenant, however long its queue is; and only of those that have one, each found from the one before
 # it in the index, so that many platforms of which few send cost little.
 _OFFER_CASES = text(
-    """
+    f"""
     WITH RECURSIVE queueing AS (
-        (SELECT tenant_id FROM cases WHERE status IN ('fetching', 'queued', 'screening') ORDER BY tenant_id LIMIT 1)
+        (SELECT tenant_id FROM cases WHERE {WAITING} ORDER BY tenant_id LIMIT 1)
         UNION ALL
         SELECT (
             SELECT tenant_id FROM cases
-            WHERE status IN ('fetching', 'queued', 'screening') AND tenant_id > queueing.tenant_id
+            WHERE {WAITING} AND tenant_id > queueing.tenant_id
             ORDER BY tenant_id LIMIT 1
         ) FROM queueing WHERE tenant_id IS NOT NULL
     ), in_flight AS (
         SELECT tenant_id, count(*) AS n FROM cases
-        WHERE status IN ('fetching', 'queued', 'screening') AND status = ANY(:statuses)
+        WHERE {WAITING} AND status = ANY(:statuses)
           AND (offered_until > now() OR lease_until > now())
         GROUP BY tenant_id
     ), due AS (
@@ -57,10 +63,9 @@ _OFFER_CASES = text(
             FROM (
                 SELECT id, priority, queued_at FROM cases
                 WHERE tenant_id = t.tenant_id
-                  AND status IN ('fetching', 'queued', 'screening') AND status = ANY(:statuses)
+                  AND {WAITING} AND status = ANY(:statuses)
                   AND next_attempt_at <= now()
-                  AND (offered_until IS NULL OR offered_until <= now())
-                  AND (lease_until IS NULL OR lease_until <= now())
+                  AND {_FREE}
                 ORDER BY priority DESC, queued_at, id
                 LIMIT :free
             ) ahead
@@ -84,7 +89,7 @@ _OFFER_CASES = text(
 # At most :per_endpoint of one endpoint's deliveries are under way, so that a slow endpoint holds up only itself. Of
 # endpoints that have nothing pending none is read, as of tenants above.
 _OFFER_DELIVERIES = text(
-    """
+    f"""
     WITH RECURSIVE pending AS (
         (SELECT endpoint_id FROM deliveries WHERE status = 'pending' ORDER BY endpoint_id LIMIT 1)
         UNION ALL
@@ -103,8 +108,7 @@ _OFFER_DELIVERIES = text(
         CROSS JOIN LATERAL (
             SELECT id FROM deliveries
             WHERE endpoint_id = e.id AND status = 'pending' AND next_attempt_at <= now()
-              AND (offered_until IS NULL OR offered_until <= now())
-              AND (lease_until IS NULL OR lease_until <= now())
+              AND {_FREE}
             ORDER BY next_attempt_at, id
             LIMIT room.free
         ) d
@@ -139,12 +143,10 @@ _OFFER_ANSWERS = text(
 
 # Verdicts whose explanation somebody asked for (moderation/explanations.py).
 _OFFER_EXPLANATIONS = text(
-    """
+    f"""
     WITH due AS (
         SELECT verdict_id FROM explanation_requests
-        WHERE failed_at IS NULL AND next_attempt_at <= now()
-          AND (offered_until IS NULL OR offered_until <= now())
-          AND (lease_until IS NULL OR lease_until <= now())
+        WHERE {_ERRAND_DUE}
         ORDER BY next_attempt_at
         LIMIT :window
         FOR UPDATE SKIP LOCKED
@@ -155,72 +157,57 @@ _OFFER_EXPLANATIONS = text(
     """
 )
 
+
+def _few_at_a_time(table: str, key: str, unless: str = "") -> TextClause:
+    """An offer of errands of which the broker is to hold :window at most."""
+    return text(
+        f"""
+        WITH under_way AS (
+            SELECT count(*) AS n FROM {table}
+            WHERE failed_at IS NULL AND (offered_until > now() OR lease_until > now())
+        ), due AS (
+            SELECT {key} FROM {table}
+            WHERE {_ERRAND_DUE} {unless}
+            ORDER BY next_attempt_at, {key}
+            LIMIT greatest(:window - (SELECT n FROM under_way), 0)
+            FOR UPDATE SKIP LOCKED
+        )
+        UPDATE {table} SET offered_until = now() + :lease FROM due WHERE {table}.{key} = due.{key}
+        RETURNING {table}.{key}
+        """
+    )
+
+
 # Cases that are to be judged by a new version too, while no new case waits: a few, so that one that comes then waits
 # for no more than about one batch of them.
 REJUDGING_WINDOW = 8
-_OFFER_REJUDGINGS = text(
-    """
-    WITH under_way AS (
-        SELECT count(*) AS n FROM rejudgings
-        WHERE failed_at IS NULL AND (offered_until > now() OR lease_until > now())
-    ), due AS (
-        SELECT case_id FROM rejudgings
-        WHERE failed_at IS NULL AND next_attempt_at <= now()
-          AND (offered_until IS NULL OR offered_until <= now())
-          AND (lease_until IS NULL OR lease_until <= now())
+_OFFER_REJUDGINGS = _few_at_a_time(
+    "rejudgings",
+    "case_id",
+    unless=f"""
           AND NOT EXISTS (
             SELECT FROM cases
-            WHERE status IN ('fetching', 'queued', 'screening') AND status <> 'fetching' AND next_attempt_at <= now()
+            WHERE {WAITING} AND status <> 'fetching' AND next_attempt_at <= now()
               AND (lease_until IS NULL OR lease_until <= now())
           )
-        ORDER BY next_attempt_at, case_id
-        LIMIT greatest(:window - (SELECT n FROM under_way), 0)
-        FOR UPDATE SKIP LOCKED
-    )
-    UPDATE rejudgings SET offered_until = now() + :lease FROM due WHERE rejudgings.case_id = due.case_id
-    RETURNING rejudgings.case_id
-    """
+    """,
 )
 
 # Notices that are to be mailed (moderation/mail.py): few at a time, so that a mail server that hangs holds up no more.
 MAIL_WINDOW = 2
-_OFFER_MAILS = text(
-    """
-    WITH under_way AS (
-        SELECT count(*) AS n FROM notice_mails
-        WHERE failed_at IS NULL AND (offered_until > now() OR lease_until > now())
-    ), due AS (
-        SELECT notice_id FROM notice_mails
-        WHERE failed_at IS NULL AND next_attempt_at <= now()
-          AND (offered_until IS NULL OR offered_until <= now())
-          AND (lease_until IS NULL OR lease_until <= now())
-        ORDER BY next_attempt_at, notice_id
-        LIMIT greatest(:window - (SELECT n FROM under_way), 0)
-        FOR UPDATE SKIP LOCKED
-    )
-    UPDATE notice_mails SET offered_until = now() + :lease FROM due WHERE notice_mails.notice_id = due.notice_id
-    RETURNING notice_mails.notice_id
-    """
-)
+_OFFER_MAILS = _few_at_a_time("notice_mails", "notice_id")
+
 # Whether there is anything of each kind of work that an offer could be made of. One look, a few dozen times a second,
 # in place of a transaction and a question to the broker for each kind that has none.
 _DUE = text(
-    """
+    f"""
     SELECT
+        EXISTS (SELECT FROM explanation_requests WHERE {_ERRAND_DUE}) AS explanations,
         EXISTS (
-            SELECT FROM explanation_requests
-            WHERE failed_at IS NULL AND next_attempt_at <= now()
-              AND (offered_until IS NULL OR offered_until <= now()) AND (lease_until IS NULL OR lease_until <= now())
-        ) AS explanations,
-        EXISTS (
-            SELECT FROM cases
-            WHERE status IN ('fetching', 'queued', 'screening') AND status <> 'fetching' AND next_attempt_at <= now()
-              AND (offered_until IS NULL OR offered_until <= now()) AND (lease_until IS NULL OR lease_until <= now())
+            SELECT FROM cases WHERE {WAITING} AND status <> 'fetching' AND next_attempt_at <= now() AND {_FREE}
         ) AS screening,
         EXISTS (
-            SELECT FROM cases
-            WHERE status IN ('fetching', 'queued', 'screening') AND status = 'fetching' AND next_attempt_at <= now()
-              AND (offered_until IS NULL OR offered_until <= now()) AND (lease_until IS NULL OR lease_until <= now())
+            SELECT FROM cases WHERE {WAITING} AND status = 'fetching' AND next_attempt_at <= now() AND {_FREE}
         ) AS fetching,
         EXISTS (
             SELECT FROM cases
@@ -235,16 +222,8 @@ _DUE = text(
                   AND (d.lease_until IS NULL OR d.lease_until <= now())
             )
         ) AS deliveries,
-        EXISTS (
-            SELECT FROM rejudgings
-            WHERE failed_at IS NULL AND next_attempt_at <= now()
-              AND (offered_until IS NULL OR offered_until <= now()) AND (lease_until IS NULL OR lease_until <= now())
-        ) AS rejudgings,
-        EXISTS (
-            SELECT FROM notice_mails
-            WHERE failed_at IS NULL AND next_attempt_at <= now()
-              AND (offered_until IS NULL OR offered_until <= now()) AND (lease_until IS NULL OR lease_until <= now())
-        ) AS mails
+        EXISTS (SELECT FROM rejudgings WHERE {_ERRAND_DUE}) AS rejudgings,
+        EXISTS (SELECT FROM notice_mails WHERE {_ERRAND_DUE}) AS mails
     """
 )
 # Where offers are made: the tables, and what their rows are known by.
