@@ -6,6 +6,8 @@ theirs alone. It knows commands and log files, not what they are about.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
 import signal
@@ -15,7 +17,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
+
+logger = logging.getLogger(__name__)
+
 TICK_S = 0.5
+# What is killed may be a moment away yet: in the kernel, or giving back the memory of a GPU.
+GONE_WITHIN_S = 30.0
 TAIL_BYTES = 8000
 LONGEST_REASON = 500  # characters
 NOT_BY_US = re.compile(r"SIGKILL|exitcode: -9")
@@ -58,10 +66,32 @@ def run(command: Sequence[str], log: Path, watch: Callable[[], None]) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End it and whatever it started. Safe where it has ended."""
-    if process.poll() is None:
+    """End it and whatever it started, and see them gone: what follows wants their memory, and writes their files."""
+    with contextlib.suppress(ProcessLookupError):  # nothing of the session is left
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()
+    deadline = time.monotonic() + GONE_WITHIN_S
+    while left := _at_work(process.pid):
+        if time.monotonic() > deadline:
+            logger.warning("Processes %s were killed %.0f s ago and are still there.", left, GONE_WITHIN_S)
+            return
+        time.sleep(0.01)
+
+
+def _at_work(session: int) -> list[int]:
+    """The processes of a session that have not ended; one that nobody has waited for has."""
+    return [
+        each.pid
+        for each in psutil.process_iter(["status"])
+        if each.info["status"] != psutil.STATUS_ZOMBIE and _session(each.pid) == session
+    ]
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
 
 
 def tail(log: Path) -> str:
