@@ -165,6 +165,14 @@ class Settings(BaseSettings):
         default=0, ge=0, description="reverse proxies before the api, each of which appends to X-Forwarded-For"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    metrics_port: int | None = Field(
+        default=None, ge=1, le=65535, description="where this process serves Prometheus /metrics; unset: it does not"
+    )
+    metrics_host: str | None = Field(
+        default=None,
+        min_length=1,
+        description="the address that metrics are served on, such as 127.0.0.1; unset: all",
+    )
 
     @field_validator("smtp_url")
     @classmethod
