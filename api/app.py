@@ -9,7 +9,7 @@ from flask import Response, request
 from flask_openapi3 import OpenAPI
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from api import auth, health, places, problems, process, reference, requests
+from api import auth, health, places, problems, process, reference, requests, traffic
 from api.dashboard import shell
 from api.intake import (
     appeals,
@@ -76,6 +76,7 @@ def create_app(settings: Settings) -> Application:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.trusted_proxies, x_proto=0)  # type: ignore[method-assign]
     process.install(app, ApiProcess.of(settings))
     problems.install(app)
+    traffic.install(app)
     app.before_request(requests.adopt_request_id)
     app.before_request(_refuse_unacceptable)
     app.before_request(auth.authenticate)

@@ -1,0 +1,44 @@
+"""Requests counted and timed, under the rule of their route: what was asked for in particular is nobody's business.
+
+It is the first to see a request and the last to see its answer, whatever becomes of it in between.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+
+from flask import Flask, Response, g, request
+from prometheus_client import Counter, Histogram
+
+from moderation.metrics import HTTP_REQUEST_SECONDS, HTTP_REQUESTS
+
+# Whatever is no route of ours, and no method: anybody can make up as many as they like.
+UNKNOWN = "unknown"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def install(app: Flask) -> None:
+    """Watch this application's requests. To be called before anything else is done with them."""
+    app.before_request(_begin)
+    # Flask calls these in reverse: the first that is registered comes last.
+    app.after_request(_count)
+
+
+def _begin() -> None:
+    g.began = time.perf_counter()
+
+
+def _count(response: Response) -> Response:
+    method = request.method if request.method in METHODS else UNKNOWN
+    route = request.url_rule.rule if request.url_rule else UNKNOWN
+    counter, seconds = _series(method, route, response.status_code)
+    counter.inc()
+    seconds.observe(time.perf_counter() - g.began)
+    return response
+
+
+@cache
+def _series(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    """Looked up once: a lookup costs as much as the counting."""
+    return HTTP_REQUESTS.labels(method, route, str(status)), HTTP_REQUEST_SECONDS.labels(method, route)
