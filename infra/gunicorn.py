@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from infra.exposition import VARIABLE, Exposition
+from moderation import logs
 from moderation.settings import settings
 
 worker_class = "gthread"
@@ -14,3 +18,27 @@ graceful_timeout = 8
 keepalive = 5
 # No socket beside the one it serves on.
 control_socket_disable = True
+# Its own lines as all others; a line for each request is written by api/traffic.py.
+logconfig_dict = logs.configuration("api", settings())
+
+exposition = Exposition(settings().metrics_host, settings().metrics_port) if settings().metrics_port else None
+# The workers' environment.
+raw_env = [f"{VARIABLE}={exposition.folder}"] if exposition else []
+
+
+def on_starting(server: Any) -> None:
+    """Before the first worker is made. Raises OSError where the port for metrics cannot be had."""
+    if exposition:
+        exposition.listen()
+
+
+def post_worker_init(worker: Any) -> None:
+    """In each worker, once the application is loaded."""
+    if exposition:
+        exposition.serve()
+
+
+def on_exit(server: Any) -> None:
+    """When the last worker has ended."""
+    if exposition:
+        exposition.end()

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from model.detector import Detection, Detector, DetectorLost, Explain
+from model.detector import Detection, Detector, DetectorLost, Explain, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,44 @@ class _Change:
 _Item = _Waiting | _Change | None
 
 
+@dataclass(frozen=True)
+class Ran:
+    """A batch that ran: seconds until the last of its images was scored, and then until the last was explained.
+
+    `explain_s` is None where no image was. A batch that memory is too short for is run in parts, and then all but the
+    last part's explaining is in `score_s`.
+    """
+
+    images: int
+    score_s: float
+    explain_s: float | None
+
+
+class _Stopwatch:
+    """Of one batch: whether an image is explained is asked when it has been scored."""
+
+    def __init__(self) -> None:
+        self._began = self._scored = time.monotonic()
+
+    def noting(self, explain: Explain) -> Callable[[Verdict], bool]:
+        """The same wish, noting when it is asked for."""
+
+        def wish(verdict: Verdict) -> bool:
+            self._scored = time.monotonic()
+            return explain(verdict) if callable(explain) else explain
+
+        return wish
+
+    def stop(self, detections: Sequence[Detection]) -> Ran:
+        explained = any(detection.explanation is not None for detection in detections)
+        explain_s = time.monotonic() - self._scored if explained else None
+        return Ran(len(detections), self._scored - self._began, explain_s)
+
+
+def not_told(ran: Ran) -> None:
+    """Nobody wants to know."""
+
+
 def exit_process(seconds: float) -> None:
     """End this process at once: a hung GPU call cannot be interrupted, and whoever supervises us starts a fresh one."""
     log.critical("a batch has been running for %.0f s: the device hangs, ending this process", seconds)
@@ -69,7 +107,8 @@ def exit_broken(error: BaseException) -> None:
 class Batcher:
     """Owns a detector. A batch starts when `max_batch` images wait, or the first has waited `max_wait_ms`.
 
-    `on_hang` is called, from another thread, with the limit in seconds when one batch takes longer than `hang_after_s`;
+    `on_ran` is called, in the thread that runs them, with each batch that did not fail; it must be quick. `on_hang` is
+    called, from another thread, with the limit in seconds when one batch takes longer than `hang_after_s`;
     `on_broken` with the error when the device itself failed (an illegal access, a card that fell off the bus).
     """
 
@@ -80,6 +119,7 @@ class Batcher:
         max_batch: int = 8,
         max_wait_ms: float = 10,
         hang_after_s: float = 300,
+        on_ran: Callable[[Ran], None] = not_told,
         on_hang: Callable[[float], None] = exit_process,
         on_broken: Callable[[BaseException], None] = exit_broken,
     ) -> None:
@@ -87,6 +127,7 @@ class Batcher:
         self._max_batch = max_batch
         self._max_wait_s = max_wait_ms / 1000
         self._hang_after_s = hang_after_s
+        self._on_ran = on_ran
         self._on_hang = on_hang
         self._on_broken = on_broken
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
@@ -220,10 +261,13 @@ class Batcher:
             waiting.future.set_result(detection)
 
     def _detect(self, batch: Sequence[_Waiting]) -> list[Detection]:
+        stopwatch = _Stopwatch()
         with self._watched():
-            return self._detector.detect_prepared(
-                [self._prepared(waiting) for waiting in batch], [waiting.explain for waiting in batch]
+            detections = self._detector.detect_prepared(
+                [self._prepared(waiting) for waiting in batch], [stopwatch.noting(each.explain) for each in batch]
             )
+        self._on_ran(stopwatch.stop(detections))
+        return detections
 
     def _prepared(self, waiting: _Waiting) -> Any:
         """As this detector wants it: the one it was prepared for may have been exchanged since."""

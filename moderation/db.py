@@ -49,6 +49,8 @@ CONNECTION: dict[str, Any] = {
 # A pooled connection that has lain for longer is asked whether the server is still there, before it is used.
 ASK_AFTER_S = 1.0
 LAIN_SINCE = "telltale_lain_since"
+# What is to be done once a session's transaction stands.
+AFTERWARDS = "telltale_afterwards"
 RING_EVERY_S = 0.01
 # Whoever finds every connection of the process in use waits so long for one, and then for nothing.
 POOL_TIMEOUT_S = 5.0
@@ -114,8 +116,15 @@ def transaction(*, wake: bool = False) -> Iterator[Session]:
     """
     with Session(engine(), expire_on_commit=False) as session, session.begin():
         yield session
+    for act in session.info.get(AFTERWARDS, ()):
+        act()
     if wake:
         _bell.ring()
+
+
+def afterwards(session: Session, act: Callable[[], object]) -> None:
+    """Have `act` called once this `transaction` stands, and not if it does not; it must be quick and raise nothing."""
+    session.info.setdefault(AFTERWARDS, []).append(act)
 
 
 def insistent(write: Callable[Given, Got]) -> Callable[Given, Got]:

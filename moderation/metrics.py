@@ -34,7 +34,7 @@ HTTP_REQUEST_SECONDS = Histogram(
 
 TASKS = Counter(
     "telltale_tasks_total",
-    "Tasks that ended: done, lost_lease (somebody else has it now) or failed.",
+    "Tasks that ended: done, lost (somebody else has it now) or failed.",
     ["task", "outcome"],
 )
 TASK_SECONDS = Histogram("telltale_task_seconds", "How long a task took.", ["task"], buckets=_OF_TASKS)
