@@ -22,10 +22,10 @@ from uuid import UUID
 from sqlalchemy import func, or_, select, text, update
 from sqlalchemy.orm import Session, selectinload
 
-from moderation import backlog, webhooks
-from moderation.db import storable
+from moderation import backlog, metrics, webhooks
+from moderation.db import afterwards, new_id, storable
 from moderation.errors import IllegalTransition, LostLease, NotFound
-from moderation.tables import Case, Image, Policy, Submission, Tenant, Verdict
+from moderation.tables import Case, Image, Policy, Submission, Tenant, Verdict, written
 from moderation.vocabulary import (
     OUTBOUND,
     QUIET,
@@ -37,6 +37,7 @@ from moderation.vocabulary import (
     Priority,
     ReviewReason,
 )
+from moderation.webhooks import Rows
 
 LEGAL: Mapping[CaseStatus, frozenset[CaseStatus]] = {
     CaseStatus.FETCHING: frozenset({CaseStatus.FETCHING, CaseStatus.QUEUED, CaseStatus.FAILED}),
@@ -67,22 +68,73 @@ class Lease:
     attempt: int
 
 
+# A case and its submission, in the columns that are not left to the database.
+_OPENED = """submission AS (
+    INSERT INTO submissions
+        (id, tenant_id, source_id, external_id, metadata, image_url, s3_bucket, s3_object, request_id)
+    VALUES (:submission, :tenant, :source, :external_id, :metadata, :image_url, :s3_bucket, :s3_object, :request)
+), opened AS (
+    INSERT INTO cases (id, created_at, tenant_id, submission_id, image_id, status, priority, category, sequence)
+    VALUES (:case, :created_at, :tenant, :submission, :image, :status, :priority, :category, :sequence)
+)"""
+_OPENED_TYPES = {"metadata": Submission.details.type}
+
+
 def open_case(session: Session, submission: Submission, image: Image | None, priority: Priority, *, actor: str) -> Case:
-    """Begin a case: queued where the image is here, fetching where only a link is. Writes `submission.accepted`."""
+    """Begin a case: queued where the image is here, fetching where only a link is. Writes `submission.accepted`.
+
+    One statement writes the submission, which must be new, the case, the event and its deliveries: this is what whoever
+    sends an image waits for. `created_at` is the sender's side of the story, by this machine's clock.
+    """
     case = Case(
+        id=new_id(),
+        created_at=datetime.now(UTC),
         tenant_id=submission.tenant_id,
+        submission_id=submission.id,
         submission=submission,
+        image_id=image.id if image else None,
         image=image,
         status=CaseStatus.FETCHING if image is None else CaseStatus.QUEUED,
         priority=priority.rank,
         category=_category(submission),
         sequence=1,  # of the event below: a row that is changed in its first moment is written twice
         attempts=0,
+        **dict.fromkeys(_UNSETTLED),
     )
-    session.add(case)
-    session.flush()
-    _write_event(session, case, EventType.SUBMISSION_ACCEPTED, actor=actor, before=None)
+    _write_event(session, case, EventType.SUBMISSION_ACCEPTED, actor=actor, before=None, along=_opening(case))
+    written(session, submission)
+    written(session, case)
     return case
+
+
+# What `describe` reads that no case has at first: said here, or each would be looked up.
+_UNSETTLED = ("verdict", "policy", "label", "decided_by", "review_reason", "failure_reason", "settled_at")
+
+
+def _opening(case: Case) -> Rows:
+    submission = case.submission
+    return Rows(
+        _OPENED,
+        {
+            "submission": submission.id,
+            "tenant": case.tenant_id,
+            "source": submission.source_id,
+            "external_id": submission.external_id,
+            "metadata": submission.details,
+            "image_url": submission.image_url,
+            "s3_bucket": submission.s3_bucket,
+            "s3_object": submission.s3_object,
+            "request": submission.request_id,
+            "case": case.id,
+            "created_at": case.created_at,
+            "image": case.image_id,
+            "status": case.status.value,
+            "priority": case.priority,
+            "category": case.category,
+            "sequence": case.sequence,
+        },
+        _OPENED_TYPES,
+    )
 
 
 def _category(submission: Submission) -> str | None:
@@ -186,6 +238,15 @@ def decide(session: Session, case: Case, label: Label, by: DecidedBy) -> None:
     case.decided_by = by
     case.settled_at = datetime.now(UTC)
     _record(session, case, EventType.DECISION_CREATED, actor=by.value, before=before)
+    _count(session, by.value, label)
+
+
+# Why people look at what was decided already; any other reason is a first review.
+_AGAIN = QUIET | {ReviewReason.APPEAL}
+
+
+def _count(session: Session, by: str, label: Label) -> None:
+    afterwards(session, metrics.DECISIONS.labels(by, label.value).inc)
 
 
 def audit(session: Session, case: Case) -> None:
@@ -223,6 +284,7 @@ def rule(
     case.label = label
     case.decided_by = DecidedBy.MODERATOR
     case.settled_at = datetime.now(UTC)
+    _count(session, reason.value if reason and reason in _AGAIN else "review", label)
     told = _Change(
         was={"label": earlier.value if earlier else None}, now={"label": label.value, "review": str(review_id)}
     )
@@ -255,6 +317,7 @@ def send_to_review(session: Session, case: Case, reason: ReviewReason) -> None:
     case.settled_at = datetime.now(UTC)
     _open_review(session, case, reason)
     _record(session, case, EventType.CASE_IN_REVIEW, actor=DecidedBy.POLICY.value, before=before)
+    afterwards(session, metrics.ABSTAINED.inc)
 
 
 def fail(session: Session, case: Case, reason: FailureReason, detail: str) -> None:
@@ -475,8 +538,9 @@ def _write_event(
     before: CaseStatus | None,
     change: _Change = _Change(),
     data: Mapping[str, Any] | None = None,
+    along: Rows | None = None,
 ) -> None:
-    """The event of the case's newest sequence."""
+    """The event of the case's newest sequence, and `along` the rows of one statement with it."""
     webhooks.record(
         session,
         type_,
@@ -488,6 +552,7 @@ def _write_event(
         after={"status": case.status.value, "attempt": case.attempts, **change.now},
         data=_event_data(case, data or {}) if type_ in OUTBOUND else None,
         request_id=case.submission.request_id,
+        along=along,
     )
 
 

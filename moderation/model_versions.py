@@ -175,7 +175,7 @@ def _tell(
 ) -> None:
     """The reason stays in the audit trail and among operators: it may speak of one tenant, and others are told too."""
     instead = before.name if before else None
-    event = webhooks.record(
+    event_id = webhooks.record(
         session,
         EventType.MODEL_PROMOTED,
         tenant_id=None,
@@ -187,7 +187,7 @@ def _tell(
     kind = NoticeKind.MODEL_ROLLED_BACK if rollback else NoticeKind.MODEL_PROMOTED
     title = f"Rolled back to {version.name}" if rollback else f"{version.name} is champion"
     what = f"It judges{f' in place of {instead}' if instead else ''}, for every platform."
-    told = partial(notices.tell, session, kind, f"promotion {event.id}", title, actor=actor)
+    told = partial(notices.tell, session, kind, f"promotion {event_id}", title, actor=actor)
     why = f" Reason: {reason}" if reason else ""
     run_id = session.scalar(select(TrainingRun.id).where(TrainingRun.model_version_id == version.id).limit(1))
     told(f"{what} Done by {notices.by(session, actor)}.{why}", run_id=None if rollback else run_id)

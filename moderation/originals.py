@@ -10,9 +10,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import cast
 from uuid import UUID
 
-from sqlalchemy import Select, delete, func, or_, select, update
+from sqlalchemy import Select, Table, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -20,12 +21,13 @@ from moderation.db import glance, new_id, transaction
 from moderation.errors import Conflict, NotFound, StorageUnavailable
 from moderation.images import ImageFacts
 from moderation.storage import Storage, original_key, rendition_key, view_key
-from moderation.tables import Image, ImageHash, SimilarImage, Upload
+from moderation.tables import Image, ImageHash, SimilarImage, Upload, written
 from moderation.vocabulary import View
 
 log = logging.getLogger(__name__)
 
 PURGED_AT_ONCE = 500
+_INSERT = insert(cast(Table, Image.__table__)).on_conflict_do_nothing().returning(Image.id)
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,11 @@ class Original:
 
 def keep(storage: Storage, tenant_id: UUID, data: bytes, facts: ImageFacts) -> Original:
     """Store the bytes, unless this tenant's are there already. Raises StorageUnavailable."""
+    known = _live(tenant_id, facts.sha256).with_only_columns(Image.id, Image.s3_key)
     with glance() as session:
-        known = session.scalar(_live(tenant_id, facts.sha256))
-    if known is not None:
-        return Original(known.id, tenant_id, known.s3_key, facts, len(data), put=False)
+        found = session.execute(known).one_or_none()
+    if found is not None:
+        return Original(found.id, tenant_id, found.s3_key, facts, len(data), put=False)
     image_id = new_id()
     key = original_key(tenant_id, image_id)
     storage.put(key, data, facts.media_type)
@@ -60,28 +63,25 @@ def attach(session: Session, original: Original) -> Image:
     differ, somebody sent the same bytes at the same time, and the original's object can be discarded.
     """
     facts = original.facts
-    made: Image | None = session.scalar(
-        insert(Image)
-        .values(
-            id=original.image_id,
-            tenant_id=original.tenant_id,
-            sha256=facts.sha256,
-            s3_key=original.s3_key,
-            media_type=facts.media_type,
-            width=facts.width,
-            height=facts.height,
-            frames=facts.frames,
-            bytes=original.size,
-        )
-        .on_conflict_do_nothing()
-        .returning(Image)
-    )
-    if made is not None:  # nobody else sees it before the commit
-        return made
-    image = session.scalar(_live(original.tenant_id, facts.sha256).with_for_update(read=True))
-    if image is None:
+    row = {
+        "id": original.image_id,
+        "tenant_id": original.tenant_id,
+        "sha256": facts.sha256,
+        "s3_key": original.s3_key,
+        "media_type": facts.media_type,
+        "width": facts.width,
+        "height": facts.height,
+        "frames": facts.frames,
+        "bytes": original.size,
+    }
+    if session.connection().execute(_INSERT, row).scalar():  # nobody else sees it before the commit
+        image = Image(**row, erased_at=None)
+        written(session, image)
+        return image
+    found = session.scalar(_live(original.tenant_id, facts.sha256).with_for_update(read=True))
+    if found is None:
         raise Conflict("This image was erased while it was being sent again; send it once more.")
-    return image
+    return found
 
 
 def discard_duplicate(storage: Storage, original: Original, image: Image) -> None:

@@ -10,14 +10,28 @@ import json
 import logging
 import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, func, literal_column, or_, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    TextClause,
+    bindparam,
+    func,
+    literal_column,
+    or_,
+    select,
+    text,
+    true,
+    update,
+)
 from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.types import TypeEngine
 
 from moderation import outbound, sealing, signing
 from moderation.db import new_id
@@ -42,6 +56,16 @@ GONE = 410
 MAX_PAYLOAD_BYTES = 20_000
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Rows that are written in the same statement as an event: parts of its WITH, and their values."""
+
+    parts: str
+    values: Mapping[str, Any]
+    # How JSON is stored and the like, where a value does not tell.
+    types: Mapping[str, TypeEngine[Any]] = field(default_factory=dict)
+
+
 def record(
     session: Session,
     type_: EventType,
@@ -54,35 +78,51 @@ def record(
     after: dict[str, Any] | None = None,
     data: dict[str, Any] | None = None,
     request_id: str | None = None,
-) -> Event:
-    """Write an event and, for each of the tenant's endpoints that wants it, a delivery. In the caller's transaction."""
-    event = Event(
-        id=new_id(),
-        tenant_id=tenant_id,
-        case_id=case_id,
-        sequence=sequence,
-        type=type_,
-        actor=actor,
-        before=before,
-        after=after,
-        data=data,
-        request_id=request_id,
-    )
-    if type_ in OUTBOUND:
-        with session.no_autoflush:  # all of it is written at once, below
-            wanted = _subscribers(session, tenant_id, type_)
-        session.add_all(Delivery(event=event, endpoint_id=endpoint_id) for endpoint_id in wanted)
-    session.add(event)
+    along: Rows | None = None,
+) -> UUID:
+    """Write an event and, for each of the tenant's endpoints that wants it, a delivery; the event's id.
+
+    In the caller's transaction, after what else is to be written there, and in one statement with the rows of `along`.
+    """
     session.flush()
-    return event
+    event_id = new_id()
+    values = {
+        "event": event_id,
+        "event_tenant": tenant_id,
+        "event_case": case_id,
+        "event_sequence": sequence,
+        "event_type": type_.value,
+        "event_actor": actor,
+        "event_before": before,
+        "event_after": after,
+        "event_data": data,
+        "event_request": request_id,
+    }
+    told = _NOBODY if type_ not in OUTBOUND else _EVERYBODY if tenant_id is None else _THE_TENANT
+    types = tuple(along.types.items()) if along else ()
+    statement = _recording(along.parts if along else "", told, types)
+    session.connection().execute(statement, {**values, **(along.values if along else {})})
+    return event_id
 
 
-def _subscribers(session: Session, tenant_id: UUID | None, type_: EventType) -> list[UUID]:
-    wants = or_(func.cardinality(Endpoint.event_types) == 0, Endpoint.event_types.contains([type_.value]))
-    query = select(Endpoint.id).where(Endpoint.disabled_at.is_(None), wants)
-    if tenant_id is not None:
-        query = query.where(Endpoint.tenant_id == tenant_id)
-    return list(session.scalars(query))
+_EVENT = """event AS (
+    INSERT INTO events (id, tenant_id, case_id, sequence, type, actor, before, after, data, request_id)
+    VALUES (:event, :event_tenant, :event_case, :event_sequence, :event_type, :event_actor, :event_before, :event_after,
+            :event_data, :event_request)
+)"""
+_EVENT_TYPES = {"event_before": Event.before.type, "event_after": Event.after.type, "event_data": Event.data.type}
+_NOBODY = "SELECT"
+_EVERYBODY = """INSERT INTO deliveries (id, event_id, endpoint_id)
+SELECT uuidv7(), :event, id FROM endpoints
+WHERE disabled_at IS NULL AND (cardinality(event_types) = 0 OR :event_type = ANY (event_types))"""
+_THE_TENANT = f"{_EVERYBODY} AND tenant_id = :event_tenant"
+
+
+@cache
+def _recording(parts: str, told: str, types: tuple[tuple[str, TypeEngine[Any]], ...]) -> TextClause:
+    rows = f"{parts}, {_EVENT}" if parts else _EVENT
+    typed = {**_EVENT_TYPES, **dict(types)}
+    return text(f"WITH {rows} {told}").bindparams(*(bindparam(name, type_=type_) for name, type_ in typed.items()))
 
 
 def create_endpoint(
@@ -348,6 +388,11 @@ class Parcel:
     url: str
     secrets: tuple[str, ...]
     body: bytes
+    attempt: int
+    case_id: UUID | None
+    # Of the request that began it all; None once its image was erased.
+    request_id: str | None
+    event_at: datetime
 
 
 def take(session: Session, delivery_id: UUID, lease: timedelta) -> Parcel | None:
@@ -375,6 +420,10 @@ def take(session: Session, delivery_id: UUID, lease: timedelta) -> Parcel | None
         delivery.endpoint.url,
         tuple(delivery.endpoint.secrets),
         payload(delivery.event),
+        delivery.attempts,
+        delivery.event.case_id,
+        delivery.event.request_id,
+        delivery.event.created_at,
     )
 
 
@@ -384,7 +433,7 @@ def attempt(parcel: Parcel, settings: Settings) -> Outcome:
     try:
         _refuse_too_large(parcel)
         secrets = [sealing.unseal(stored, parcel.endpoint_id) for stored in parcel.secrets]
-        headers = _headers(secrets, parcel.event_id, datetime.now(UTC), parcel.body)
+        headers = _headers(secrets, parcel.event_id, datetime.now(UTC), parcel.body, parcel.request_id)
         response = outbound.post(parcel.url, headers, parcel.body, settings)
     except ConfigurationError as error:
         log.error("delivery %s was not sent, and that is ours to mend: %s", parcel.delivery_id, error.message)
@@ -399,9 +448,13 @@ def attempt(parcel: Parcel, settings: Settings) -> Outcome:
     return Outcome(response.status, response.body_excerpt, None, response.elapsed_ms, response.retry_after)
 
 
-def _headers(secrets: Sequence[str], event_id: UUID, at: datetime, body: bytes) -> dict[str, str]:
+def _headers(
+    secrets: Sequence[str], event_id: UUID, at: datetime, body: bytes, request_id: str | None
+) -> dict[str, str]:
+    """The request's id is for logs on both sides. It is not signed, and nothing may hang on it."""
     signed = signing.sign(secrets, str(event_id), at, body)
-    return {"content-type": "application/json", "user-agent": "Telltale-Webhooks/1", **signed}
+    about = {"x-request-id": request_id} if request_id else {}
+    return {"content-type": "application/json", "user-agent": "Telltale-Webhooks/1", **about, **signed}
 
 
 def request_of(delivery: Delivery, at: datetime) -> tuple[dict[str, str], bytes]:
@@ -410,7 +463,7 @@ def request_of(delivery: Delivery, at: datetime) -> tuple[dict[str, str], bytes]
     Raises ConfigurationError for what cannot be signed, and so is not sent.
     """
     body = payload(delivery.event)
-    return _headers(secrets_of(delivery.endpoint), delivery.event_id, at, body), body
+    return _headers(secrets_of(delivery.endpoint), delivery.event_id, at, body, delivery.event.request_id), body
 
 
 def _ms_since(started: float) -> int:

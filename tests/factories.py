@@ -71,12 +71,9 @@ def make_image(
     return image
 
 
-def make_submission(session: Session, tenant: Tenant, **fields: Any) -> Submission:
-    """A submission; `fields` are columns of the row, such as `image_url` or `external_id`."""
-    submission = Submission(id=new_id(), tenant_id=tenant.id, **{"details": {}, "request_id": "req_test", **fields})
-    session.add(submission)
-    session.flush()
-    return submission
+def make_submission(tenant: Tenant, **fields: Any) -> Submission:
+    """A submission that is not stored yet; `fields` are columns of the row, such as `image_url` or `external_id`."""
+    return Submission(id=new_id(), tenant_id=tenant.id, **{"details": {}, "request_id": "req_test", **fields})
 
 
 def make_case(
@@ -93,9 +90,9 @@ def make_case(
     A fetching case has a link and no image; every other one has an image (a new one unless given).
     """
     if status is CaseStatus.FETCHING:
-        sent = make_submission(session, tenant, **{"image_url": "http://93.184.215.14/picture.png", **submission})
+        sent = make_submission(tenant, **{"image_url": "http://93.184.215.14/picture.png", **submission})
         return cases.open_case(session, sent, None, priority, actor="test")
-    sent = make_submission(session, tenant, **submission)
+    sent = make_submission(tenant, **submission)
     case = cases.open_case(session, sent, image or make_image(session, tenant), priority, actor="test")
     if status is not CaseStatus.QUEUED:
         take_case(session, case)

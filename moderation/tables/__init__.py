@@ -25,7 +25,7 @@ from moderation.tables.notices import Notice, NoticeMail
 from moderation.tables.queue import QueueChange, QueueSummary
 from moderation.tables.retention import RetentionPass
 from moderation.tables.reviews import Claim, Review, ReviewedSentence
-from moderation.tables.row import Asked, AsSent, Row
+from moderation.tables.row import Asked, AsSent, Row, written
 from moderation.tables.training import RUN_LIVE, PanelMeasurement, TrainingExample, TrainingRun
 from moderation.tables.verdicts import Explanation, ExplanationRequest, ModelVersion, Verdict
 
@@ -80,4 +80,5 @@ __all__ = [
     "Upload",
     "User",
     "Verdict",
+    "written",
 ]

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import DateTime, Enum, Integer, MetaData, Text, func, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, make_transient_to_detached, mapped_column
 
 from moderation import vocabulary
 from moderation.db import new_id
@@ -71,3 +71,9 @@ class Asked:
     lease_until: Mapped[datetime | None]
     failed_at: Mapped[datetime | None]
     failure_detail: Mapped[str | None]
+
+
+def written(session: Session, row: Row) -> None:
+    """Take a row that a statement inserted into the session: what it was not given is read when it is asked for."""
+    make_transient_to_detached(row)
+    session.add(row)

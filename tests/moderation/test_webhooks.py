@@ -628,9 +628,9 @@ def test_a_range_is_counted_before_it_is_sent_and_written_down_once(tenant: Tena
 
 def test_events_that_are_everybodys_are_in_the_range_too(tenant: Tenant, endpoint: Endpoint) -> None:
     with transaction() as session:
-        promoted = webhooks.record(session, EventType.MODEL_PROMOTED, tenant_id=None, actor="operator", data={})
+        event_id = webhooks.record(session, EventType.MODEL_PROMOTED, tenant_id=None, actor="operator", data={})
         row = session.get_one(Endpoint, endpoint.id)
-        at = promoted.created_at
+        at = session.get_one(Event, event_id).created_at
         assert webhooks.count_range(session, row, at, at + LEASE) == 1
 
 
