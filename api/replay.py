@@ -46,9 +46,10 @@ class Accepted:
         return {REPLAYED_HEADER: "true"} if self.replayed else {}
 
 
-def accept_once(key: str | None, fingerprint: str, act: Callable[[OnCommit], object]) -> Accepted:
+def accept_once(key: str | None, fingerprint: Callable[[], str], act: Callable[[OnCommit], object]) -> Accepted:
     """Open cases through `act`, unless this request did so before under its Idempotency-Key `key`.
 
+    `fingerprint` says which request it is, where there is a key.
     `act` is given what it must run in the transaction that makes the cases. If it raises, the key is free again.
     Raises IdempotencyMismatch, RequestInProgress, InvalidRequest, and whatever `act` raises.
     """
@@ -60,7 +61,7 @@ def accept_once(key: str | None, fingerprint: str, act: Callable[[OnCommit], obj
     if key is None:
         act(show)
         return Accepted(shown, replayed=False)
-    begun = idempotency.begin(caller().tenant_id, key, fingerprint)
+    begun = idempotency.begin(caller().tenant_id, key, fingerprint())
     if not isinstance(begun, Claim):
         return Accepted(begun["cases"], replayed=True)
 

@@ -160,8 +160,13 @@ def glance() -> Iterator[Session]:
 
     A transaction that only reads one row is three round trips, and this is one.
     """
-    with Session(engine().execution_options(isolation_level="AUTOCOMMIT"), expire_on_commit=False) as session:
+    with Session(_without_transactions(engine()), expire_on_commit=False) as session:
         yield session
+
+
+@cache
+def _without_transactions(made: Engine) -> Engine:
+    return made.execution_options(isolation_level="AUTOCOMMIT")
 
 
 class _Bell:
@@ -206,7 +211,7 @@ def ring(channel: str = WORK_CHANNEL) -> None:
 
 def autonomous() -> Connection:
     """A connection on which every statement stands alone, so that holding it holds no transaction open."""
-    return engine().connect().execution_options(isolation_level="AUTOCOMMIT")
+    return _without_transactions(engine()).connect()
 
 
 @contextmanager

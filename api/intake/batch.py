@@ -45,7 +45,7 @@ class BatchBody(Sent):
 def submit_batch(header: IdempotencyHeader, body: BatchBody) -> Answer:
     """Workers read the links; one that cannot be read ends its case as `failed`, with the reason."""
     links = [(said(link), Link(url=link.image_url)) for link in body.submissions]
-    accepted = accept_once(header.key, _fingerprint(links), lambda on_commit: _open_cases(links, on_commit))
+    accepted = accept_once(header.key, lambda: _fingerprint(links), lambda on_commit: _open_cases(links, on_commit))
     return {"cases": accepted.cases}, HTTPStatus.ACCEPTED, accepted.headers
 
 

@@ -25,7 +25,7 @@ from api.places import takes_images
 from api.process import ApiProcess, current
 from api.replay import Accepted, IdempotencyHeader, accept_once
 from api.requests import request_id, strict_json
-from moderation import capacity, images, submissions
+from moderation import capacity, images, logs, submissions
 from moderation.errors import ImageTooLarge, InvalidRequest, TelltaleError, Undecodable, UnsupportedType
 from moderation.images import ImageFacts
 from moderation.sandbox import SandboxCrash, SandboxMemory, SandboxTimeout
@@ -83,8 +83,8 @@ class Submission:
     upload_id: UUID | None = None
     image_url: str | None = None
 
-    @property
     def fingerprint(self) -> str:
+        """Of what it is the same request again."""
         image = hashlib.sha256(self.data).hexdigest() if self.data is not None else None
         return submissions.fingerprint(self.said, f"{image}|{self.upload_id}|{self.image_url}")
 
@@ -111,6 +111,7 @@ def submit(header: IdempotencyHeader, query: Wait) -> Answer:
 
 def _answer(accepted: Accepted, wait_s: float) -> Answer:
     case = accepted.cases[0]
+    logs.add(case_id=case["id"])
     headers = {"Location": case_url(case["id"]), **accepted.headers}
     settled = settled_within(UUID(case["id"]), wait_s) if wait_s else None
     if settled is not None:
