@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import cast
 from uuid import UUID
 
-from sqlalchemy import Select, Table, delete, func, or_, select, update
+from sqlalchemy import Table, bindparam, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -27,6 +27,10 @@ from moderation.vocabulary import View
 log = logging.getLogger(__name__)
 
 PURGED_AT_ONCE = 500
+# Made once: every submission asks.
+_IS_LIVE = Image.tenant_id == bindparam("tenant"), Image.sha256 == bindparam("sha256"), Image.erased_at.is_(None)
+_KNOWN = select(Image.id, Image.s3_key).where(*_IS_LIVE)
+_LOCKED = select(Image).where(*_IS_LIVE).with_for_update(read=True)
 _INSERT = insert(cast(Table, Image.__table__)).on_conflict_do_nothing().returning(Image.id)
 
 
@@ -45,9 +49,8 @@ class Original:
 
 def keep(storage: Storage, tenant_id: UUID, data: bytes, facts: ImageFacts) -> Original:
     """Store the bytes, unless this tenant's are there already. Raises StorageUnavailable."""
-    known = _live(tenant_id, facts.sha256).with_only_columns(Image.id, Image.s3_key)
     with glance() as session:
-        found = session.execute(known).one_or_none()
+        found = session.execute(_KNOWN, {"tenant": tenant_id, "sha256": facts.sha256}).one_or_none()
     if found is not None:
         return Original(found.id, tenant_id, found.s3_key, facts, len(data), put=False)
     image_id = new_id()
@@ -78,7 +81,7 @@ def attach(session: Session, original: Original) -> Image:
         image = Image(**row, erased_at=None)
         written(session, image)
         return image
-    found = session.scalar(_live(original.tenant_id, facts.sha256).with_for_update(read=True))
+    found = session.scalar(_LOCKED, {"tenant": original.tenant_id, "sha256": facts.sha256})
     if found is None:
         raise Conflict("This image was erased while it was being sent again; send it once more.")
     return found
@@ -95,10 +98,6 @@ def discard_duplicate(storage: Storage, original: Original, image: Image) -> Non
         storage.delete(original.s3_key)
     except StorageUnavailable as error:
         log.warning("%s stays behind in the store: %s", original.s3_key, error)
-
-
-def _live(tenant_id: UUID, sha256: str) -> Select[Image]:
-    return select(Image).where(Image.tenant_id == tenant_id, Image.sha256 == sha256, Image.erased_at.is_(None))
 
 
 def image_of(session: Session, tenant_id: UUID, image_id: UUID) -> Image:
