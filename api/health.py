@@ -34,14 +34,24 @@ class Ready(Shown):
     model: dict[str, str] = Field(examples=[{"version": "demo-1", "kind": "demo"}])
 
 
-@api.get("/health/live", summary="Is the process alive?", responses={200: Alive} | problems.declared())
+@api.get(
+    "/health/live",
+    operation_id="getLiveness",
+    summary="Is the process alive?",
+    responses={200: Alive} | problems.declared(),
+)
 @public
 def live() -> Answer:
     """Touches nothing, so that a database that is away restarts no process."""
     return {"status": "alive"}
 
 
-@api.get("/health/ready", summary="Can it serve?", responses={200: Ready} | problems.declared(503))
+@api.get(
+    "/health/ready",
+    operation_id="getReadiness",
+    summary="Can it serve?",
+    responses={200: Ready} | problems.declared(503),
+)
 @public
 def ready() -> Answer:
     """Checks the database, the object store, that some model version is champion, and the keys of stored secrets."""

@@ -28,6 +28,7 @@ class AppealBody(Sent):
 
 @api.post(
     "/v1/cases/<uuid:case_id>/appeal",
+    operation_id="appealCase",
     summary="Appeal a decision",
     responses={200: CaseShown} | problems.declared(401, 403, 404, 409, 413, 415),
 )

@@ -37,6 +37,7 @@ class BatchBody(Sent):
 
 @api.post(
     "/v1/submissions/batch",
+    operation_id="submitBatch",
     summary="Submit many links",
     responses={202: AcceptedShown} | problems.declared(401, 403, 409, 413, 415, 422, 429),
 )

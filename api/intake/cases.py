@@ -38,7 +38,12 @@ class CaseFilter(Page):
     external_id: ExternalId | None = None
 
 
-@api.get("/v1/cases/<uuid:case_id>", summary="One case", responses={200: CaseShown} | problems.declared(401, 403, 404))
+@api.get(
+    "/v1/cases/<uuid:case_id>",
+    operation_id="getCase",
+    summary="One case",
+    responses={200: CaseShown} | problems.declared(401, 403, 404),
+)
 @requires(Scope.CASES_READ)
 def get_case(path: CasePath) -> Answer:
     """Its status, verdict, explanation and decision, as far as they have come."""
@@ -46,7 +51,12 @@ def get_case(path: CasePath) -> Answer:
         return cases.describe(cases.case_of(session, caller().tenant_id, path.case_id))
 
 
-@api.get("/v1/cases", summary="List cases", responses={200: CasesShown} | problems.declared(401, 403))
+@api.get(
+    "/v1/cases",
+    operation_id="listCases",
+    summary="List cases",
+    responses={200: CasesShown} | problems.declared(401, 403),
+)
 @requires(Scope.CASES_READ)
 def list_cases(query: CaseFilter) -> Answer:
     """Newest first. A page stays the same while new cases come in; follow `next` until it is null."""

@@ -69,7 +69,12 @@ class DeliveriesShown(Shown):
     next: str | None = Field(description="the `cursor` of the next page; None on the last")
 
 
-@api.get("/v1/deliveries", summary="List deliveries", responses={200: DeliveriesShown} | problems.declared(401, 403))
+@api.get(
+    "/v1/deliveries",
+    operation_id="listDeliveries",
+    summary="List deliveries",
+    responses={200: DeliveriesShown} | problems.declared(401, 403),
+)
 @requires(Scope.WEBHOOKS_MANAGE)
 def list_deliveries(query: DeliveryFilter) -> Answer:
     """With the log of every attempt."""
@@ -89,6 +94,7 @@ def list_deliveries(query: DeliveryFilter) -> Answer:
 
 @api.post(
     "/v1/deliveries/<uuid:delivery_id>/replay",
+    operation_id="replayDelivery",
     summary="Send one delivery again",
     responses={202: DeliveryShown} | problems.declared(401, 403, 404),
 )

@@ -82,6 +82,7 @@ class ReplayBody(Sent):
 
 @api.post(
     "/v1/endpoints",
+    operation_id="createEndpoint",
     summary="Register an endpoint",
     responses={201: NewEndpointShown} | problems.declared(401, 403, 413, 415),
 )
@@ -101,7 +102,12 @@ def create_endpoint(body: EndpointBody) -> Answer:
         return _with_secret(endpoint, webhooks.secrets_of(endpoint)[0]), HTTPStatus.CREATED
 
 
-@api.get("/v1/endpoints", summary="List endpoints", responses={200: EndpointsShown} | problems.declared(401, 403))
+@api.get(
+    "/v1/endpoints",
+    operation_id="listEndpoints",
+    summary="List endpoints",
+    responses={200: EndpointsShown} | problems.declared(401, 403),
+)
 @requires(Scope.WEBHOOKS_MANAGE)
 def list_endpoints() -> Answer:
     """With the disabled ones."""
@@ -111,6 +117,7 @@ def list_endpoints() -> Answer:
 
 @api.get(
     "/v1/endpoints/<uuid:endpoint_id>",
+    operation_id="getEndpoint",
     summary="One endpoint",
     responses={200: EndpointShown} | problems.declared(401, 403, 404),
 )
@@ -123,6 +130,7 @@ def get_endpoint(path: EndpointPath) -> Answer:
 
 @api.delete(
     "/v1/endpoints/<uuid:endpoint_id>",
+    operation_id="disableEndpoint",
     summary="Disable an endpoint",
     responses={204: None} | problems.declared(401, 403, 404),
 )
@@ -139,6 +147,7 @@ def disable_endpoint(path: EndpointPath) -> Answer:
 
 @api.post(
     "/v1/endpoints/<uuid:endpoint_id>/enable",
+    operation_id="enableEndpoint",
     summary="Enable an endpoint",
     responses={200: EndpointShown} | problems.declared(401, 403, 404),
 )
@@ -154,6 +163,7 @@ def enable_endpoint(path: EndpointPath) -> Answer:
 
 @api.post(
     "/v1/endpoints/<uuid:endpoint_id>/rotate-secret",
+    operation_id="rotateEndpointSecret",
     summary="Rotate the secret",
     responses={200: NewEndpointShown} | problems.declared(401, 403, 404),
 )
@@ -168,6 +178,7 @@ def rotate_secret(path: EndpointPath) -> Answer:
 
 @api.post(
     "/v1/endpoints/<uuid:endpoint_id>/ping",
+    operation_id="pingEndpoint",
     summary="Send a test event",
     responses={202: QueuedShown} | problems.declared(401, 403, 404),
 )
@@ -182,6 +193,7 @@ def ping(path: EndpointPath) -> Answer:
 
 @api.post(
     "/v1/endpoints/<uuid:endpoint_id>/replay",
+    operation_id="replayEndpoint",
     summary="Send a time range again",
     responses={202: QueuedShown} | problems.declared(401, 403, 404, 413, 415),
 )

@@ -28,6 +28,7 @@ class ExplanationShown(Shown):
 
 @api.post(
     "/v1/cases/<uuid:case_id>/explanation",
+    operation_id="explainCase",
     summary="Have a verdict explained",
     responses={202: ExplanationShown} | problems.declared(401, 403, 404, 409),
 )
@@ -42,6 +43,7 @@ def ask(path: CasePath) -> Answer:
 
 @api.get(
     "/v1/cases/<uuid:case_id>/explanation",
+    operation_id="getExplanation",
     summary="How far an explanation is",
     responses={200: ExplanationShown} | problems.declared(401, 403, 404),
 )

@@ -24,7 +24,7 @@ from api.process import current
 from api.reference import SIGNATURE
 from api.replay import REPLAYED_HEADER
 from api.requests import request_id
-from moderation import sources, submissions
+from moderation import logs, sources, submissions
 from moderation.sources import Reference
 from moderation.tables import Case, Source
 from moderation.vocabulary import CaseStatus
@@ -61,6 +61,7 @@ class CameTwice(Exception):
 
 @api.post(
     "/v1/hooks/<uuid:source_id>",
+    operation_id="takeWebhook",
     summary="Take a platform's webhook",
     responses={202: HookShown} | problems.declared(401, 404, 413, 429),
     openapi_extensions={
@@ -77,6 +78,7 @@ def take_webhook(path: SourcePath) -> Answer:
     """Signed as the source was set up. Anything but 202 means that nothing was accepted; send it again."""
     request.max_content_length = MAX_BODY_BYTES
     source = sources.source_with(path.source_id)
+    logs.add(tenant_id=source.tenant_id)
     body = request.get_data(cache=False)
     headers = {name.lower(): value for name, value in request.headers.items()}
     webhook_id = sources.verify(source, headers, body)

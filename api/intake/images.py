@@ -43,6 +43,7 @@ class LinkShown(Shown):
 
 @api.get(
     "/v1/images/<uuid:image_id>/original",
+    operation_id="getOriginal",
     summary="Link to the original",
     responses={200: LinkShown} | problems.declared(401, 403, 404),
 )
@@ -58,6 +59,7 @@ def original(path: ImagePath) -> Answer:
 
 @api.delete(
     "/v1/images/<uuid:image_id>",
+    operation_id="eraseImage",
     summary="Erase an image",
     responses={204: None} | problems.declared(401, 403, 404, 409),
 )

@@ -36,7 +36,12 @@ class RetentionBody(Sent):
     )
 
 
-@api.get("/v1/retention", summary="How long data is kept", responses={200: RetentionBody} | problems.declared(401, 403))
+@api.get(
+    "/v1/retention",
+    operation_id="getRetention",
+    summary="How long data is kept",
+    responses={200: RetentionBody} | problems.declared(401, 403),
+)
 @requires(Scope.SETTINGS_MANAGE)
 def get_retention() -> Answer:
     """In days from when a case was settled."""
@@ -46,6 +51,7 @@ def get_retention() -> Answer:
 
 @api.put(
     "/v1/retention",
+    operation_id="setRetention",
     summary="Set how long data is kept",
     responses={200: RetentionBody} | problems.declared(400, 401, 403),
 )

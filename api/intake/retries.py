@@ -18,6 +18,7 @@ api = APIBlueprint("retries", __name__, abp_tags=[Tag(name="Cases")], abp_securi
 
 @api.post(
     "/v1/cases/<uuid:case_id>/retry",
+    operation_id="retryCase",
     summary="Retry a failed case",
     responses={202: CaseShown} | problems.declared(401, 403, 404, 409),
 )

@@ -48,6 +48,7 @@ class DefaultsShown(Shown):
 
 @api.get(
     "/v1/cases/<uuid:case_id>/statement-of-reasons",
+    operation_id="getStatementOfReasons",
     summary="Statement of reasons",
     responses={200: StatementShown} | problems.declared(401, 403, 404, 409),
 )
@@ -60,6 +61,7 @@ def get_statement(path: CasePath) -> Answer:
 
 @api.get(
     "/v1/statement-defaults",
+    operation_id="getStatementDefaults",
     summary="What statements say of you",
     responses={200: DefaultsShown} | problems.declared(401, 403),
 )
@@ -72,6 +74,7 @@ def get_defaults() -> Answer:
 
 @api.put(
     "/v1/statement-defaults",
+    operation_id="setStatementDefaults",
     summary="Say what statements say of you",
     responses={200: DefaultsShown} | problems.declared(400, 401, 403),
 )

@@ -46,6 +46,7 @@ class SubjectBody(Sent):
 
 @api.post(
     "/v1/subject-exports",
+    operation_id="exportSubject",
     summary="Export one person's data",
     responses={200: {"content": {ZIP: {"schema": {"type": "string", "format": "binary"}}}}}
     | problems.declared(400, 401, 403, 404, 503),

@@ -96,6 +96,7 @@ api.components_schemas.update(_form_schemas | _json_schemas)
 
 @api.post(
     "/v1/submissions",
+    operation_id="submitImage",
     summary="Submit one image",
     responses={202: CaseShown, 200: CaseShown} | problems.declared(401, 403, 404, 409, 413, 415, 422, 429),
     openapi_extensions={"requestBody": {"required": True, "content": _form | _json}},

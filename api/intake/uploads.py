@@ -30,7 +30,10 @@ class UploadShown(Shown):
 
 
 @api.post(
-    "/v1/uploads", summary="Begin a large upload", responses={201: UploadShown} | problems.declared(401, 403, 429)
+    "/v1/uploads",
+    operation_id="beginUpload",
+    summary="Begin a large upload",
+    responses={201: UploadShown} | problems.declared(401, 403, 429),
 )
 @requires(Scope.SUBMISSIONS_WRITE)
 def begin_upload() -> Answer:
