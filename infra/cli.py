@@ -27,6 +27,8 @@ COMMANDS = {
     "merge": ("model.finetune.command:merge", "Fold an adapter into its base: one checkpoint that stands alone."),
     "up": ("infra.commands.up:up", "Start everything on this machine and keep it running until Ctrl-C."),
     "migrate": ("infra.commands.migrate:migrate", "Bring the database's schema up to date."),
+    "backup": ("infra.commands.backup:backup", "Copy the database and all images to a folder or another bucket."),
+    "restore": ("infra.commands.restore:restore", "Make a service of a backup again, in an empty database and bucket."),
     "models": ("infra.commands.models:models", "Register model versions, list them, choose the champion."),
     "retrain": ("infra.commands.retrain:retrain", "Have the model learn from what was reviewed, now, and follow it."),
     "export-dataset": (
@@ -78,8 +80,15 @@ class Commands(click.Group):
         """Run the command; what Telltale raises on purpose becomes one line on stderr and exit code 1."""
         try:
             return super().invoke(ctx)
-        except TelltaleError as error:
-            raise click.ClickException(error.message) from error
+        except _told() as error:
+            raise click.ClickException(str(error)) from error
+
+
+def _told() -> tuple[type[Exception], ...]:
+    """What is raised on purpose; looked up only once something was raised, so that help imports no HTTP."""
+    from infra.client import ClientError
+
+    return TelltaleError, ClientError
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -5,17 +5,14 @@ Endpoints are registered through the API, as a platform would; the rest has no o
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
-import urllib3
-
 from benchmarks.chaos.receivers import Receivers
-from infra.client import RequestFailed, call
+from infra.client import Client, ClientError
 from moderation import sources, tenants
 from moderation.db import transaction
 from moderation.tables import Source
@@ -25,7 +22,6 @@ from moderation.vocabulary import Scope, SourceKind, SourceScheme
 STEADY, MOODY, GONE = "steady", "moody", "gone"
 PATIENCE_S = 60.0
 Result = TypeVar("Result")
-_POOL = urllib3.PoolManager(timeout=10, retries=False)
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ def add_endpoint(platform: Platform, api: str, receivers: Receivers, kind: str) 
 
     def register() -> str:
         name = f"{platform.name}.{kind}.{time.time_ns()}"
-        endpoint = _call(platform, "POST", f"{api}/v1/endpoints", {"url": receivers.url(name)})
+        endpoint = _client(platform, api).request("POST", "/v1/endpoints", {"url": receivers.url(name)})
         receivers.trust(name, endpoint["secret"])
         return name
 
@@ -77,25 +73,26 @@ def remove_strays(platform: Platform, api: str, receivers: Receivers) -> None:
     """Disable the endpoints whose secret was lost with the answer that held it."""
 
     def remove() -> None:
-        for endpoint in _call(platform, "GET", f"{api}/v1/endpoints")["endpoints"]:
+        client = _client(platform, api)
+        for endpoint in client.request("GET", "/v1/endpoints")["endpoints"]:
             if endpoint["disabled_at"] is None and not receivers.trusts(endpoint["url"].rpartition("/")[2]):
-                _call(platform, "DELETE", f"{api}/v1/endpoints/{endpoint['id']}")
+                client.request("DELETE", f"/v1/endpoints/{endpoint['id']}")
 
     _until_answered(remove)
 
 
-def _call(platform: Platform, method: str, url: str, body: object = None) -> Any:
-    headers = {"authorization": f"Bearer {platform.key}", "content-type": "application/json"}
-    return call(_POOL, method, url, json.dumps(body).encode() if body else None, headers)
+def _client(platform: Platform, api: str) -> Client:
+    # One attempt: what is lost is looked after here.
+    return Client(api, platform.key, timeout_s=10, retries=0)
 
 
 def _until_answered(act: Callable[[], Result]) -> Result:
-    """Faults may be under way. Raises RequestFailed when patience ends."""
+    """Faults may be under way. Raises ClientError when patience ends."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
             return act()
-        except RequestFailed:
+        except ClientError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)

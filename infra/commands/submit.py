@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import click
 from rich.live import Live
 from rich.table import Table
 
-from infra.client import Client, RequestFailed
+from infra.client import Client, ClientError
 from infra.printing import as_json_option, console, print_json, table
 from moderation.vocabulary import SETTLED, CaseStatus
 
@@ -61,12 +60,12 @@ def _submitted(client: Client, image: str, external_id: str | None) -> dict[str,
     """The case, or what is wrong: one image that is refused does not keep the others back."""
     try:
         if image.startswith(("http://", "https://")):
-            return {"sent": image, **client.submit_link(image, external_id)}
-        return {"sent": image, **client.submit_file(Path(image), external_id)}
+            return {"sent": image, **client.submit_link(image, external_id=external_id)}
+        return {"sent": image, **client.submit_file(image, external_id=external_id)}
     except OSError as error:
         return {"sent": image, "error": f"It cannot be read: {error.strerror or error}."}
-    except RequestFailed as error:
-        return {"sent": image, "error": error.message}
+    except ClientError as error:
+        return {"sent": image, "error": str(error)}
 
 
 def _watch(client: Client, answers: list[dict[str, Any]], timeout_s: float, *, silent: bool) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import urllib3
 from standardwebhooks import Webhook
 
-from infra.client import Client, RequestFailed, call
+from infra.client import Client, ClientError, call
 from infra.demo.platform import Platform
 from infra.demo.receiver import Receiver
 from infra.demo.samples import Sample
@@ -103,22 +103,23 @@ class Sender:
         self._platform = platform
         self._samples_url = samples_url
         self._webhook = Webhook(platform.hook_secret)
-        self._pool = urllib3.PoolManager(timeout=30, retries=False)
+        self._pool = urllib3.PoolManager()
 
     def ship(self, sample: Sample, way: Literal["REST", "webhook"]) -> Shipment:
         """Submit one sample; a refusal is written on the shipment."""
         shipment = Shipment(sample, way)
         try:
-            shipment.case = (
-                self.client.submit_file(sample.path, sample.name) if way == "REST" else self._announce(sample)
-            )
-        except RequestFailed as error:
-            shipment.error = error.message
+            shipment.case = self._submit(sample) if way == "REST" else self._announce(sample)
+        except ClientError as error:
+            shipment.error = str(error)
         return shipment
 
     def refresh(self, shipment: Shipment) -> None:
         """Read its case again."""
-        shipment.case = self.client.case(shipment.case["id"])
+        shipment.case = dict(self.client.case(shipment.case["id"]))
+
+    def _submit(self, sample: Sample) -> dict[str, Any]:
+        return dict(self.client.submit_file(sample.path, external_id=sample.name))
 
     def _announce(self, sample: Sample) -> dict[str, Any]:
         """Tell the platform's hook of a new image, as an upload webhook would; Telltale reads the link itself."""
@@ -131,7 +132,7 @@ class Sender:
             "webhook-timestamp": str(int(now.timestamp())),
             "webhook-signature": self._webhook.sign(message_id, now, body),
         }
-        answer = call(self._pool, "POST", self._platform.hook_url, body.encode(), headers)
+        answer = call(self._pool, "POST", self._platform.hook_url, body.encode(), headers, timeout_s=30, retries=0)
         return dict(answer["cases"][0])
 
 
@@ -140,7 +141,7 @@ def follow(
 ) -> bool:
     """Read cases and receiver until every accepted shipment is settled and its webhook verified.
 
-    Calls `tick` after each look. False where the time ran out first. Raises RequestFailed where the API is gone.
+    Calls `tick` after each look. False where the time ran out first. Raises ClientError where the API is gone.
     """
     deadline = time.monotonic() + timeout_s
     under_way = [shipment for shipment in shipments if shipment.submitted]
