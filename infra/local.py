@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import IO, Self
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra import processes
 from infra.services import LOOPBACK, Postgres, SeaweedFS, Service, Valkey, free_port, is_free, wait_until
 from infra.supervision import Program, Supervisor, environment_with
 from moderation.errors import ConfigurationError
-from moderation.settings import SECRET_KEY_BYTES
+from moderation.settings import SECRET_KEY_BYTES, FromEnvironment
 
 SERVICES = "services"
 SECRET_KEYS = "secret-keys"
@@ -37,15 +36,16 @@ PROCESSES_TIMEOUT_S = 600.0
 PING_S = 0.5
 
 
-class Outside(BaseSettings):
+class Outside(FromEnvironment):
     """The addresses that are already given by TELLTALE_*; a service whose address is None is started here."""
 
-    model_config = SettingsConfigDict(env_prefix="TELLTALE_", frozen=True, extra="ignore")
-
+    # That it is a folder is for Settings to say.
+    secrets_dir: Path | None = None
     database_url: str | None = None
     redis_url: str | None = None
     s3_endpoint_url: str | None = None
     public_url: str | None = None
+    log_format: str | None = None
     secret_keys: str | None = Field(default=None, repr=False)
 
     @classmethod
@@ -148,6 +148,8 @@ class Stack:
         self.services = embedded_services(self.folder, outside)
         self.environment = {name: value for service in self.services for name, value in service.environment.items()}
         self.environment |= {} if outside.public_url else {"TELLTALE_PUBLIC_URL": self.url}
+        # On one machine people read along.
+        self.environment |= {} if outside.log_format else {"TELLTALE_LOG_FORMAT": "text"}
         if not outside.secret_keys:
             self.environment["TELLTALE_SECRET_KEYS"] = kept_secret_keys(self.folder / SECRET_KEYS)
         self.environment |= environment or {}

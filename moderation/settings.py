@@ -1,4 +1,4 @@
-"""Everything a deployment can set, read once per process from TELLTALE_* variables into one frozen object.
+"""Everything a deployment can set, read once per process from TELLTALE_* variables, or files, into one frozen object.
 
 It knows no defaults for addresses: `telltale up` sets them for the embedded services, a deployment sets its own.
 """
@@ -10,12 +10,19 @@ import re
 from email.utils import parseaddr
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BeforeValidator, DirectoryPath, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 from moderation.errors import ConfigurationError
 
@@ -39,13 +46,45 @@ def _secret_key(word: str) -> bytes:
     return key
 
 
-class Settings(BaseSettings):
-    """One deployment's settings; every field is the variable TELLTALE_<FIELD> in capitals."""
+class _Files(SecretsSettingsSource):
+    """Settings in files, a file each; one that is empty is as if it were not there."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        value, key, is_complex = super().get_field_value(field, field_name)
+        return value or None, key, is_complex
+
+
+class FromEnvironment(BaseSettings):
+    """What is read from TELLTALE_* variables and, behind them, from the files of a folder of secrets."""
 
     # What holds a password or a key is kept out of repr(), and out of what is said of a wrong value.
     model_config = SettingsConfigDict(
         env_prefix="TELLTALE_", frozen=True, extra="ignore", env_parse_none_str="never", hide_input_in_errors=True
     )
+
+    secrets_dir: DirectoryPath | None = Field(
+        default=None,
+        description="a folder with a file for each setting that is to stand in no variable, named as the variable in "
+        "small letters (telltale_database_url); a variable wins, and an empty file says nothing",
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, variables, and files where a variable names their folder; one that is none is refused later."""
+        folder = env_settings().get("secrets_dir")
+        there = folder is not None and Path(folder).is_dir()
+        return init_settings, env_settings, _Files(settings_cls, secrets_dir=folder if there else None)
+
+
+class Settings(FromEnvironment):
+    """One deployment's settings; every field is the variable TELLTALE_<FIELD> in capitals."""
 
     # Where the three services are.
     database_url: str = Field(repr=False, description="postgresql+psycopg://user:password@host/database")
@@ -165,6 +204,10 @@ class Settings(BaseSettings):
         default=0, ge=0, description="reverse proxies before the api, each of which appends to X-Forwarded-For"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["json", "text"] = Field(
+        default="json",
+        description="`json`: an object a line (docs/logs.md); `text`: for people, as under `telltale up`",
+    )
     metrics_port: int | None = Field(
         default=None, ge=1, le=65535, description="where this process serves Prometheus /metrics; unset: it does not"
     )

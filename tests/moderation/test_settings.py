@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from infra.local import Outside
 from moderation.errors import ConfigurationError
 from moderation.settings import Settings, settings
 
@@ -78,3 +81,39 @@ def test_retraining_every_night_can_be_put_off_for_good(monkeypatch: pytest.Monk
     monkeypatch.setenv("TELLTALE_RETRAIN_TIMEZONE", "Europe/Berlin")
     assert settings().retrain_hour is None
     assert settings().retrain_timezone.key == "Europe/Berlin"
+
+
+def test_files_of_a_folder_stand_behind_variables_and_an_empty_one_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("TELLTALE_DATABASE_URL", "TELLTALE_SECRET_KEYS"):
+        monkeypatch.delenv(name)
+    (tmp_path / "telltale_database_url").write_text("postgresql+psycopg://of-a-file\n")
+    (tmp_path / "telltale_redis_url").write_text("redis://of-a-file")
+    (tmp_path / "telltale_secret_keys").write_text(f"{base64.b64encode(bytes(32)).decode()}\n")
+    (tmp_path / "telltale_smtp_url").write_text("")
+    monkeypatch.setenv("TELLTALE_REDIS_URL", "redis://of-a-variable")
+    monkeypatch.setenv("TELLTALE_SECRETS_DIR", str(tmp_path))
+    read = settings()
+    assert (read.database_url, read.redis_url) == ("postgresql+psycopg://of-a-file", "redis://of-a-variable")
+    assert (read.secret_keys, read.smtp_url) == ((bytes(32),), None)
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["nothing", "a file"])
+def test_a_folder_of_secrets_that_is_none_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: bool
+) -> None:
+    if there:
+        (tmp_path / "secrets").write_text("")
+    monkeypatch.setenv("TELLTALE_SECRETS_DIR", str(tmp_path / "secrets"))
+    with pytest.raises(ConfigurationError, match="TELLTALE_SECRETS_DIR: Path does not point to a directory"):
+        settings()
+
+
+def test_a_stack_whose_services_are_outside_is_told_so_by_files_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("TELLTALE_DATABASE_URL")
+    (tmp_path / "telltale_database_url").write_text("postgresql+psycopg://of-a-file")
+    monkeypatch.setenv("TELLTALE_SECRETS_DIR", str(tmp_path))
+    assert Outside().database_url == "postgresql+psycopg://of-a-file"
