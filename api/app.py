@@ -9,7 +9,7 @@ from flask import Response, request
 from flask_openapi3 import OpenAPI
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from api import auth, health, places, problems, process, reference, requests, traffic
+from api import auth, events, health, places, problems, process, reference, requests, traffic
 from api.dashboard import shell
 from api.intake import (
     appeals,
@@ -86,6 +86,7 @@ def create_app(settings: Settings) -> Application:
     for blueprint in BLUEPRINTS:
         app.register_api(blueprint)
     reference.install(app)
+    events.install(app)
     shell.install(app)
     auth.refuse_unmarked(app)
     return app

@@ -91,42 +91,42 @@ class SubmissionFields(Sent):
 class CasePath(BaseModel):
     """Where a case is named in the path."""
 
-    case_id: UUID
+    case_id: UUID = Field(description="as the answer to its submission has it")
 
 
 class ImageShown(Shown):
     """The image of a case. `judged_frame`: of an animation the first frame is judged."""
 
-    id: UUID
-    sha256: str
-    media_type: str
-    width: int
-    height: int
-    bytes: int
-    frames: int
+    id: UUID = Field(description="for links to the original, and for erasing it")
+    sha256: str = Field(description="of the bytes as sent, in hexadecimal; it stays when the image is erased")
+    media_type: str = Field(description="told by content, such as `image/jpeg`")
+    width: int = Field(description="pixels, as displayed (upright)")
+    height: int = Field(description="pixels, as displayed")
+    bytes: int = Field(description="as sent")
+    frames: int = Field(description="of an animation, or pages")
     judged_frame: str = Field(description="`only`, or `first of several`")
-    erased: bool
+    erased: bool = Field(description="its bytes are gone for good")
 
 
 class ModelShown(Shown):
     """What made a verdict. `kind` says `demo` where it is the demo model, not FakeVLM."""
 
-    version: str
-    kind: str
-    prompt: str
-    calibration: str
-    engine: str
-    dtype: str
+    version: str = Field(description="the name of the model version")
+    kind: str = Field(description="`demo` where it is the demo model, not FakeVLM")
+    prompt: str = Field(description="the raw prompt that the image was judged with")
+    calibration: str = Field(description="how the score was calibrated; `none` where it was not")
+    engine: str = Field(description="what ran the network: `transformers` or `vllm`")
+    dtype: str = Field(description="of its weights, such as `bfloat16`")
 
 
 class VerdictShown(Shown):
     """What the model said. `p_fake` is calibrated; `logit` is z_fake − z_real before calibration."""
 
     label: Label
-    p_fake: float = Field(ge=0, le=1)
-    logit: float
+    p_fake: float = Field(ge=0, le=1, description="the calibrated score")
+    logit: float = Field(description="z_fake − z_real before calibration")
     pair_mass: float = Field(description="probability of the two verdict words together; low means: not answering")
-    explanation: str | None
+    explanation: str | None = Field(description="null where the policy skips it: it can be asked for")
     model: ModelShown
 
 
@@ -135,14 +135,14 @@ class DecisionShown(Shown):
 
     label: Label
     by: DecidedBy
-    policy_version: int | None
+    policy_version: int | None = Field(description="which version of your policy was in force")
 
 
 class FailureShown(Shown):
     """Why there is no verdict."""
 
     reason: FailureReason
-    detail: str | None
+    detail: str | None = Field(description="in words, for people")
 
 
 class CaseShown(Shown):
@@ -192,29 +192,29 @@ class CaseShown(Shown):
         }
     )
 
-    id: UUID
+    id: UUID = Field(description="ids are in order of making")
     status: CaseStatus
     sequence: int = Field(description="grows with every event of the case: the order of its webhooks")
-    external_id: str | None
-    metadata: dict[str, Any]
+    external_id: str | None = Field(description="your own id; null once the image is erased")
+    metadata: dict[str, Any] = Field(description="what you sent with it; empty once the image is erased")
     priority: Priority
     image: ImageShown | None = Field(description="None until a link has been read")
-    verdict: VerdictShown | None
-    decision: DecisionShown | None
+    verdict: VerdictShown | None = Field(description="null until the model has answered")
+    decision: DecisionShown | None = Field(description="null until it is decided; stands while it is looked at again")
     review_reason: ReviewReason | None = Field(description="why it waits for a person, while it does")
-    failure: FailureShown | None
-    created_at: datetime
-    settled_at: datetime | None
+    failure: FailureShown | None = Field(description="why it failed, where it did")
+    created_at: datetime = Field(description="when it was accepted")
+    settled_at: datetime | None = Field(description="when it was decided, sent to review, or failed")
 
 
 class CasesShown(Shown):
     """A page of cases, newest first."""
 
-    cases: list[CaseShown]
+    cases: list[CaseShown] = Field(description="as they are now")
     next: str | None = Field(description="the `cursor` of the next page; None on the last")
 
 
 class AcceptedShown(Shown):
     """The cases that were opened, in the order of what was sent."""
 
-    cases: list[CaseShown]
+    cases: list[CaseShown] = Field(description="as they were accepted")

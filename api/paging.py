@@ -36,7 +36,7 @@ def _as_cursors_are(schema: dict[str, Any]) -> None:
 class Page(Sent):
     """Which page of a list; newest first."""
 
-    limit: int = Field(default=50, ge=1, le=MAX_PAGE)
+    limit: int = Field(default=50, ge=1, le=MAX_PAGE, description="how many on a page")
     cursor: str | None = Field(
         default=None, description="`next` of the page before; opaque", json_schema_extra=_as_cursors_are
     )

@@ -9,11 +9,15 @@ OPERATOR = "operator"
 
 
 class Label(StrEnum):
+    """What an image is taken for: `fake` is synthetic or edited by a machine."""
+
     REAL = "real"
     FAKE = "fake"
 
 
 class CaseStatus(StrEnum):
+    """Where a case is; `fetching` only where a link was sent, and it moves on from the first three by itself."""
+
     FETCHING = "fetching"
     QUEUED = "queued"
     SCREENING = "screening"
@@ -40,6 +44,8 @@ class Priority(StrEnum):
 
 
 class DecidedBy(StrEnum):
+    """What made a decision: the platform's thresholds, or a person."""
+
     POLICY = "policy"
     MODERATOR = "moderator"
 
@@ -203,6 +209,7 @@ class EventType(StrEnum):
     ENDPOINT_ENABLED = "endpoint.enabled"
     DELIVERY_REPLAYED = "delivery.replayed"
     SECRETS_SEALED = "secrets.sealed"  # stored secrets are encrypted with another key from now on
+    SERVICE_RESTORED = "service.restored"  # all of it, from a backup
     MEMBER_ADDED = "member.added"
     MEMBER_CHANGED = "member.changed"
     MEMBER_REMOVED = "member.removed"
@@ -234,6 +241,8 @@ class View(StrEnum):
 
 
 class DeliveryStatus(StrEnum):
+    """What became of an event on its way to an endpoint."""
+
     PENDING = "pending"
     DELIVERED = "delivered"
     FAILED = "failed"  # the schedule ran out, or the endpoint is gone

@@ -23,7 +23,12 @@ class AppealBody(Sent):
     # All of it may be left out, so the whole body may.
     model_config = ConfigDict(openapi_extra={"required": False})
 
-    message: Text | None = Field(default=None, max_length=MAX_MESSAGE, examples=["The uploader sent the raw file."])
+    message: Text | None = Field(
+        default=None,
+        max_length=MAX_MESSAGE,
+        description="shown to the moderator",
+        examples=["The uploader sent the raw file."],
+    )
 
 
 @api.post(

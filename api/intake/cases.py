@@ -33,9 +33,9 @@ LONGEST_PAUSE_S = 0.5
 class CaseFilter(Page):
     """Which cases, and which page of them."""
 
-    status: CaseStatus | None = None
+    status: CaseStatus | None = Field(default=None, description="as it is now")
     label: Label | None = Field(default=None, description="of the decision")
-    external_id: ExternalId | None = None
+    external_id: ExternalId | None = Field(default=None, description="your own id, exactly")
 
 
 @api.get(

@@ -25,25 +25,25 @@ api = APIBlueprint("deliveries", __name__, abp_tags=[Tag(name="Webhooks out")], 
 class DeliveryFilter(Page):
     """Which deliveries, and which page of them."""
 
-    endpoint_id: UUID | None = None
-    status: DeliveryStatus | None = None
+    endpoint_id: UUID | None = Field(default=None, description="of this endpoint alone")
+    status: DeliveryStatus | None = Field(default=None, description="as it is now")
 
 
 class DeliveryPath(BaseModel):
     """Where a delivery is named in the path."""
 
-    delivery_id: UUID
+    delivery_id: UUID = Field(description="`id` in the log, not the `webhook-id`")
 
 
 class AttemptShown(Shown):
     """One attempt: what the endpoint answered, or why it could not be reached."""
 
-    attempt: int
-    created_at: datetime
-    response_status: int | None
-    response_excerpt: str | None
-    error: str | None
-    elapsed_ms: int
+    attempt: int = Field(description="counted from 1")
+    created_at: datetime = Field(description="when it was made")
+    response_status: int | None = Field(description="the HTTP status of the answer, where there was one")
+    response_excerpt: str | None = Field(description="the beginning of the answer's body")
+    error: str | None = Field(description="why there was no answer")
+    elapsed_ms: int = Field(description="how long it took")
 
 
 class DeliveryShown(Shown):

@@ -27,7 +27,9 @@ REMOVED = "Removed through the API."
 class EndpointBody(Sent):
     """An endpoint to be."""
 
-    url: Url = Field(examples=["https://example.com/hooks/telltale"])
+    url: Url = Field(
+        description="http(s), public; see docs/api.md for ports", examples=["https://example.com/hooks/telltale"]
+    )
     event_types: list[EventType] = Field(
         default_factory=list,
         max_length=len(OUTBOUND),
@@ -40,19 +42,19 @@ class EndpointBody(Sent):
 class EndpointPath(BaseModel):
     """Where an endpoint is named in the path."""
 
-    endpoint_id: UUID
+    endpoint_id: UUID = Field(description="as the answer to its registration has it")
 
 
 class EndpointShown(Shown):
     """An endpoint. A disabled one is sent nothing; what was pending for it goes out when it is enabled."""
 
     id: UUID
-    url: str
-    event_types: list[str]
+    url: str = Field(description="where its events are sent")
+    event_types: list[str] = Field(description="those it is sent; empty: all that are sent")
     created_at: datetime
     failing_since: datetime | None = Field(description="since when every attempt failed")
-    disabled_at: datetime | None
-    disabled_reason: str | None
+    disabled_at: datetime | None = Field(description="since when nothing is sent to it")
+    disabled_reason: str | None = Field(description="what it answered, or who disabled it")
 
 
 class NewEndpointShown(EndpointShown):
@@ -64,19 +66,19 @@ class NewEndpointShown(EndpointShown):
 class EndpointsShown(Shown):
     """All of a tenant's endpoints, oldest first."""
 
-    endpoints: list[EndpointShown]
+    endpoints: list[EndpointShown] = Field(description="with the disabled ones")
 
 
 class QueuedShown(Shown):
     """How many deliveries will be sent."""
 
-    queued: int
+    queued: int = Field(description="deliveries that go out now")
 
 
 class ReplayBody(Sent):
     """Which events to send again: those made from `since` on and before `until`."""
 
-    since: Moment = Field(examples=["2026-01-01T00:00:00Z"])
+    since: Moment = Field(description="from this moment on", examples=["2026-01-01T00:00:00Z"])
     until: Moment | None = Field(default=None, description="now, if left out")
 
 

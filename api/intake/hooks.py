@@ -37,22 +37,22 @@ MAX_BODY_BYTES = 1024 * 1024
 class SourcePath(BaseModel):
     """Where a source is named in the path."""
 
-    source_id: UUID
+    source_id: UUID = Field(description="the id that `telltale sources create` printed")
 
 
 class OpenedShown(Shown):
     """A case that a webhook opened."""
 
-    id: UUID
-    url: str = Field(examples=["/v1/cases/0199c0de-6b1c-7c3a-9d43-2f6f2f1f4a55"])
+    id: UUID = Field(description="the case's")
+    url: str = Field(description="the case's path", examples=["/v1/cases/0199c0de-6b1c-7c3a-9d43-2f6f2f1f4a55"])
     status: CaseStatus
-    external_id: str | None
+    external_id: str | None = Field(description="what the source's pointer found")
 
 
 class HookShown(Shown):
     """The cases that a webhook opened, one for each image it speaks of; none for S3's test event or a removal."""
 
-    cases: list[OpenedShown]
+    cases: list[OpenedShown] = Field(description="in the order of the body")
 
 
 class CameTwice(Exception):

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from uuid import UUID
 
 from flask_openapi3 import APIBlueprint, Tag
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from api import problems
 from api.auth import SECURITY, caller, requires
@@ -31,14 +31,14 @@ LINK_TTL = timedelta(minutes=5)
 class ImagePath(BaseModel):
     """Where an image is named in the path."""
 
-    image_id: UUID
+    image_id: UUID = Field(description="`image.id` of its case")
 
 
 class LinkShown(Shown):
     """A link to the bytes as they were sent, straight from the object store; whoever has it can read them."""
 
-    url: str
-    expires_at: datetime
+    url: str = Field(description="at the object store, signed")
+    expires_at: datetime = Field(description="five minutes from now")
 
 
 @api.get(

@@ -23,10 +23,10 @@ class UploadShown(Shown):
     """A form to send to the object store: every field of `fields`, then the file as `file`, as multipart/form-data."""
 
     id: UUID = Field(description="for `upload_id` of POST /v1/submissions, once the file has arrived")
-    url: str = Field(examples=["https://store.example.com/telltale"])
-    fields: dict[str, str]
+    url: str = Field(description="where to send the form", examples=["https://store.example.com/telltale"])
+    fields: dict[str, str] = Field(description="the form's fields, as they are")
     max_bytes: int = Field(description="the store refuses more")
-    expires_at: datetime
+    expires_at: datetime = Field(description="an hour from now")
 
 
 @api.post(

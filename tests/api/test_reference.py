@@ -57,6 +57,25 @@ def test_every_operation_says_who_may_call_it_and_what_goes_wrong(document: dict
     assert set(document["components"]["securitySchemes"]) == {"api_key", "webhook_signature"}
 
 
+def test_clients_can_be_generated_from_it(document: dict[str, Any]) -> None:
+    """A method's name of its own, a group, and words for whatever a method takes or gives."""
+    ids = [operation["operationId"] for operation in operations(document).values()]
+    assert len(set(ids)) == len(ids) and all(re.fullmatch(r"[a-z]+([A-Z][a-z]+)*", id_) for id_ in ids)
+    for name, operation in operations(document).items():
+        assert len(operation["tags"]) == 1, name
+        silent = [one["name"] for one in operation.get("parameters", ()) if not one.get("description")]
+        assert silent == [], name
+        problems = {body["schema"]["$ref"] for body in _problems(operation)}
+        assert problems == {"#/components/schemas/Problem"}, name
+    schemas = document["components"]["schemas"]
+    assert [name for name, schema in schemas.items() if not schema.get("description")] == []
+
+
+def _problems(operation: dict[str, Any]) -> list[dict[str, Any]]:
+    answers = [answer for status, answer in operation["responses"].items() if status >= "400"]
+    return [body for answer in answers for body in answer["content"].values()]
+
+
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     for name in set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document))):
         assert name in document["components"]["schemas"], name
