@@ -6,6 +6,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 
 FOLDER = Path(__file__).parent
 
@@ -16,6 +17,11 @@ def config(database_url: str) -> Config:
     made.set_main_option("script_location", str(FOLDER))
     made.set_main_option("sqlalchemy.url", database_url.replace("%", "%%"))
     return made
+
+
+def revisions() -> list[str]:
+    """Every revision that this Telltale knows, the newest first."""
+    return [script.revision for script in ScriptDirectory(str(FOLDER)).walk_revisions()]
 
 
 def upgrade(database_url: str, revision: str = "head") -> None:

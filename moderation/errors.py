@@ -103,6 +103,10 @@ class DamagedCheckpoint(TelltaleError):
     """What the object store holds of a model version is not what was stored."""
 
 
+class DamagedBackup(TelltaleError):
+    """What a destination holds of a backup is not what was backed up, or not all of it."""
+
+
 class OutboundError(TelltaleError):
     """A URL that somebody gave could not be reached."""
 

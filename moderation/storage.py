@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
@@ -24,6 +25,7 @@ from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, ReadTimeoutError
 from botocore.exceptions import ConnectionError as NotConnected
+from botocore.response import StreamingBody
 
 from moderation import outbound
 from moderation.errors import ConfigurationError, ImageTooLarge, NotFound, StorageFull, StorageUnavailable
@@ -31,6 +33,7 @@ from moderation.settings import Settings
 from moderation.vocabulary import View
 
 if TYPE_CHECKING:
+    from botocore.awsrequest import AWSResponse
     from botocore.httpsession import URLLib3Session
     from types_boto3_s3.client import S3Client
 
@@ -100,6 +103,11 @@ def report_key(run_id: UUID) -> str:
     return f"reports/{run_id}.html"
 
 
+def probe_key(id_: UUID) -> str:
+    """Where something is put only to see whether it can be."""
+    return f"probes/{id_}"
+
+
 class Storage:
     """One deployment's bucket. Safe to use from many threads; a process needs one.
 
@@ -113,23 +121,25 @@ class Storage:
         access = (settings.s3_region, settings.s3_access_key, settings.s3_secret_key)
         self._client = _client(settings.s3_endpoint_url, *access)
         address = _address(self._client, self._bucket, settings.s3_endpoint_url)
-        self._put_at_once = _Put(self._client, address, *access)
+        self._at_once = _AtOnce(self._client, address, *access)
         # A presigned link is bound to the host it was signed for, so those are signed for the public one.
         self._public_client = _client(settings.s3_public_url or settings.s3_endpoint_url, *access)
 
     def put(self, key: str, data: bytes, media_type: str) -> None:
         """Store an object; one of this key is replaced."""
         with _translated(key):
-            if not self._put_at_once(key, data, media_type):
+            if not self._at_once.put(key, data, media_type):
                 self._client.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType=media_type)
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
         """An object's bytes. Raises NotFound, and ImageTooLarge above `max_bytes` without reading them."""
         with _translated(key):
+            data = self._at_once.get(key, max_bytes)
+            if data is not None:
+                return data
             answer = self._client.get_object(Bucket=self._bucket, Key=key)
             with answer["Body"] as body:
-                if answer["ContentLength"] > max_bytes:
-                    raise ImageTooLarge(f"The file has {answer['ContentLength']} bytes; at most {max_bytes} are read.")
+                _refuse_larger(answer["ContentLength"], max_bytes)
                 return body.read()
 
     def head(self, key: str) -> StoredObject:
@@ -138,18 +148,17 @@ class Storage:
             answer = self._client.head_object(Bucket=self._bucket, Key=key)
             return StoredObject(answer["ContentLength"], answer["ContentType"])
 
-    def put_file(self, key: str, path: Path) -> None:
-        """Store a file; an object of this key is replaced."""
+    def put_file(self, key: str, path: Path, media_type: str = "application/octet-stream") -> None:
+        """Store a file of any size, a large one in parts; an object of this key is replaced."""
         with _translated(key), path.open("rb") as file:
-            self._client.put_object(Bucket=self._bucket, Key=key, Body=file, ContentType="application/octet-stream")
+            self._client.upload_fileobj(file, self._bucket, key, ExtraArgs={"ContentType": media_type})
 
     def get_file(self, key: str, path: Path, *, max_bytes: int) -> None:
         """Write an object to a file. Raises NotFound, and ImageTooLarge above `max_bytes` without reading it."""
         with _translated(key):
             answer = self._client.get_object(Bucket=self._bucket, Key=key)
             with closing(answer["Body"]) as body, path.open("wb") as file:
-                if answer["ContentLength"] > max_bytes:
-                    raise ImageTooLarge(f"The file has {answer['ContentLength']} bytes; at most {max_bytes} are read.")
+                _refuse_larger(answer["ContentLength"], max_bytes)
                 for piece in body.iter_chunks(PIECE_BYTES):
                     file.write(piece)
 
@@ -216,6 +225,12 @@ class Storage:
                     raise
         self.ping()  # a bucket of this name may be somebody else's
 
+    def clock(self) -> datetime:
+        """What time it is by the store's clock, to the second. Raises StorageUnavailable."""
+        with _translated(self._bucket):
+            answer = self._client.head_bucket(Bucket=self._bucket)
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+
     def ping(self) -> None:
         """Return when the store answers and the bucket is ours to use."""
         try:
@@ -225,11 +240,11 @@ class Storage:
             raise StorageUnavailable(f"The object store has no bucket '{self._bucket}': create it.") from error
 
 
-class _Put:
-    """PutObject by botocore's signer and connections alone: what every submission waits for, at half of boto3's CPU.
+class _AtOnce:
+    """PutObject and GetObject by botocore's signer and connections alone: what every case waits for, at half the CPU.
 
-    It tries once. Whatever is not a plain success is left to boto3, which knows what to make of it and when to try
-    again.
+    Each is tried once. Whatever is not a plain success is left to boto3, which knows what to make of it and when to
+    try again. Raises ReadTimeoutError: who has waited that long is not to wait again.
     """
 
     def __init__(
@@ -242,18 +257,41 @@ class _Put:
         # The client's own connections: whatever authorities, proxies and time-outs it was made with hold here too.
         self._connections: URLLib3Session = client._endpoint.http_session  # type: ignore[attr-defined]
 
-    def __call__(self, key: str, data: bytes, media_type: str) -> bool:
-        """Whether the object is stored. Raises ReadTimeoutError: who has waited that long is not to wait again."""
+    def put(self, key: str, data: bytes, media_type: str) -> bool:
+        """Whether the object is stored."""
+        answer = self._sent("PUT", key, {"Content-Type": media_type}, data)
+        return answer is not None and answer.status_code == HTTPStatus.OK
+
+    def get(self, key: str, max_bytes: int) -> bytes | None:
+        """The object's bytes, or None where boto3 is to be asked. Raises ImageTooLarge, with nothing read."""
+        answer = self._sent("GET", key, {}, None)
+        if answer is None:
+            return None
+        size = int(answer.headers.get("content-length", -1))
+        with closing(StreamingBody(answer.raw, size)) as body:
+            if answer.status_code != HTTPStatus.OK or size < 0:
+                return None
+            _refuse_larger(size, max_bytes)
+            return body.read()
+
+    def _sent(self, method: str, key: str, headers: dict[str, str], data: bytes | None) -> AWSResponse | None:
+        """What the store answers; of GET the body has not been read."""
         if self._credentials is None:
-            return False
-        request = AWSRequest("PUT", f"{self._address}/{quote(key)}", {"Content-Type": media_type}, data)
+            return None
+        address = f"{self._address}/{quote(key)}"
+        request = AWSRequest(method, address, headers, data, stream_output=method == "GET")
         S3SigV4Auth(self._credentials.get_frozen_credentials(), "s3", self._region).add_auth(request)
         try:
-            return bool(self._connections.send(request.prepare()).status_code == HTTPStatus.OK)
+            return self._connections.send(request.prepare())
         except ReadTimeoutError:
             raise
         except (HTTPClientError, NotConnected):
-            return False
+            return None
+
+
+def _refuse_larger(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise ImageTooLarge(f"The file has {size} bytes; at most {max_bytes} are read.")
 
 
 def foreign_object(

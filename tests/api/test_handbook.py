@@ -79,7 +79,7 @@ def test_every_event_that_is_sent_is_in_its_table_and_no_other() -> None:
 def test_every_error_of_the_domain_has_a_status() -> None:
     ours = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, TelltaleError)]
     # What the api never lets a caller see: a wrong deployment, and what only workers meet.
-    inner = {"TelltaleError", "ConfigurationError", "DamagedCheckpoint", "Unreadable"}
+    inner = {"TelltaleError", "ConfigurationError", "DamagedBackup", "DamagedCheckpoint", "Unreadable"}
     inner |= {"OutboundError", "Unreachable", "BadStatus", "ResponseTooLarge"}
     without = {kind.__name__ for kind in ours if not set(kind.__mro__) & set(STATUSES)}
     assert without == inner
