@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from flask import Flask, current_app, g, request
 
-from moderation import tenants
+from moderation import logs, tenants
 from moderation.errors import Unauthenticated
 from moderation.tenants import Caller
 from moderation.vocabulary import Role, Scope
@@ -87,6 +87,7 @@ def authenticate() -> None:
     if view is None or getattr(view, PUBLIC, False) or hasattr(view, ROLE):
         return
     g.caller = tenants.authenticate(_token())
+    logs.add(tenant_id=g.caller.tenant_id)
     g.caller.require(getattr(view, SCOPE))
 
 

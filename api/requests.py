@@ -6,15 +6,15 @@ It knows nothing of what is asked for.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 from typing import Any, NoReturn
 
 import flask
-from flask import Response, g, has_request_context, request
+from flask import Response, g, request
 from flask.json.provider import DefaultJSONProvider
 
+from moderation import logs
 from moderation.db import new_id
 from moderation.errors import InvalidRequest
 
@@ -70,9 +70,10 @@ class Request(flask.Request):
 
 
 def adopt_request_id() -> None:
-    """Give this request the sender's id, where it is a sane one, or a new one."""
+    """Give this request the sender's id, where it is a sane one, or a new one; its lines in the log have it too."""
     sent = request.headers.get(REQUEST_ID_HEADER, "")
     g.request_id = sent if _SANE_ID.fullmatch(sent) else str(new_id())
+    logs.begin(request_id=g.request_id)
 
 
 def add_headers(response: Response) -> Response:
@@ -82,15 +83,6 @@ def add_headers(response: Response) -> Response:
     if request.path.startswith("/v1/"):
         response.headers["Cache-Control"] = "no-store"
     return response
-
-
-class RequestIdFilter(logging.Filter):
-    """Adds `request_id` to every log record; "-" outside a request."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Never drops a record."""
-        record.request_id = g.get("request_id", "-") if has_request_context() else "-"
-        return True
 
 
 def request_id() -> str:

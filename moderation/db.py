@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 Given = ParamSpec("Given")
 Got = TypeVar("Got")
 
+# What the relay's connection is called.
+RELAY_NAME = "telltale-relay"
 # The relay listens here.
 WORK_CHANNEL = "telltale_work"
 # Screening workers listen here: another version may be champion.
@@ -235,7 +237,7 @@ def ping() -> None:
         connection.execute(text("SELECT 1"))
 
 
-def listener(channel: str = WORK_CHANNEL, name: str = "telltale-relay") -> psycopg.Connection:
+def listener(channel: str = WORK_CHANNEL, name: str = RELAY_NAME) -> psycopg.Connection:
     """A connection of its own that hears the bell (`connection.notifies(timeout=…)`), `name` to the server."""
     url = engine().url.set(drivername="postgresql").render_as_string(hide_password=False)
     connection = psycopg.connect(url, autocommit=True, application_name=name, **CONNECTION)

@@ -15,6 +15,7 @@ from uuid import UUID
 from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
+from moderation.db import RELAY_NAME
 from moderation.tables import WAITING
 from moderation.vocabulary import CaseStatus
 
@@ -235,6 +236,24 @@ OFFERED = {
     "notice_mails": "notice_id",
 }
 
+# What lines in the log are about that speak of rows which were offered; of the other tables' there is no one request.
+_ABOUT_CASES = """
+    SELECT c.id, c.id::text AS case_id, c.tenant_id::text AS tenant_id, nullif(s.request_id, '') AS request_id
+    FROM cases c JOIN submissions s ON s.id = c.submission_id
+    WHERE c.id = ANY(:ids)
+"""
+_ABOUT = {
+    "cases": text(_ABOUT_CASES),
+    "rejudgings": text(_ABOUT_CASES),
+    "deliveries": text(
+        """
+        SELECT d.id, d.id::text AS delivery_id, e.case_id::text AS case_id, e.tenant_id::text AS tenant_id, e.request_id
+        FROM deliveries d JOIN events e ON e.id = d.event_id
+        WHERE d.id = ANY(:ids)
+        """
+    ),
+}
+
 
 class Work(StrEnum):
     """The kinds of work that offers are made of."""
@@ -321,3 +340,24 @@ def withdraw(session: Session, table: str, ids: Sequence[UUID]) -> None:
         raise ValueError(f"no offers are made on {table}")
     query = text(f"UPDATE {table} SET offered_until = NULL WHERE {OFFERED[table]} = ANY(:ids)")
     session.execute(query, {"ids": list(ids)})
+
+
+def last_signs(session: Session) -> list[float]:
+    """How many seconds ago each relay that is connected gave its last sign of life, the most recent one first."""
+    signs = text(
+        """
+        SELECT extract(epoch FROM clock_timestamp() - state_change)::float AS ago FROM pg_stat_activity
+        WHERE application_name = :relay AND datname = current_database() AND state_change IS NOT NULL
+        ORDER BY ago
+        """
+    )
+    return list(session.execute(signs, {"relay": RELAY_NAME}).scalars())
+
+
+def about(session: Session, table: str, ids: Sequence[UUID]) -> dict[UUID, dict[str, str]]:
+    """What is said in the log of each row that was offered: its request, its case, its tenant; nothing of some."""
+    query = _ABOUT.get(table)
+    if query is None or not ids:
+        return {}
+    rows = session.execute(query, {"ids": list(ids)}).mappings()
+    return {row["id"]: {name: said for name, said in row.items() if name != "id" and said} for row in rows}

@@ -14,9 +14,13 @@ from typing import Any
 
 from celery import Celery, Task
 from celery.schedules import crontab
+from celery.signals import after_task_publish, beat_init, setup_logging, worker_init
 
-from moderation.errors import LostLease
+from moderation import logs
+from moderation.errors import ConfigurationError, LostLease
+from moderation.metrics import TASK_SECONDS, TASKS
 from moderation.settings import Settings, settings
+from workers import exposition
 
 log = logging.getLogger(__name__)
 
@@ -59,22 +63,42 @@ TASK_MODULES = {
 }
 
 CLEAN_UP_EVERY_S = 60.0
+# Beat's sign of life at the broker, given whenever it has sent something: how much of this is left says when that was.
+BEAT_SIGN, BEAT_SIGN_KEPT_S = "telltale:beat", 600
 # What a worker that is told to stop has in hand it finishes within this, or gives back (workers/departure.py). Shorter
 # than whoever stops it waits: infra/supervision.py, docker-compose.yml.
 SOFT_SHUTDOWN_S = 8.0
 
 
+# The header of a task's message that says what its lines in the log are about: the request it goes back to, and so on.
+ABOUT = "about"
+
+
 class LoggedTask(Task):  # type: ignore[misc]
-    """Every task: timed, and harmless when somebody else holds what it was sent for."""
+    """Every task: timed, one line in the log, and harmless when somebody else holds what it was sent for."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
-        started = time.monotonic()
+        started, outcome = time.monotonic(), "failed"
+        # Until this thread's next task: Celery's own line on an error comes after this.
+        logs.begin(task=self.name, **(self.request.headers or {}).get(ABOUT, {}))
         try:
             self.run(*args, **kwargs)
+            outcome = "done"
         except LostLease as error:
-            log.warning("%s %s: %s", self.name, args, error)
+            outcome = "lost"
+            log.warning("%s", error)
         finally:
-            log.info("%s %s took %.0f ms", self.name, args, (time.monotonic() - started) * 1000)
+            seconds = time.monotonic() - started
+            TASKS.labels(self.name, outcome).inc()
+            TASK_SECONDS.labels(self.name).observe(seconds)
+            took = logs.Fields(outcome=outcome, duration_ms=round(seconds * 1000, 1))
+            log.info("%s", " ".join((self.name, *args)), extra=took)
+
+
+@setup_logging.connect
+def _set_up_logging(**_: object) -> None:
+    """In place of Celery's own. Beat is the one process without a role that is started by it."""
+    logs.configure(settings().worker_role or "beat", settings())
 
 
 @contextmanager
@@ -89,6 +113,24 @@ def starting(*plain: type[Exception]) -> Iterator[None]:
     except Exception as error:
         log.critical("this worker cannot start: %s", error, exc_info=not isinstance(error, plain))
         raise SystemExit(1) from error
+
+
+@worker_init.connect
+@beat_init.connect
+def _serve_metrics(**_: object) -> None:
+    with starting(ConfigurationError):
+        exposition.serve()
+
+
+@beat_init.connect
+def _give_signs(**_: object) -> None:
+    after_task_publish.connect(_give_sign)
+    _give_sign()
+
+
+def _give_sign(**_: object) -> None:
+    with app.connection_or_acquire() as connection:
+        connection.default_channel.client.set(BEAT_SIGN, 1, ex=BEAT_SIGN_KEPT_S)
 
 
 def schedule(rules: Settings) -> dict[str, Any]:
@@ -110,7 +152,6 @@ def make_app() -> Celery:
         task_acks_late=False,
         worker_prefetch_multiplier=1,
         worker_concurrency=settings().screening_threads if role == "screening" else settings().delivery_threads,
-        worker_hijack_root_logger=True,
         worker_send_task_events=False,
         worker_soft_shutdown_timeout=SOFT_SHUTDOWN_S,
         broker_connection_retry_on_startup=True,

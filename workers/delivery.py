@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID
 
-from moderation import webhooks
+from moderation import logs, webhooks
 from moderation.db import insistent, transaction
+from moderation.metrics import DELIVERY_ATTEMPTS, DELIVERY_LAG_SECONDS
 from moderation.settings import settings
 from moderation.tables import Delivery
 from moderation.webhooks import Outcome, Parcel
@@ -29,11 +30,35 @@ def deliver(delivery_id: str) -> None:
         parcel = webhooks.take(session, UUID(delivery_id), lease)
     if parcel is None:
         return
+    logs.add(
+        request_id=parcel.request_id,
+        case_id=parcel.case_id,
+        delivery_id=parcel.delivery_id,
+        endpoint_id=parcel.endpoint_id,
+        attempt=parcel.attempt,
+    )
     with departure.holding(partial(_give_back, parcel)):
         outcome = webhooks.attempt(parcel, settings())
         delivery = _settle(parcel, outcome)
+    _count(parcel, outcome)
+    logs.add(status=outcome.status)
     if delivery is not None and not outcome.succeeded:
-        log.warning("delivery %s to %s: %s", delivery_id, parcel.url, outcome.error or f"status {outcome.status}")
+        # Its address may hold a secret of the platform's: where it went, the endpoint's row says.
+        log.warning("not delivered: %s", outcome.error or f"status {outcome.status}")
+
+
+def _count(parcel: Parcel, outcome: Outcome) -> None:
+    DELIVERY_ATTEMPTS.labels(_word(outcome)).inc()
+    if outcome.succeeded:
+        DELIVERY_LAG_SECONDS.observe(max(0.0, (datetime.now(UTC) - parcel.event_at).total_seconds()))
+
+
+def _word(outcome: Outcome) -> str:
+    if outcome.ours:
+        return "not_sent"
+    if outcome.status is None:
+        return "unreachable"
+    return "delivered" if outcome.succeeded else "refused"
 
 
 @insistent

@@ -26,7 +26,8 @@ def send(notice_id: str) -> None:
     with transaction() as session:
         mail.settle(session, letter, outcome)
     if outcome.error is not None:
-        log.warning("notice %s to %s: %s", notice_id, letter.to, outcome.error)
+        # To whom is nobody's business, and servers repeat it.
+        log.warning("notice %s was not mailed: %s", notice_id, outcome.error.replace(letter.to, "…"))
 
 
 @cache

@@ -21,15 +21,18 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from moderation import dispatch
+from moderation import dispatch, logs
 from moderation.db import glance, listener, transaction
 from moderation.dispatch import Work
+from moderation.metrics import RELAY_OFFERED, RELAY_TURN_SECONDS
 from moderation.settings import Settings, settings
-from workers.celery_app import DELIVER, EXPLAIN, FETCH, MAIL, REJUDGE, ROUTES, SCREEN, SETTLE, app
+from workers.celery_app import ABOUT, DELIVER, EXPLAIN, FETCH, MAIL, REJUDGE, ROUTES, SCREEN, SETTLE, app
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("workers.relay")  # as a program it is called __main__
 
 PAUSE_AFTER_ERROR_S = 1.0
+# So often it gives a sign of life.
+SIGN_EVERY_S = 5.0
 Offer = Callable[[Session], list[UUID]]
 
 
@@ -39,6 +42,7 @@ class Relay:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stopping = threading.Event()
+        self._sign_due = 0.0
 
     def stop(self) -> None:
         """End after the turn under way."""
@@ -57,8 +61,10 @@ class Relay:
     def _turn_while_connected(self, bell: psycopg.Connection) -> None:
         interval = self._settings.relay_interval_ms / 1000
         while not self._stopping.is_set():
+            self._give_sign(bell)
             try:
-                sent = self.turn()
+                with RELAY_TURN_SECONDS.time():
+                    sent = self.turn()
             except (BrokerError, RedisError, OSError) as error:
                 log.warning("the broker is away: %s", error)
                 self._stopping.wait(PAUSE_AFTER_ERROR_S)
@@ -66,6 +72,13 @@ class Relay:
             if not sent:
                 for _ in bell.notifies(timeout=interval, stop_after=1):
                     break
+
+    def _give_sign(self, bell: psycopg.Connection) -> None:
+        """Now and then a word to Postgres, which says of each connection when that was: see `dispatch.last_signs`."""
+        now = time.monotonic()
+        if now >= self._sign_due:
+            bell.execute("SELECT 1")
+            self._sign_due = now + SIGN_EVERY_S
 
     def turn(self) -> int:
         """Offer what is due now, of every kind; returns how many offers were made.
@@ -116,13 +129,16 @@ class Relay:
             return 0
         with transaction() as session:
             ids = offer(session)
+            about = dispatch.about(session, table, ids)
         sent = 0
         try:
             for sent, id_ in enumerate(ids, start=1):  # noqa: B007 - counts what the broker took
-                app.send_task(task, args=[str(id_)], retry=False)
+                app.send_task(task, args=[str(id_)], headers={ABOUT: about.get(id_, {})}, retry=False)
+                log.info("offered %s", id_, extra={"task": task, **about.get(id_, {})})
         except Exception:
             self._withdraw(table, ids[max(sent - 1, 0) :])
             raise
+        RELAY_OFFERED.labels(ROUTES[task]).inc(len(ids))
         return len(ids)
 
     def _withdraw(self, table: str, ids: Sequence[UUID]) -> None:
@@ -139,7 +155,7 @@ def waiting(queue: str) -> int:
 
 def main() -> None:
     """Run until SIGTERM or SIGINT."""
-    logging.basicConfig(level=settings().log_level, format="%(asctime)s %(levelname)s relay: %(message)s")
+    logs.configure("relay", settings())
     relay = Relay(settings())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: relay.stop())

@@ -22,7 +22,7 @@ from workers import exposition
 from workers.retraining import upkeep
 from workers.retraining.run import turn
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("workers.retraining")  # as a program it is called __main__
 
 POLL_S = 2.0
 PAUSE_AFTER_ERROR_S = 10.0

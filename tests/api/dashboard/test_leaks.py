@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import logging
 import re
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,8 +20,7 @@ from sqlalchemy.engine import make_url
 from werkzeug.test import TestResponse
 
 from api.app import Application
-from api.wsgi import OURS, configure_logging
-from moderation import accounts, sources, tenants, webhooks
+from moderation import accounts, logs, sources, tenants, webhooks
 from moderation.db import new_id, transaction
 from moderation.settings import settings
 from moderation.tables import Endpoint, Source, User
@@ -111,16 +112,18 @@ def secrets(ours: Furnished, ada: Browser) -> Secrets:
 def logged() -> Iterator[io.StringIO]:
     """All that is logged at TELLTALE_LOG_LEVEL=DEBUG, by the api's own configuration."""
     root, lines = logging.getLogger(), io.StringIO()
-    before, level = list(root.handlers), root.level
+    before, level, hooks = list(root.handlers), root.level, (sys.excepthook, threading.excepthook)
     try:
-        configure_logging("DEBUG")
+        logs.configure("api", settings().model_copy(update={"log_level": "DEBUG"}))
         (handler,) = root.handlers
         assert isinstance(handler, logging.StreamHandler)
         handler.setStream(lines)
         yield lines
     finally:
         root.handlers, root.level = before, level
-        for name in OURS:
+        sys.excepthook, threading.excepthook = hooks
+        logging.captureWarnings(False)
+        for name in (*logs.OURS, *logs.QUIET):
             logging.getLogger(name).setLevel(logging.NOTSET)
 
 
