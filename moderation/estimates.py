@@ -7,11 +7,14 @@ reading its middle. It knows nothing of cases.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 Z = NormalDist().inv_cdf(0.975)
+# A stability index of a tenth is commonly taken for a shift that is worth a look.
+NOTABLE = 0.1
 # Of independent observations; weighted ones count as fewer (`Share.effective`).
 FEWEST = 20
 
@@ -108,3 +111,20 @@ def _kappa(pairs: Mapping[tuple[str, str], int], n: int) -> Interval | None:
     variance = (same + other - (value - chance * miss) ** 2) / ((1 - chance) ** 2 * n)
     half = Z * math.sqrt(max(0.0, variance))
     return Interval(value, max(-1.0, value - half), min(1.0, value + half))
+
+
+def stability(then: Mapping[Any, int], now: Mapping[Any, int], classes: Collection[Hashable]) -> float | None:
+    """The population stability index of two samples that are counted by class: 0 where their mixes are the same.
+
+    Σ (q - p) ln(q / p) over the classes' shares; half an observation more in each class keeps an empty one from making
+    it infinite. Of two samples of one mix it is about (1/n + 1/m) times a chi-square with as many degrees of freedom as
+    there are classes, less one (Yurdakul 2018, Statistical properties of population stability index). None where by
+    chance alone NOTABLE is to be expected: then there is too little of either.
+    """
+    n, m = (sum(counts.get(each, 0) for each in classes) for counts in (then, now))
+    if not n or not m or (len(classes) - 1) * (1 / n + 1 / m) > NOTABLE:
+        return None
+    p, q = ({each: counts.get(each, 0) + 0.5 for each in classes} for counts in (then, now))
+    all_p, all_q = sum(p.values()), sum(q.values())
+    shares = [(p[each] / all_p, q[each] / all_q) for each in classes]
+    return sum((after - before) * math.log(after / before) for before, after in shares)

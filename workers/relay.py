@@ -26,6 +26,7 @@ from moderation.db import glance, listener, transaction
 from moderation.dispatch import Work
 from moderation.metrics import RELAY_OFFERED, RELAY_TURN_SECONDS
 from moderation.settings import Settings, settings
+from workers import census, exposition
 from workers.celery_app import ABOUT, DELIVER, EXPLAIN, FETCH, MAIL, REJUDGE, ROUTES, SCREEN, SETTLE, app
 
 log = logging.getLogger("workers.relay")  # as a program it is called __main__
@@ -156,6 +157,8 @@ def waiting(queue: str) -> int:
 def main() -> None:
     """Run until SIGTERM or SIGINT."""
     logs.configure("relay", settings())
+    exposition.serve()
+    census.take()
     relay = Relay(settings())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: relay.stop())
