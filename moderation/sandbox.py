@@ -1,9 +1,10 @@
 """Functions run in a process that may be killed: a decoder that hangs, swallows memory or crashes takes nothing along.
 
 It is a limit on memory and time, not a wall against an attacker who takes over the process. It does not know what it
-runs. Arguments travel through a file in memory, so that the pipe the processes share only ever carries a few bytes:
-a process that dies while it reads a large message would leave half of one behind for all the others. That file has no
-name, so an image is never left behind on a disk either. Linux only.
+runs. Arguments and results travel through a file in memory, so that the pipe the processes share only ever carries a
+few bytes: a process that dies within a large message would leave half of one behind for all the others, and pixels
+would be copied through it a few kilobytes at a time. That file has no name, so an image is never left behind on a disk
+either. Linux only.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import pickle
 import resource
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import ParamSpec, TypeVar, cast
+from typing import BinaryIO, ParamSpec, TypeVar, cast
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -33,7 +34,7 @@ WATCH_S = 0.5  # how often a waiting call looks whether its pool still lives
 # The kernel ends a process that outlives its limit by this, should nobody be left to do it.
 ORPHAN_GRACE_S = 5.0
 STANDARD_ERROR = 2
-PRELOADED = ["moderation.images"]
+PRELOADED = ("moderation.images",)
 CLOSED = "The sandbox is closed."
 
 
@@ -57,13 +58,14 @@ class Sandbox:
     """A few processes that run calls within `memory_bytes` (all of the process's data) and `seconds` (of each call).
 
     Starts with the first call; safe to use from many threads; calls beyond `processes` wait their turn, and their
-    seconds do not count while they wait.
+    seconds do not count while they wait. `preloaded`: modules that are loaded once, and not by every fresh process.
     """
 
-    def __init__(self, processes: int, memory_bytes: int, seconds: float) -> None:
+    def __init__(self, processes: int, memory_bytes: int, seconds: float, preloaded: Sequence[str] = PRELOADED) -> None:
         self._processes = processes
         self._memory_bytes = memory_bytes
         self._seconds = seconds
+        self._preloaded = list(preloaded)
         self._lock = threading.Lock()
         self._pool: ProcessPool | None = None
         self._closed = False
@@ -76,9 +78,11 @@ class Sandbox:
         with open(os.memfd_create("telltale-call"), "w+b") as errand:  # noqa: PTH123
             pickle.dump((function, args, kwargs), errand, protocol=pickle.HIGHEST_PROTOCOL)
             errand.flush()
-            outcome = self._run(f"/proc/{os.getpid()}/fd/{errand.fileno()}")
-        # Here and below: the two processes are ours; who takes over a decoder has taken over more than this.
-        result, error = pickle.loads(outcome)  # nosec B301
+            outcome_at = errand.tell()
+            self._run(f"/proc/{os.getpid()}/fd/{errand.fileno()}", outcome_at)
+            errand.seek(outcome_at)
+            # Here and below: the two processes are ours; who takes over a decoder has taken over more than this.
+            result, error = pickle.load(errand)  # nosec B301
         if isinstance(error, MemoryError):
             raise SandboxMemory(f"The work needed more than {self._memory_bytes} bytes of memory.") from error
         if error is not None and not isinstance(error, Exception):
@@ -95,8 +99,8 @@ class Sandbox:
         if pool is not None:
             _end(pool)
 
-    def _run(self, path: str) -> bytes:
-        """The outcome of one call; a call that crashed is run once more, for the crash may have been a neighbour's.
+    def _run(self, path: str, outcome_at: int) -> None:
+        """Have one call's outcome written; a call that crashed is run once more: the crash may have been a neighbour's.
 
         A process dies between its acknowledging one call and another, and the pool can take the one for the other.
         """
@@ -104,8 +108,8 @@ class Sandbox:
         for _ in range(POOL_ATTEMPTS):
             pool = self._started()
             try:
-                future = pool.schedule(_perform, (path, self._seconds), timeout=self._seconds)
-                return _awaited(future, pool)
+                future = pool.schedule(_perform, (path, outcome_at, self._seconds), timeout=self._seconds)
+                return _await(future, pool)
             except TimeoutError:
                 raise SandboxTimeout(f"The work took longer than {self._seconds:g} s.") from None
             except ProcessExpired as error:
@@ -133,7 +137,7 @@ class Sandbox:
     def _new_pool(self) -> ProcessPool:
         # Never fork: the caller has threads, and perhaps a GPU. The fork server is a clean process that forks.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
+        context.set_forkserver_preload(self._preloaded)
         return ProcessPool(
             max_workers=self._processes,
             max_tasks=CALLS_PER_PROCESS,
@@ -150,13 +154,13 @@ class Sandbox:
         _end(pool)
 
 
-def _awaited(future: Future[bytes], pool: ProcessPool) -> bytes:
+def _await(future: Future[None], pool: ProcessPool) -> None:
     # A pool that stops or breaks forgets calls that it has not begun; nobody would ever answer them.
     while not wait([future], timeout=WATCH_S).done:
         if not pool.active:
             future.cancel()
             raise BrokenProcessPool("the pool ended")
-    return future.result()
+    future.result()
 
 
 def _end(pool: ProcessPool) -> None:
@@ -186,22 +190,30 @@ def _confine(memory_bytes: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _perform(path: str, seconds: float) -> bytes:
-    """Run the call in `path`; the pickled pair of its result and its error."""
+def _perform(path: str, outcome_at: int, seconds: float) -> None:
+    """Run the call in `path`, and write behind it the pickled pair of its result and its error.
+
+    The call itself stays as it is, for it may be run once more.
+    """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds + ORPHAN_GRACE_S)
     try:
-        return _outcome(Path(path))
+        with Path(path).open("r+b") as errand:
+            _answer(errand, outcome_at)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _outcome(path: Path) -> bytes:
+def _answer(errand: BinaryIO, outcome_at: int) -> None:
     try:
-        function, args, kwargs = pickle.loads(path.read_bytes())  # nosec B301
-        return pickle.dumps((function(*args, **kwargs), None), protocol=pickle.HIGHEST_PROTOCOL)
+        function, args, kwargs = pickle.load(errand)  # nosec B301
+        result = function(*args, **kwargs)
+        errand.seek(outcome_at)
+        pickle.dump((result, None), errand, protocol=pickle.HIGHEST_PROTOCOL)
     except BaseException as error:  # noqa: BLE001
-        return _pickled_error(error)
+        packed = _pickled_error(error)
+        errand.seek(outcome_at)
+        errand.write(packed)
 
 
 def _pickled_error(error: BaseException) -> bytes:
