@@ -31,6 +31,8 @@ SERVICES = "services"
 SECRET_KEYS = "secret-keys"
 # Beside the data of a stack that runs: how to reach it. Only the owner can read it.
 RUNNING = "running.json"
+# Where its processes serve their metrics, for Prometheus.
+TARGETS = "metrics.json"
 # Loading a 7B model from a cold disk takes minutes; the demo checkpoint takes seconds.
 PROCESSES_TIMEOUT_S = 600.0
 PING_S = 0.5
@@ -148,13 +150,16 @@ class Stack:
         self.services = embedded_services(self.folder, outside)
         self.environment = {name: value for service in self.services for name, value in service.environment.items()}
         self.environment |= {} if outside.public_url else {"TELLTALE_PUBLIC_URL": self.url}
+        self.environment["TELLTALE_RETRAIN_FOLDER"] = str(self.folder / "retraining")
         # On one machine people read along.
         self.environment |= {} if outside.log_format else {"TELLTALE_LOG_FORMAT": "text"}
         if not outside.secret_keys:
             self.environment["TELLTALE_SECRET_KEYS"] = kept_secret_keys(self.folder / SECRET_KEYS)
         self.environment |= environment or {}
         self.embedded = [service_program(service) for service in self.services]
-        programs = [*self.embedded, *processes.processes(self.folder, self.port)]
+        own = processes.processes(self.folder, self.port)
+        self.metrics_ports = {program.name: free_port() for program in own}
+        programs = [*self.embedded, *(processes.measured(each, self.metrics_ports[each.name]) for each in own)]
         self.supervisor = Supervisor(self.folder, programs, self.environment)
 
     def start(
@@ -185,8 +190,14 @@ class Stack:
         except BaseException:
             self.stop()
             raise
+        self.targets.write_text(json.dumps(processes.targets(self.metrics_ports), indent=2))
         write_secret(self.folder / RUNNING, {"pid": self.supervisor.pid, "environment": self.environment})
         return self
+
+    @property
+    def targets(self) -> Path:
+        """The file that says where each process serves its metrics; there once it has started."""
+        return self.folder / TARGETS
 
     def use(self) -> None:
         """Make the stack's settings those of this process."""
@@ -194,7 +205,8 @@ class Stack:
 
     def stop(self) -> None:
         """End every process: first ours, then the services; nothing is left running. Safe to repeat."""
-        (self.folder / RUNNING).unlink(missing_ok=True)
+        for file in (RUNNING, TARGETS):
+            (self.folder / file).unlink(missing_ok=True)
         self.supervisor.stop()
         self._lock.close()
 

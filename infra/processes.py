@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import infra
 from infra.services import LOOPBACK
@@ -24,7 +27,7 @@ def processes(folder: Path, port: int) -> list[Program]:
         ),
         _program("relay", ["workers.relay"]),
         *(worker(role) for role in QUEUES),
-        _program("retraining", ["workers.retraining"], TELLTALE_RETRAIN_FOLDER=str(folder / "retraining")),
+        _program("retraining", ["workers.retraining"]),
         _program(
             "beat", ["celery", "--quiet", "-A", "workers.celery_app", "beat", "--schedule", str(folder / "beat.db")]
         ),
@@ -40,6 +43,17 @@ def worker(role: str) -> Program:
     return _program(role, command, role)
 
 
-def _program(name: str, module: list[str], role: str | None = None, **variables: str) -> Program:
-    variables |= {"PYTHONUNBUFFERED": "1"} | ({"TELLTALE_WORKER_ROLE": role} if role else {})
+def measured(program: Program, port: int) -> Program:
+    """The same, serving its metrics at loopback."""
+    where = {"TELLTALE_METRICS_HOST": LOOPBACK, "TELLTALE_METRICS_PORT": str(port)}
+    return replace(program, variables={**program.variables, **where})
+
+
+def targets(ports: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Where the metrics of each process are, by its name, as Prometheus reads it from a file (file_sd_configs)."""
+    return [{"targets": [f"{LOOPBACK}:{port}"], "labels": {"job": name}} for name, port in ports.items()]
+
+
+def _program(name: str, module: list[str], role: str | None = None) -> Program:
+    variables = {"PYTHONUNBUFFERED": "1"} | ({"TELLTALE_WORKER_ROLE": role} if role else {})
     return Program(name, GROUP, [sys.executable, "-m", *module], ROOT, variables=variables)

@@ -35,31 +35,39 @@ Read = TypeVar("Read")
 MEASURES_EVERY_S, DRIFT_EVERY_S = 5.0, 300.0
 # Of the time, reading takes no more than one part in so many.
 REST = 20
-# How long a scrape waits for what is being read; Prometheus gives up after 10 s. And how long a statement may take.
-PATIENCE_S, STATEMENT_S = 3.0, 10
+# How long a scrape waits for what is being read: Prometheus gives up after 10 s. How long it may go on with what was
+# read before: a server that hangs, and does not say so, counts as away. And how long a statement may take.
+PATIENCE_S, STALE_S, STATEMENT_S = 3.0, 20.0, 10
 
 
 class Kept(Generic[Read]):
     """What was read last, for as long as it is good. Safe to ask from many threads."""
 
-    def __init__(self, read: Callable[[Session], Read], good_for_s: float, patience_s: float = PATIENCE_S) -> None:
-        self._read, self._good_for_s, self._patience_s = read, good_for_s, patience_s
+    def __init__(
+        self,
+        read: Callable[[Session], Read],
+        good_for_s: float,
+        patience_s: float = PATIENCE_S,
+        stale_s: float = STALE_S,
+    ) -> None:
+        self._read, self._good_for_s, self._patience_s, self._stale_s = read, good_for_s, patience_s, stale_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="census")
         self._lock = threading.Lock()
         self._reading: Future[Read] | None = None
         self._last: Read | None = None
-        self._good_until = 0.0
+        self._began = self._good_until = 0.0
 
     def latest(self) -> Read | None:
-        """None where it cannot be read; what was read before where that takes its time."""
+        """None where it cannot be read; what was read before where that takes its time, but not for ever."""
         with self._lock:
             if self._reading is None or (self._reading.done() and time.monotonic() >= self._good_until):
+                self._began = time.monotonic()
                 self._reading = self._thread.submit(self._read_now)
             reading = self._reading
         try:
             self._last = reading.result(self._patience_s)
         except StillReading:
-            return self._last
+            return self._last if time.monotonic() - self._began < self._stale_s else None
         except (DBAPIError, PoolTimeout):
             self._last = None
         return self._last

@@ -51,8 +51,8 @@ class GpuMemory:
             if not torch.cuda.memory_reserved(device):
                 continue
             free, total = torch.cuda.mem_get_info(device)
-            family.add_metric([str(device), "used"], total - free)
-            family.add_metric([str(device), "total"], total)
+            family.add_metric([f"cuda:{device}", "used"], total - free)
+            family.add_metric([f"cuda:{device}", "total"], total)
         yield family
 
     def _family(self) -> GaugeMetricFamily:

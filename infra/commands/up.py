@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -48,6 +48,7 @@ def up(data: Path, port: int, verbose: bool, quiet: bool) -> None:
             console.print(f"Ready at {stack.url}, documented at {stack.url}/docs. Ctrl-C ends it.", soft_wrap=True)
             console.print(f"Dashboard: {stack.url}/dashboard; `telltale users create` makes accounts.", soft_wrap=True)
             stack.use()
+            console.print(_metrics(stack.metrics_ports, stack.targets), soft_wrap=True)
             console.print(_mail(), soft_wrap=True)
             while True:
                 follower.print_new()
@@ -59,6 +60,14 @@ def up(data: Path, port: int, verbose: bool, quiet: bool) -> None:
             console.print("\nStopping …")
         finally:
             stack.stop()
+
+
+def _metrics(ports: Mapping[str, int], targets: Path) -> str:
+    """Where each process serves what it counts."""
+    from infra.services import LOOPBACK
+
+    each = ", ".join(f"{name} {port}" for name, port in ports.items())
+    return f"Metrics: http://{LOOPBACK}:PORT/metrics, of {each}. Prometheus finds them in {targets}."
 
 
 def _mail() -> str:
