@@ -223,7 +223,7 @@ def _adapter(storage: Storage, digest: str) -> list[Wanted]:
 
 def _originals(session: Session) -> Iterator[Wanted]:
     query = _live(Image.s3_key).with_only_columns(Image.s3_key, Image.media_type, Image.sha256, Image.bytes)
-    return (Wanted(*row) for row in session.execute(query).tuples())
+    return (Wanted(*row) for row in session.execute(query))
 
 
 def _renditions(session: Session) -> Iterator[Wanted]:
@@ -255,4 +255,4 @@ def checkpoints_elsewhere(session: Session) -> dict[str, str]:
     query = select(ModelVersion.name, ModelVersion.checkpoint).where(
         ModelVersion.removed_at.is_(None), ModelVersion.stage.in_((ModelStage.CHAMPION, ModelStage.CHALLENGER))
     )
-    return {name: place for name, place in session.execute(query).tuples() if not checkpoints.digest_of(place)}
+    return {name: place for name, place in session.execute(query) if not checkpoints.digest_of(place)}

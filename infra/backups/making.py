@@ -66,7 +66,7 @@ def make(place: Place, storage: Storage, rules: Settings, *, full: bool, say: Sa
         _refuse_same(before, state)
         known = _listed_before(place, before, folder) if before and not full else iter(())
         say("Copying objects …")
-        copying = _Copying(place, storage, known, folder)
+        copying = _Copying(place, storage, known, folder, full=full)
         contents.write_listing(folder / OBJECTS, copying.all(_spooled(folder / WANTED)))
         manifest = _manifest(state, copying, rules, folder)
         for name in (DATABASE, OBJECTS):
@@ -137,9 +137,13 @@ def _listed_before(place: Place, before: list[str], folder: Path) -> Iterator[Co
 
 
 class _Copying:
-    """Objects on their way to a place. `known`: those of the backup before, in the order of their keys."""
+    """Objects on their way to a place. `known`: those of the backup before, in the order of their keys.
 
-    def __init__(self, place: Place, storage: Storage, known: Iterator[Copied], folder: Path) -> None:
+    Bytes that are there already, such as those of a backup that was killed, are not copied again, unless all are.
+    """
+
+    def __init__(self, place: Place, storage: Storage, known: Iterator[Copied], folder: Path, *, full: bool) -> None:
+        self._full = full
         self._place = place
         self._storage = storage
         self._known = known
@@ -170,7 +174,7 @@ class _Copying:
         each, known = one
         if known and each.key.startswith(contents.WRITTEN_ONCE) and each.sha256 in (None, known.sha256):
             return known
-        if each.sha256 and each.size is not None and self._place.has(blob_name(each.sha256)):
+        if not self._full and each.sha256 and each.size is not None and self._place.has(blob_name(each.sha256)):
             return Copied(each.key, each.media_type, each.size, each.sha256)
         file = self._folder / uuid4().hex
         try:

@@ -66,8 +66,8 @@ def restore(
     if not (reuse_objects or goes_on) and storage.listed("", after="", limit=1):
         _forget_beginning()
         raise Conflict(
-            f"The bucket {rules.s3_bucket} is not empty: restore into a new one. Say --reuse-objects where it is the one "
-            "that was backed up, and lost nothing."
+            f"The bucket {rules.s3_bucket} is not empty: restore into a new one. Say --reuse-objects where it is the "
+            "one that was backed up, and lost nothing."
         )
     with TemporaryDirectory(prefix="telltale-restore-") as temporary:
         folder = Path(temporary)

@@ -70,9 +70,10 @@ def keep(place: Place, since: datetime) -> Withdrawals:
     with transaction() as session:
         refuse_empty(session)
         now = session.scalars(select(func.now())).one()
-        found = frozenset(_since(session, since - OVERLAP))
         listed = [each for each in read(place).all if each.at > since - OVERLAP and not _given_back(session, each)]
-    made = Withdrawals(now, found.union(listed))
+        # Of what was taken back twice, the last time.
+        last = {(each.kind, each.id, each.tenant): each for each in (*listed, *_since(session, since - OVERLAP))}
+    made = Withdrawals(now, frozenset(last.values()))
     entries = [asdict(each) for each in sorted(made.all, key=lambda each: (each.at, each.kind, each.id))]
     said = {"format": FORMAT, "known_until": now, "withdrawals": entries}
     place.put(FILE, json.dumps(said, default=datetime.isoformat).encode())

@@ -83,7 +83,7 @@ def _table(done: Restored) -> list[dict[str, Any]]:
 def _statuses() -> dict[str, int]:
     with transaction() as session:
         counted = session.execute(select(Case.status, func.count()).group_by(Case.status).order_by(Case.status))
-        return {status.value.replace("_", " "): count for status, count in counted.tuples()}
+        return {status.value.replace("_", " "): count for status, count in counted}
 
 
 def _due() -> int:

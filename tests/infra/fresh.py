@@ -1,4 +1,4 @@
-"""Another database and another bucket on the same services, for a service that is restored: empty, and gone afterwards."""
+"""Another database and another bucket on the same services, for what is restored: empty, and gone afterwards."""
 
 from __future__ import annotations
 
