@@ -1,0 +1,113 @@
+"""The alert rules: each reads what is served, says what to do, has a runbook whose commands exist, and is tested.
+
+Whether an alert fires when it should is shown by promtool (infra/prometheus/tests), which no Python package brings.
+Here is held what can be held without it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+import promql_parser
+import pytest
+import yaml
+
+from infra.cli import telltale
+from infra.processes import ROOT
+from tests.infra.expressions import mistakes
+
+RULES: list[dict[str, Any]] = [
+    rule
+    for group in yaml.safe_load((ROOT / "infra/prometheus/rules/telltale.yml").read_text())["groups"]
+    for rule in group["rules"]
+]
+ALERTS = {rule["alert"]: rule for rule in RULES}
+TESTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "infra/prometheus/tests/telltale_test.yml").read_text())["tests"]
+RUNBOOKS = ROOT / "docs/runbooks.md"
+EACH = pytest.mark.parametrize("name", ALERTS)
+
+
+def test_no_two_alerts_have_one_name() -> None:
+    assert len(RULES) == len(ALERTS)
+    assert all(re.fullmatch(r"Telltale\w+", name) for name in ALERTS)
+
+
+@EACH
+def test_it_reads_what_is_served(name: str) -> None:
+    assert mistakes(ALERTS[name]["expr"]) == []
+
+
+@EACH
+def test_it_says_how_bad_it_is_what_it_means_and_where_to_read_on(name: str) -> None:
+    rule = ALERTS[name]
+    assert rule["labels"]["severity"] in {"critical", "warning", "info"}
+    assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+    assert rule["annotations"]["runbook_url"] == f"{{{{ $externalLabels.runbooks }}}}#{name.lower()}"
+
+
+def test_every_alert_has_its_runbook_and_every_runbook_its_alert() -> None:
+    sections = dict(re.findall(r"^### (Telltale\w+)\n\*\*(\w+)\*\*", RUNBOOKS.read_text(), re.MULTILINE))
+    assert sections == {name: rule["labels"]["severity"] for name, rule in ALERTS.items()}
+
+
+@EACH
+def test_promtool_is_told_when_it_fires_and_when_it_does_not(name: str) -> None:
+    cases = [case for test in TESTS for case in test["alert_rule_test"] if case["alertname"] == name]
+    assert {bool(case.get("exp_alerts")) for case in cases} == {True, False}
+
+
+@pytest.mark.parametrize("test", TESTS, ids=lambda test: test["name"])
+def test_promtool_is_given_series_that_are_served(test: dict[str, Any]) -> None:
+    assert [wrong for series in test["input_series"] for wrong in mistakes(series["series"])] == []
+
+
+@pytest.mark.parametrize(
+    ("expression", "wrong"),
+    [
+        ("rate(telltale_task_total[5m])", ["telltale_task_total is not served"]),
+        ('telltale_tasks_total{queue="screening"}', ["telltale_tasks_total has no label queue"]),
+        ('sum(telltale_tasks_total{task="screening.look"})', ["task is never screening.look"]),
+        ('up{job=~"api|celery"} == 0', ["job is never api|celery"]),
+    ],
+)
+def test_a_name_that_is_wrong_is_found(expression: str, wrong: list[str]) -> None:
+    assert mistakes(expression) == wrong
+
+
+def test_what_is_no_promql_is_found() -> None:
+    with pytest.raises(ValueError):
+        promql_parser.parse("sum by (job (up)")
+
+
+def commands(page: Path) -> list[str]:
+    """Every `telltale …` of a page, in its blocks and in its text."""
+    text = page.read_text()
+    inline = re.findall(r"`(telltale [^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+    blocks = re.findall(r"^(telltale [^\n#]+)", text, re.MULTILINE)
+    return [" ".join(command.split()) for command in [*inline, *blocks]]
+
+
+@pytest.mark.parametrize("page", ["runbooks.md", "operations.md"])
+def test_every_command_of_the_page_exists_with_its_options(page: str) -> None:
+    found = commands(ROOT / "docs" / page)
+    assert len(found) > 10
+    assert {command: wrong for command in found if (wrong := unknown(command))} == {}
+
+
+def unknown(command: str) -> str:
+    """What of a command line there is not: a command, or an option; empty where all of it is there."""
+    here: click.Command = telltale
+    context = click.Context(here)
+    for word in shlex.split(command)[1:]:
+        if isinstance(here, click.Group):
+            below = here.get_command(context, word)
+            if below is None:
+                return word
+            here = below
+        elif word.startswith("-") and not any(word in parameter.opts for parameter in here.params):
+            return word
+    return ""
