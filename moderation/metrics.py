@@ -22,12 +22,12 @@ _OF_DELIVERIES = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 36_000
 
 HTTP_REQUESTS = Counter(
     "telltale_http_requests_total",
-    "Requests answered, by the route's rule; `unknown` is every path that is none.",
+    "Requests answered, by the rule of their route; `unknown` is every path that has none.",
     ["method", "route", "status"],
 )
 HTTP_REQUEST_SECONDS = Histogram(
     "telltale_http_request_seconds",
-    "From a request's head to the head of its answer.",
+    "From the head of a request to the head of its answer.",
     ["method", "route"],
     buckets=_OF_REQUESTS,
 )
