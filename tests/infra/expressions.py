@@ -11,17 +11,13 @@ from collections.abc import Collection, Iterator
 from functools import cache
 
 import promql_parser
-from prometheus_client.core import Metric
-from prometheus_client.metrics import MetricWrapperBase
 
 from api.app import create_app
-from moderation import metrics
 from moderation.measures import Backlog, Queue
 from moderation.settings import settings
 from moderation.vocabulary import Label, RunStatus
+from tests import measuring
 from workers.celery_app import ROUTES
-from workers.census import Census
-from workers.tally import GpuMemory
 
 # Every series has these, from the scrape.
 SCRAPED = {"job", "instance"}
@@ -38,16 +34,8 @@ JOBS = {"api", "relay", "screening", "fetching", "delivery", "retraining", "beat
 @cache
 def served() -> dict[str, set[str]]:
     """Every series that the code serves, with its labels."""
-    counted = [metric for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase)]
-    families = [(family, metric._labelnames) for metric in counted for family in metric.describe()]
-    families += [(family, family._labelnames) for read in (Census(), GpuMemory()) for family in read.describe()]
-    return {**OTHERS, **dict(series for family, labels in families for series in _series(family, set(labels)))}
-
-
-def _series(family: Metric, labels: set[str]) -> Iterator[tuple[str, set[str]]]:
-    endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
-    for ending in endings:
-        yield family.name + ending, labels | ({"le"} if ending == "_bucket" else set())
+    own = [metric.series for metric in measuring.served()]
+    return {**OTHERS, **{name: labels for series in own for name, labels in series.items()}}
 
 
 @cache
