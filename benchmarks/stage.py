@@ -79,6 +79,7 @@ def stage(environment: Mapping[str, str], first: Callable[[], None] = lambda: No
     port = free_port()
     variables = {name: value for service in services for name, value in service.environment.items()}
     variables["TELLTALE_PUBLIC_URL"] = f"http://{LOOPBACK}:{port}"
+    variables["TELLTALE_RETRAIN_FOLDER"] = str(folder / "retraining")
     variables["TELLTALE_SECRET_KEYS"] = base64.b64encode(secrets.token_bytes(32)).decode()
     variables |= environment
     if "TELLTALE_MODEL" in variables:

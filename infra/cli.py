@@ -26,6 +26,10 @@ COMMANDS = {
     "finetune": ("model.finetune.command:finetune", "Train a new checkpoint from records, as a file says."),
     "merge": ("model.finetune.command:merge", "Fold an adapter into its base: one checkpoint that stands alone."),
     "up": ("infra.commands.up:up", "Start everything on this machine and keep it running until Ctrl-C."),
+    "doctor": (
+        "infra.commands.doctor:doctor",
+        "Look at everything that Telltale needs, and say how to mend what is wrong.",
+    ),
     "migrate": ("infra.commands.migrate:migrate", "Bring the database's schema up to date."),
     "backup": ("infra.commands.backup:backup", "Copy the database and all images to a folder or another bucket."),
     "restore": ("infra.commands.restore:restore", "Make a service of a backup again, in an empty database and bucket."),

@@ -85,6 +85,21 @@ def fetch(storage: Storage, digest: str, cache: Path | None = None) -> Path:
     return folder
 
 
+def lacking(storage: Storage, digest: str) -> list[str]:
+    """Which files of a stored adapter are not in the store, or not as long as they were; their bytes are not read.
+
+    Raises DamagedCheckpoint where even its inventory is missing, StorageUnavailable.
+    """
+    return [file.path for file in _stored(storage, digest) if not _is_stored(storage, digest, file)]
+
+
+def _is_stored(storage: Storage, digest: str, file: _File) -> bool:
+    try:
+        return storage.head(adapter_key(digest, file.path)).size == file.size
+    except NotFound:
+        return False
+
+
 def remove(storage: Storage, digest: str) -> None:
     """Take an adapter out of the store; the inventory goes first, so that none is ever half there."""
     try:

@@ -41,6 +41,25 @@ def check(session: Session) -> None:
         raise Unreadable(f"{used[None]} secrets stand unencrypted in the database: `telltale migrate` encrypts them.")
 
 
+def open_some(session: Session, most: int) -> int:
+    """Open the newest stored secrets, of up to so many endpoints and as many sources; how many secrets that were.
+
+    Raises ConfigurationError where there is no key, Unreadable where one does not open.
+    """
+    rows: list[Endpoint | Source] = []
+    for table in (Endpoint, Source):
+        rows += session.scalars(select(table).order_by(table.id.desc()).limit(most))
+    stored = [(row, secret) for row in rows for secret in _secrets_of(row)]
+    for row, secret in stored:
+        sealing.unseal(secret, row.id)
+    return len(stored)
+
+
+def _secrets_of(row: Endpoint | Source) -> list[str]:
+    own = row.s3_secret_key if isinstance(row, Source) else None
+    return [*row.secrets, *([own] if own is not None else [])]
+
+
 def seal_plain(session: Session) -> int:
     """Seal what stands in plain text, as before Telltale sealed secrets. Returns how many secrets that were."""
     return _seal_anew(session, lambda stored: sealing.key_of(stored) is None, OPERATOR)

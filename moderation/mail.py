@@ -222,13 +222,28 @@ def _report(letter: Letter, store: Storage) -> bytes | None:
         return None
 
 
+def greet(settings: Settings) -> None:
+    """Speak to the mail server as for a mail, signing in included, and send none.
+
+    Raises smtplib's errors, OSError, ConfigurationError.
+    """
+    with _signed_in(settings) as smtp:
+        smtp.noop()
+
+
 def _send(message: EmailMessage, settings: Settings) -> None:
     """Raises smtplib's errors, OSError, and ConfigurationError where a password would go over the wire in the clear."""
+    with _signed_in(settings) as smtp:
+        smtp.send_message(message)
+
+
+@contextmanager
+def _signed_in(settings: Settings) -> Iterator[smtplib.SMTP]:
     server = urlsplit(settings.smtp_url or "")
     with _connected(server, settings) as smtp:
         if server.username:
             smtp.login(unquote(server.username), unquote(server.password or ""))
-        smtp.send_message(message)
+        yield smtp
 
 
 @contextmanager

@@ -90,6 +90,7 @@ def test_a_lost_lease_is_harmless_and_every_other_error_is_not(caplog: pytest.Lo
             if error is not None:
                 raise error
 
+    Loses.bind(app)
     task = Loses()
     task(LostLease("somebody else has it"))
     assert "somebody else has it" in caplog.text
