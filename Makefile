@@ -46,6 +46,7 @@ check: $(STAMP)  ## Lint, format, types, imports, migrations, the compose file, 
 	$(BIN)/python -c 'from alembic import command; import migrations; command.upgrade(migrations.config("postgresql://"), "head", sql=True)' \
 		| $(BIN)/squawk --stdin-filepath migrations.sql
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/hadolint infra/docker/*.Dockerfile
 	$(BIN)/bandit --quiet --recursive --severity-level medium --confidence-level medium \
 		api benchmarks infra migrations model moderation workers
 
