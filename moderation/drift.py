@@ -96,7 +96,7 @@ def _categories(session: Session, sha256s: list[str]) -> Counter[str | None]:
         .subquery()
     )
     rows = session.execute(select(of_each.c.category, func.count()).group_by(of_each.c.category))
-    return Counter(dict(rows.tuples().all()))
+    return Counter({row[0]: row[1] for row in rows})
 
 
 def _lately(session: Session, version_id: UUID) -> tuple[Counter[int], Counter[str | None]]:

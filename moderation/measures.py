@@ -106,7 +106,7 @@ def taken(session: Session) -> Measures:
         reviews=reviews,
         failed_cases=session.scalar(select(func.count()).select_from(Case).where(text(FAILED))) or 0,
         disabled_endpoints=_disabled(session),
-        champion=champion._tuple() if champion else None,
+        champion=(champion[0], champion[1]) if champion else None,
         run=session.scalar(select(TrainingRun.status).order_by(TrainingRun.id.desc()).limit(1)),
         run_ended=session.scalar(select(func.max(TrainingRun.ended_at))),
     )
