@@ -6,6 +6,7 @@ from elsewhere.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from flask_openapi3 import Info, OpenAPI
 from flask_openapi3.models import Schema
 from flask_openapi3.utils import get_model_schema
 
-from api.auth import API_KEY, public
+from api.auth import API_KEY, SCOPE, public
 from api.problems import Problem
 
 SIGNATURE = "webhook_signature"
@@ -69,9 +70,19 @@ def install(app: OpenAPI) -> None:
     """Serve /openapi.json and /docs."""
     schema = get_model_schema(Problem, mode="serialization")
     app.components_schemas[Problem.__name__] = Schema(**schema)
+    _name_scopes(app)
     app.add_url_rule("/openapi.json", "openapi", public(lambda: app.api_doc))
     app.add_url_rule("/docs", "docs", _page)
     app.add_url_rule("/docs/<path:name>", "docs_file", _file)
+
+
+def _name_scopes(app: OpenAPI) -> None:
+    """Have each operation's security say the scope that its view asks for."""
+    for rule in app.url_map.iter_rules():
+        scope = getattr(app.view_functions[rule.endpoint], SCOPE, None)
+        for method in (rule.methods or set()) & {"GET", "POST", "PUT", "DELETE"} if scope else ():
+            path = re.sub(r"<\w+:(\w+)>", r"{\1}", rule.rule)
+            getattr(app.paths[path], method.lower()).security = [{API_KEY: [scope.value]}]
 
 
 @public
