@@ -12,6 +12,7 @@ from datetime import timedelta
 from enum import StrEnum
 from uuid import UUID
 
+import psycopg
 from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
@@ -198,10 +199,9 @@ _OFFER_REJUDGINGS = _few_at_a_time(
 MAIL_WINDOW = 2
 _OFFER_MAILS = _few_at_a_time("notice_mails", "notice_id")
 
-# Whether there is anything of each kind of work that an offer could be made of. One look, a few dozen times a second,
-# in place of a transaction and a question to the broker for each kind that has none.
-_DUE = text(
-    f"""
+# Whether there is anything of each kind of work that an offer could be made of, in the order of `Work`. One look, a few
+# dozen times a second, in place of a transaction and a question to the broker for each kind that has none.
+_DUE = f"""
     SELECT
         EXISTS (SELECT FROM explanation_requests WHERE {_ERRAND_DUE}) AS explanations,
         EXISTS (
@@ -225,8 +225,7 @@ _DUE = text(
         ) AS deliveries,
         EXISTS (SELECT FROM rejudgings WHERE {_ERRAND_DUE}) AS rejudgings,
         EXISTS (SELECT FROM notice_mails WHERE {_ERRAND_DUE}) AS mails
-    """
-)
+"""
 # Where offers are made: the tables, and what their rows are known by.
 OFFERED = {
     "cases": "id",
@@ -267,10 +266,14 @@ class Work(StrEnum):
     MAILS = "mails"
 
 
-def due(session: Session) -> set[Work]:
-    """Of which kinds something may be offered now; whether there is room for it, the offer itself will see."""
-    found = session.execute(_DUE).mappings().one()
-    return {work for work in Work if found[work.value]}
+def due(look: psycopg.Connection) -> set[Work]:
+    """Of which kinds something may be offered now; whether there is room for it, the offer itself will see.
+
+    On a connection of its own, without transactions: through the pool and SQLAlchemy it would take ten times as long.
+    """
+    found = look.execute(_DUE).fetchone()
+    assert found is not None
+    return {work for work, is_due in zip(Work, found, strict=True) if is_due}
 
 
 def offer_cases(session: Session, statuses: Sequence[CaseStatus], *, window: int, lease: timedelta) -> list[UUID]:

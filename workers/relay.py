@@ -22,7 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from moderation import dispatch, logs
-from moderation.db import glance, listener, transaction
+from moderation.db import listener, transaction
 from moderation.dispatch import Work
 from moderation.metrics import RELAY_OFFERED, RELAY_TURN_SECONDS
 from moderation.settings import Settings, settings
@@ -65,14 +65,14 @@ class Relay:
             self._give_sign(bell)
             try:
                 with RELAY_TURN_SECONDS.time():
-                    sent = self.turn()
+                    self.turn(bell)
             except (BrokerError, RedisError, OSError) as error:
                 log.warning("the broker is away: %s", error)
                 self._stopping.wait(PAUSE_AFTER_ERROR_S)
                 continue
-            if not sent:
-                for _ in bell.notifies(timeout=interval, stop_after=1):
-                    break
+            # What did not fit into a window waits for room, which rings the bell too.
+            for _ in bell.notifies(timeout=interval, stop_after=1):
+                break
 
     def _give_sign(self, bell: psycopg.Connection) -> None:
         """Now and then a word to Postgres, which says of each connection when that was: see `dispatch.last_signs`."""
@@ -81,9 +81,10 @@ class Relay:
             bell.execute("SELECT 1")
             self._sign_due = now + SIGN_EVERY_S
 
-    def turn(self) -> int:
+    def turn(self, look: psycopg.Connection) -> int:
         """Offer what is due now, of every kind; returns how many offers were made.
 
+        Whether anything is due is looked up on `look`, past the pool: most turns do nothing else.
         None of a kind whose queue holds a window already: offers lapse, but messages nobody takes would pile up.
         """
         lease = timedelta(seconds=self._settings.offer_lease_s)
@@ -121,8 +122,7 @@ class Relay:
             (Work.REJUDGINGS, REJUDGE, "rejudgings", rejudgings),
             *([(Work.MAILS, MAIL, "notice_mails", mails)] if self._settings.smtp_url else []),
         )
-        with glance() as session:
-            due = dispatch.due(session)
+        due = dispatch.due(look)
         return sum(self._send(task, table, offer) for work, task, table, offer in kinds if work in due)
 
     def _send(self, task: str, table: str, offer: Offer) -> int:
@@ -150,8 +150,8 @@ class Relay:
 def waiting(queue: str) -> int:
     """How many messages the broker holds in a queue; 0 for one it does not know, or has lost."""
     with app.connection_or_acquire() as connection:
-        # Declaring answers with the count, and changes nothing on Redis.
-        return int(connection.default_channel.queue_declare(queue).message_count)
+        # Past Kombu, which counts by declaring the queue anew.
+        return int(connection.default_channel.client.llen(queue))
 
 
 def main() -> None:
