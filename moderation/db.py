@@ -77,6 +77,8 @@ def engine() -> Engine:
         pool_size=max(rules.screening_threads, rules.delivery_threads, rules.api_threads) + 4,
         max_overflow=8,
         pool_timeout=POOL_TIMEOUT_S,
+        # The one that lay last: a few are kept warm, with their statements prepared, and the others rest.
+        pool_use_lifo=True,
         # What a statement was given may be a secret, and errors are logged.
         hide_parameters=True,
         connect_args={
@@ -200,6 +202,11 @@ class _Bell:
 
 
 _bell = _Bell()
+
+
+def wake() -> None:
+    """Ring the relay's bell soon; for what was committed without `transaction`."""
+    _bell.ring()
 
 
 def ring(channel: str = WORK_CHANNEL) -> None:

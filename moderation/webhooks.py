@@ -19,6 +19,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
+    Row,
     Select,
     TextClause,
     bindparam,
@@ -54,6 +55,8 @@ OURS_RETRY_AFTER = timedelta(minutes=5)
 BUSY_STATUSES = frozenset({429, 502, 504})
 GONE = 410
 MAX_PAYLOAD_BYTES = 20_000
+# Whose schema events are of; /v1 of the API shows the same.
+API_VERSION = "v1"
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,15 @@ def record(
     data: dict[str, Any] | None = None,
     request_id: str | None = None,
     along: Rows | None = None,
+    flush: bool = True,
 ) -> UUID:
     """Write an event and, for each of the tenant's endpoints that wants it, a delivery; the event's id.
 
-    In the caller's transaction, after what else is to be written there, and in one statement with the rows of `along`.
+    In the caller's transaction, after what else is to be written there (unless `flush` says that it has time), and in
+    one statement with the rows of `along`.
     """
-    session.flush()
+    if flush:
+        session.flush()
     event_id = new_id()
     values = {
         "event": event_id,
@@ -395,35 +401,37 @@ class Parcel:
     event_at: datetime
 
 
+_TAKE = text(
+    """
+    UPDATE deliveries d SET
+        lease_until = now() + :lease, offered_until = NULL, fence = d.fence + 1, attempts = d.attempts + 1
+    FROM endpoints, events e
+    WHERE d.id = :delivery AND d.status = 'pending' AND d.next_attempt_at <= now()
+      AND (d.lease_until IS NULL OR d.lease_until <= now())
+      AND endpoints.id = d.endpoint_id AND endpoints.disabled_at IS NULL AND e.id = d.event_id
+    RETURNING d.id, d.fence, d.event_id, d.endpoint_id, endpoints.url, endpoints.secrets, d.attempts,
+              e.type, e.created_at, e.data, e.case_id, e.request_id
+    """
+)
+
+
 def take(session: Session, delivery_id: UUID, lease: timedelta) -> Parcel | None:
-    """Lease a due delivery; None where it was sent, is being sent, or its endpoint is disabled."""
-    now = func.now()
-    delivery = session.scalar(
-        update(Delivery)
-        .where(
-            Delivery.id == delivery_id,
-            Delivery.status == DeliveryStatus.PENDING,
-            Delivery.next_attempt_at <= now,
-            or_(Delivery.lease_until.is_(None), Delivery.lease_until <= now),
-            Delivery.endpoint_id.in_(select(Endpoint.id).where(Endpoint.disabled_at.is_(None))),
-        )
-        .values(lease_until=now + lease, offered_until=None, fence=Delivery.fence + 1, attempts=Delivery.attempts + 1)
-        .returning(Delivery)
-    )
-    if delivery is None:
+    """Lease a due delivery; None where it was sent, is being sent, or its endpoint is disabled. One statement."""
+    taken = session.execute(_TAKE, {"delivery": delivery_id, "lease": lease}).one_or_none()
+    if taken is None:
         return None
     return Parcel(
-        delivery.id,
-        delivery.fence,
-        delivery.event_id,
-        delivery.endpoint_id,
-        delivery.endpoint.url,
-        tuple(delivery.endpoint.secrets),
-        payload(delivery.event),
-        delivery.attempts,
-        delivery.event.case_id,
-        delivery.event.request_id,
-        delivery.event.created_at,
+        taken.id,
+        taken.fence,
+        taken.event_id,
+        taken.endpoint_id,
+        taken.url,
+        tuple(taken.secrets),
+        payload(taken),
+        taken.attempts,
+        taken.case_id,
+        taken.request_id,
+        taken.created_at,
     )
 
 
@@ -470,13 +478,15 @@ def _ms_since(started: float) -> int:
     return round((time.monotonic() - started) * 1000)
 
 
-def payload(event: Event) -> bytes:
-    """The body that is signed and sent: `{type, timestamp, data}`, under 20 kB for every event recorded here."""
-    return json.dumps(
-        {"type": event.type.value, "timestamp": event.created_at.isoformat(), "data": event.data},
-        ensure_ascii=False,
-        separators=(",", ":"),
-    ).encode()
+def payload(event: Event | Row[Any]) -> bytes:
+    """The body that is signed and sent, under 20 kB for every event recorded here."""
+    body = {
+        "type": event.type,
+        "api_version": API_VERSION,
+        "timestamp": event.created_at.isoformat(),
+        "data": event.data,
+    }
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _refuse_too_large(parcel: Parcel) -> None:
@@ -486,11 +496,54 @@ def _refuse_too_large(parcel: Parcel) -> None:
         raise InvalidRequest(f"Event {parcel.event_id} has {size} bytes, and receivers count on less than 20 kB.")
 
 
-def settle(session: Session, parcel: Parcel, outcome: Outcome) -> Delivery | None:
+@dataclass(frozen=True)
+class Settled:
+    """What was written of an attempt; `others_wait`: more may be due to this endpoint than was under way at once."""
+
+    others_wait: bool
+
+
+def settle(session: Session, parcel: Parcel, outcome: Outcome) -> Settled | None:
     """Write what came of an attempt and when the next one is due; None where the lease was lost meanwhile.
 
     Or given back, by this very settling: repeated, because nobody knew whether its commit stood, it changes nothing.
+    What arrived is one statement, and needs no transaction around it.
     """
+    return _delivered(session, parcel, outcome) if outcome.succeeded else _not_delivered(session, parcel, outcome)
+
+
+# A pause runs its time: this attempt may have begun before the endpoint asked for it.
+_DELIVERED = text(
+    """
+    WITH settled AS (
+        UPDATE deliveries SET status = 'delivered', delivered_at = :at, lease_until = NULL
+        WHERE id = :delivery AND fence = :fence AND lease_until IS NOT NULL
+        RETURNING id, endpoint_id, attempts
+    ), logged AS (
+        INSERT INTO delivery_attempts (id, delivery_id, attempt, response_status, response_excerpt, elapsed_ms)
+        SELECT :attempt, id, attempts, :status, :excerpt, :elapsed_ms FROM settled
+    ), well AS (
+        UPDATE endpoints SET failing_since = NULL FROM settled
+        WHERE endpoints.id = settled.endpoint_id AND failing_since IS NOT NULL
+    )
+    SELECT EXISTS (
+        SELECT FROM deliveries d
+        WHERE d.endpoint_id = settled.endpoint_id AND d.status = 'pending' AND d.next_attempt_at <= now()
+          AND (d.offered_until IS NULL OR d.offered_until <= now())
+          AND (d.lease_until IS NULL OR d.lease_until <= now())
+    ) AS others_wait FROM settled
+    """
+)
+
+
+def _delivered(session: Session, parcel: Parcel, outcome: Outcome) -> Settled | None:
+    values = {"delivery": parcel.delivery_id, "fence": parcel.fence, "at": datetime.now(UTC), "attempt": new_id()}
+    said = {"status": outcome.status, "excerpt": outcome.excerpt, "elapsed_ms": outcome.elapsed_ms}
+    others_wait = session.scalar(_DELIVERED, {**values, **said})
+    return None if others_wait is None else Settled(others_wait)
+
+
+def _not_delivered(session: Session, parcel: Parcel, outcome: Outcome) -> Settled | None:
     delivery = session.scalar(select(Delivery).where(Delivery.id == parcel.delivery_id).with_for_update(of=Delivery))
     if delivery is None or delivery.fence != parcel.fence or delivery.lease_until is None:
         return None
@@ -501,13 +554,10 @@ def settle(session: Session, parcel: Parcel, outcome: Outcome) -> Delivery | Non
     delivery.lease_until = None
     if outcome.ours:
         _not_sent(session, delivery, outcome)
-        return delivery
-    _log(session, delivery, outcome)
-    if outcome.succeeded:
-        _delivered(delivery, endpoint)
     else:
+        _log(session, delivery, outcome)
         _failed(session, delivery, endpoint, outcome)
-    return delivery
+    return Settled(others_wait=True)
 
 
 def give_back(session: Session, parcel: Parcel) -> None:
@@ -537,13 +587,6 @@ def _not_sent(session: Session, delivery: Delivery, outcome: Outcome) -> None:
         _log(session, delivery, outcome)
     delivery.attempts -= 1
     delivery.next_attempt_at = func.now() + OURS_RETRY_AFTER
-
-
-def _delivered(delivery: Delivery, endpoint: Endpoint) -> None:
-    delivery.status = DeliveryStatus.DELIVERED
-    delivery.delivered_at = datetime.now(UTC)
-    # A pause runs its time: this attempt may have begun before the endpoint asked for it.
-    endpoint.failing_since = None
 
 
 def _failed(session: Session, delivery: Delivery, endpoint: Endpoint, outcome: Outcome) -> None:

@@ -8,11 +8,10 @@ from functools import partial
 from uuid import UUID
 
 from moderation import logs, webhooks
-from moderation.db import insistent, transaction
+from moderation.db import glance, insistent, transaction, wake
 from moderation.metrics import DELIVERY_ATTEMPTS, DELIVERY_LAG_SECONDS
 from moderation.settings import settings
-from moderation.tables import Delivery
-from moderation.webhooks import Outcome, Parcel
+from moderation.webhooks import Outcome, Parcel, Settled
 from workers.celery_app import DELIVER, app
 from workers.departure import departure
 
@@ -26,7 +25,7 @@ MARGIN = timedelta(seconds=15)
 def deliver(delivery_id: str) -> None:
     """Send one delivery. No session is open while the endpoint is called."""
     lease = timedelta(seconds=settings().delivery_timeout_s) + MARGIN
-    with transaction() as session:
+    with glance() as session:
         parcel = webhooks.take(session, UUID(delivery_id), lease)
     if parcel is None:
         return
@@ -39,10 +38,12 @@ def deliver(delivery_id: str) -> None:
     )
     with departure.holding(partial(_give_back, parcel)):
         outcome = webhooks.attempt(parcel, settings())
-        delivery = _settle(parcel, outcome)
+        settled = _settle(parcel, outcome)
     _count(parcel, outcome)
     logs.add(status=outcome.status)
-    if delivery is not None and not outcome.succeeded:
+    if settled is not None and settled.others_wait:
+        wake()
+    if settled is not None and not outcome.succeeded:
         # Its address may hold a secret of the platform's: where it went, the endpoint's row says.
         log.warning("not delivered: %s", outcome.error or f"status {outcome.status}")
 
@@ -68,7 +69,7 @@ def _give_back(parcel: Parcel) -> None:
 
 
 @insistent
-def _settle(parcel: Parcel, outcome: Outcome) -> Delivery | None:
+def _settle(parcel: Parcel, outcome: Outcome) -> Settled | None:
     """Through a short outage of the database: forgotten, what was delivered would be sent again."""
-    with transaction(wake=True) as session:
+    with glance() if outcome.succeeded else transaction() as session:
         return webhooks.settle(session, parcel, outcome)

@@ -70,9 +70,8 @@ def taken(delivery_id: UUID, lease: timedelta = LEASE) -> Parcel:
 
 def settle(parcel: Parcel, outcome: Outcome) -> Delivery:
     with transaction() as session:
-        delivery = webhooks.settle(session, parcel, outcome)
-    assert delivery is not None
-    return delivery
+        assert webhooks.settle(session, parcel, outcome) is not None
+        return session.get_one(Delivery, parcel.delivery_id)
 
 
 def wait_of(delivery: Delivery) -> float:
