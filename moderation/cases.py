@@ -19,13 +19,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, or_, select, text, update
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy import bindparam, func, select, text
+from sqlalchemy.orm import Session, joinedload, selectinload
 
 from moderation import backlog, metrics, webhooks
 from moderation.db import afterwards, new_id, storable
 from moderation.errors import IllegalTransition, LostLease, NotFound
-from moderation.tables import Case, Image, Policy, Submission, Tenant, Verdict, written
+from moderation.tables import WAITING, Case, Image, Policy, Submission, Tenant, Verdict, written
 from moderation.vocabulary import (
     OUTBOUND,
     QUIET,
@@ -143,30 +143,44 @@ def _category(submission: Submission) -> str | None:
     return said[:MAX_CATEGORY] if isinstance(said, str) and said else None
 
 
-def take(session: Session, case_id: UUID, *, statuses: tuple[CaseStatus, ...], lease: timedelta) -> Lease | None:
+# `again`: whether one is taken that was taken before.
+_TAKE = text(
+    f"""
+    UPDATE cases SET
+        lease_until = now() + :lease, offered_until = NULL, fence = fence + 1, attempts = attempts + 1,
+        sequence = sequence + 1, status = CASE status WHEN 'fetching' THEN status ELSE 'screening' END
+    WHERE id = :case AND {WAITING} AND status = ANY(:statuses) AND next_attempt_at <= now()
+      AND (lease_until IS NULL OR lease_until <= now()) AND (:again OR attempts = 0)
+    RETURNING tenant_id, sequence, fence, attempts, old.status AS before, new.status AS after,
+              (SELECT request_id FROM submissions WHERE submissions.id = submission_id) AS request_id
+    """
+)
+
+
+def take(
+    session: Session, case_id: UUID, *, statuses: tuple[CaseStatus, ...], lease: timedelta, again: bool = True
+) -> Lease | None:
     """Lease a case that waits, or whose worker's lease ran out; None where its status no longer fits.
 
-    A case being screened goes to `screening`; a case being fetched stays `fetching` while its link is read.
+    A case being screened goes to `screening`; a case being fetched stays `fetching` while its link is read. `again`:
+    also one that was taken before. A case that the session has read already is not read anew.
     """
-    now = func.now()
-    case = session.scalar(
-        update(Case)
-        .where(
-            Case.id == case_id,
-            Case.status.in_(statuses),
-            Case.next_attempt_at <= now,
-            or_(Case.lease_until.is_(None), Case.lease_until <= now),
-        )
-        .values(lease_until=now + lease, offered_until=None, fence=Case.fence + 1, attempts=Case.attempts + 1)
-        .returning(Case)
-    )
-    if case is None:
+    values = {"case": case_id, "statuses": [status.value for status in statuses], "lease": lease, "again": again}
+    taken = session.execute(_TAKE, values).one_or_none()
+    if taken is None:
         return None
-    before = case.status
-    if before is not CaseStatus.FETCHING:
-        _move(case, CaseStatus.SCREENING)
-    _record(session, case, EventType.CASE_TAKEN, actor=WORKER, before=before)
-    return Lease(case.id, case.fence, case.attempts)
+    webhooks.record(
+        session,
+        EventType.CASE_TAKEN,
+        tenant_id=taken.tenant_id,
+        actor=WORKER,
+        case_id=case_id,
+        sequence=taken.sequence,
+        before={"status": taken.before},
+        after={"status": taken.after, "attempt": taken.attempts},
+        request_id=taken.request_id,
+    )
+    return Lease(case_id, taken.fence, taken.attempts)
 
 
 def renew(session: Session, leases: list[Lease], lease: timedelta) -> None:
@@ -181,10 +195,18 @@ def renew(session: Session, leases: list[Lease], lease: timedelta) -> None:
         )
 
 
+# With what every event of it says.
+_HELD = (
+    select(Case)
+    .where(Case.id == bindparam("case"))
+    .with_for_update(of=Case)
+    .options(joinedload(Case.submission, innerjoin=True), joinedload(Case.image))
+)
+
+
 def held(session: Session, lease: Lease) -> Case:
     """The case under a lease, locked. Raises LostLease where somebody else has taken it since."""
-    query = select(Case).where(Case.id == lease.case_id).with_for_update(of=Case)
-    case = session.scalar(query, execution_options=FRESH)
+    case = session.scalar(_HELD, {"case": lease.case_id}, execution_options=FRESH)
     if case is None or case.fence != lease.fence or case.lease_until is None:
         raise LostLease(f"Case {lease.case_id} has been taken over; fence {lease.fence} is no longer the newest.")
     return case
@@ -222,7 +244,8 @@ def record_verdict(session: Session, case: Case, verdict: Verdict, policy: Polic
     case.verdict = verdict
     case.policy = policy
     _keep_what_it_says(case, verdict)
-    _record(session, case, EventType.VERDICT_COMPLETED, actor=WORKER, before=case.status)
+    # What comes of it follows at once, and the case's row is written once for both.
+    _record(session, case, EventType.VERDICT_COMPLETED, actor=WORKER, before=case.status, flush=False)
 
 
 def _keep_what_it_says(case: Case, verdict: Verdict) -> None:
@@ -523,10 +546,11 @@ def _record(
     before: CaseStatus | None,
     change: _Change = _Change(),
     data: Mapping[str, Any] | None = None,
+    flush: bool = True,
 ) -> None:
     """`data` is added to what endpoints are sent."""
     case.sequence += 1
-    _write_event(session, case, type_, actor=actor, before=before, change=change, data=data)
+    _write_event(session, case, type_, actor=actor, before=before, change=change, data=data, flush=flush)
 
 
 def _write_event(
@@ -539,6 +563,7 @@ def _write_event(
     change: _Change = _Change(),
     data: Mapping[str, Any] | None = None,
     along: Rows | None = None,
+    flush: bool = True,
 ) -> None:
     """The event of the case's newest sequence, and `along` the rows of one statement with it."""
     webhooks.record(
@@ -553,6 +578,7 @@ def _write_event(
         data=_event_data(case, data or {}) if type_ in OUTBOUND else None,
         request_id=case.submission.request_id,
         along=along,
+        flush=flush,
     )
 
 
@@ -569,9 +595,11 @@ def _event_data(case: Case, more: Mapping[str, Any]) -> dict[str, Any]:
 
 def _cut(explanation: str, room: int) -> str:
     """As much of it as fits into so many bytes of JSON: it takes one to six bytes for a character."""
+    if _size(json.dumps(explanation, ensure_ascii=False)) - 2 <= room:
+        return explanation
     sizes = itertools.accumulate(_size(json.dumps(character, ensure_ascii=False)) - 2 for character in explanation)
     kept = sum(1 for _ in itertools.takewhile(lambda size: size <= room, sizes))
-    return explanation if kept == len(explanation) else explanation[:kept] + "…"
+    return explanation[:kept] + "…"
 
 
 def _size(text: str) -> int:

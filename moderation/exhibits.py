@@ -11,22 +11,30 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from PIL import Image as Pixels
-from sqlalchemy import exists, or_, select
+from sqlalchemy import bindparam, exists, or_, select, text
 from sqlalchemy.orm import Session
 
-from moderation import likeness, provenance, renditions
-from moderation.db import transaction
-from moderation.likeness import Fingerprint
+from moderation import likeness, provenance, renditions, views
+from moderation.db import glance, transaction
+from moderation.fingerprints import fingerprint
 from moderation.provenance import Claims
 from moderation.sandbox import Sandbox, SandboxCrash, SandboxMemory, SandboxTimeout
-from moderation.storage import Storage
+from moderation.storage import Storage, rendition_key
 from moderation.tables import Case, Image, ImageHash
+from moderation.traits import Traits
 from moderation.vocabulary import CaseStatus
 
 log = logging.getLogger(__name__)
 
 JUDGED = (CaseStatus.IN_REVIEW, CaseStatus.DECIDED)
 _HASHED = exists().where(ImageHash.image_id == Image.id)
+
+
+# The same as below, of an image `i`.
+COMPLETE = """
+    (i.rendition_key IS NOT NULL AND i.provenance IS NOT NULL
+     AND EXISTS (SELECT FROM image_hashes h WHERE h.image_id = i.id))
+"""
 
 
 def are_complete(session: Session, image: Image) -> bool:
@@ -45,38 +53,52 @@ def lacking(session: Session, *, after: UUID | None = None, limit: int = 100) ->
     return session.scalars(query.order_by(Image.id).limit(limit)).all()
 
 
-def make(storage: Storage, sandbox: Sandbox, image_id: UUID, data: bytes, pixels: Pixels.Image) -> None:
-    """Make what is not there yet, of an image's bytes and of its upright RGB pixels. Doing it twice is harmless.
+def made_apart(sandbox: Sandbox, image_id: UUID, data: bytes, media_type: str, pixels: Pixels.Image) -> Traits:
+    """As `traits.of` does, for somebody who has the pixels: only the bytes go into the sandbox.
 
-    A file whose provenance cannot be read is kept as such. Raises StorageUnavailable, SandboxClosed.
+    A file whose provenance cannot be read is kept as such.
+    Raises SandboxClosed.
     """
-    with transaction() as session:
-        image = session.get_one(Image, image_id)
-        if are_complete(session, image):
-            return
-    if image.rendition_key is None:
-        renditions.keep(storage, image_id, pixels)
-    claims = image.provenance if image.provenance is not None else _claims(sandbox, image, data)
-    found = likeness.fingerprint(pixels)
-    if _kept(image_id, claims, found):
-        with transaction() as session:
-            likeness.match(session, image, found)
+    claims = _claims(sandbox, image_id, data, media_type)
+    return Traits(views.encoded(pixels), claims, fingerprint(pixels))
 
 
-def _claims(sandbox: Sandbox, image: Image, data: bytes) -> Claims:
+def _claims(sandbox: Sandbox, image_id: UUID, data: bytes, media_type: str) -> Claims:
     try:
-        return sandbox.call(provenance.read, data, image.media_type)
+        return sandbox.call(provenance.read, data, media_type)
     except (SandboxCrash, SandboxMemory, SandboxTimeout) as error:
-        log.warning("the provenance of image %s cannot be read: %s", image.id, error)
+        log.warning("the provenance of image %s cannot be read: %s", image_id, error)
         return provenance.unread()
 
 
-def _kept(image_id: UUID, claims: Claims, found: Fingerprint) -> bool:
-    """Write both, unless the image was erased meanwhile."""
-    with transaction() as session:
-        image = session.scalars(select(Image).where(Image.id == image_id).with_for_update()).one()
-        if image.erased_at is not None:
-            return False
-        image.provenance = claims
-        likeness.keep(session, image, found)
-        return True
+_KEEP = text(
+    """
+    WITH kept AS (
+        UPDATE images SET rendition_key = :key, provenance = :claims WHERE id = :image AND erased_at IS NULL
+        RETURNING id, tenant_id
+    ), hashed AS (
+        INSERT INTO image_hashes (image_id, tenant_id, pdq, quality, bands)
+        SELECT id, tenant_id, :pdq, :quality, :bands FROM kept
+        ON CONFLICT DO NOTHING
+    )
+    SELECT count(*) FROM kept
+    """
+).bindparams(bindparam("claims", type_=Image.provenance.type))
+
+
+def keep(storage: Storage, tenant_id: UUID, image_id: UUID, made: Traits) -> None:
+    """Store what was made, and which others are like it. Doing it twice is harmless.
+
+    Of an image that is erased meanwhile nothing is kept. Raises StorageUnavailable.
+    """
+    key, found = rendition_key(tenant_id, image_id), made.fingerprint
+    storage.put(key, made.rendition, views.MEDIA_TYPE)
+    row = {"image": image_id, "pdq": found.pdq, "quality": found.quality, "bands": found.bands}
+    with glance() as session:
+        is_there = session.scalar(_KEEP, {**row, "key": key, "claims": made.claims})
+    if not is_there:
+        renditions.take_back(storage, image_id, key)
+    elif found.bands:
+        # After that commit: of two images that come at the same moment, one sees the other.
+        with transaction() as session:
+            likeness.match(session, tenant_id, image_id, found)

@@ -1,8 +1,7 @@
 """Whether an image has been here before, nearly as it is: perceptual hashes, matched within one tenant.
 
-PDQ (Facebook, "The TMK+PDQF Video-Hashing Algorithm and the PDQ Image-Hashing Algorithm", 2019) makes 256 bits of an
-image, which scaling, recompression and small changes leave almost alone; two that differ in at most NEAR bits are
-called similar, and a hash of a quality below ENOUGH (too few features) is not compared: both numbers are the paper's.
+Two images whose hashes (moderation/fingerprints.py) differ in at most NEAR bits are called similar: the number is the
+paper's.
 
 Matching asks the database for hashes of which one of sixteen 16-bit bands differs in one bit at most: where 31 bits or
 fewer differ, there must be such a band, for sixteen bands with two bits each would be 32. It does not know what a
@@ -13,41 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
-import numpy as np
-import pdqhash
-from PIL import Image as Pixels
-from sqlalchemy import ColumnElement, Integer, Row, Text, cast, func, literal, select, text
-from sqlalchemy.dialects.postgresql import BIT, insert
+from sqlalchemy import Row, select, text
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, selectinload
 
-from moderation import views
-from moderation.tables import Case, Image, ImageHash, SimilarImage
+from moderation.fingerprints import BAND_BITS, Fingerprint
+from moderation.tables import Case, Image, SimilarImage
 
 NEAR = 31  # bits of 256
-ENOUGH = 50  # of 100
-BANDS, BAND_BITS = 16, 16
-# What PDQ makes smaller anyway; its filter takes a second for a large photograph, and keeps no more.
-HASHED_SIDE = 512  # pixels
 MOST_SIMILAR = 100
 MOST_SHOWN = 20
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """An image's PDQ hash, 32 bytes, and its quality, 0 to 100."""
-
-    pdq: bytes
-    quality: int
-
-    @property
-    def bands(self) -> list[int]:
-        """The sixteen words, each with its place, as image_hashes.bands has them; none where it is not compared."""
-        if self.quality < ENOUGH:
-            return []
-        words = np.frombuffer(self.pdq, dtype=">u2").astype(int)
-        return [place << BAND_BITS | int(word) for place, word in enumerate(words)]
 
 
 @dataclass(frozen=True)
@@ -59,33 +36,20 @@ class Other:
     distance: int
 
 
-def fingerprint(pixels: Pixels.Image) -> Fingerprint:
-    """The hash of upright RGB pixels, which stay as they are."""
-    bits, quality = pdqhash.compute(np.asarray(views.shrunk(pixels, HASHED_SIDE)))
-    return Fingerprint(np.packbits(bits.astype(np.uint8)).tobytes(), int(quality))
-
-
-def keep(session: Session, image: Image, found: Fingerprint) -> None:
-    """Store an image's hash. Doing it twice is harmless.
-
-    Matching is another transaction, after the commit of this one: of two images that come at the same moment, one sees
-    the other.
-    """
-    row = {"image_id": image.id, "tenant_id": image.tenant_id, "pdq": found.pdq, "quality": found.quality}
-    session.execute(insert(ImageHash).values(**row, bands=found.bands).on_conflict_do_nothing())
-
-
-def match(session: Session, image: Image, found: Fingerprint) -> int:
+def match(session: Session, tenant_id: UUID, image_id: UUID, found: Fingerprint) -> int:
     """Store which of the tenant's images are similar, in either direction; how many. Doing it twice is harmless.
 
+    In a transaction after the commit of its hash: of two images that come at the same moment, one sees the other.
     Images that were erased meanwhile are left out.
     """
-    near = _near(session, image, found)
-    there = _there(session, [image.id, *(other_id for other_id, _ in near)])
-    kept = [row for row in near if {image.id, row[0]} <= there]
-    for other_id, distance in kept:
-        pair = [(image.id, other_id), (other_id, image.id)]
-        rows = [{"image_id": one, "other_id": other, "distance": distance} for one, other in pair]
+    near = _near(session, tenant_id, image_id, found)
+    if not near:
+        return 0
+    there = _there(session, [image_id, *(row.image_id for row in near)])
+    kept = [row for row in near if {image_id, row.image_id} <= there]
+    for row in kept:
+        pair = [(image_id, row.image_id), (row.image_id, image_id)]
+        rows = [{"image_id": one, "other_id": other, "distance": row.distance} for one, other in pair]
         session.execute(insert(SimilarImage).values(rows).on_conflict_do_nothing())
     return len(kept)
 
@@ -99,26 +63,28 @@ def _there(session: Session, ids: Sequence[UUID]) -> set[UUID]:
     return set(session.scalars(query.with_for_update(read=True)))
 
 
-def _near(session: Session, image: Image, found: Fingerprint) -> Sequence[Row[UUID, int]]:
-    """The nearest MOST_SIMILAR of the tenant's other images, with their distances."""
+# Bytes have no XOR in Postgres; bit strings do.
+_NEAR = text(
+    """
+    WITH probed AS MATERIALIZED (
+        SELECT image_id, tenant_id, pdq FROM image_hashes WHERE bands && CAST(:probes AS integer[])
+    ), measured AS (
+        SELECT image_id, bit_count(('x' || encode(pdq, 'hex'))::bit(256) # CAST(:ours AS bit(256))) AS distance
+        FROM probed WHERE tenant_id = :tenant AND image_id <> :image
+    )
+    SELECT image_id, distance FROM measured WHERE distance <= :near ORDER BY distance, image_id LIMIT :most
+    """
+)
+
+
+def _near(session: Session, tenant_id: UUID, image_id: UUID, found: Fingerprint) -> Sequence[Row[Any]]:
+    """The nearest MOST_SIMILAR of the tenant's other images, with their distances in bits."""
     if not found.bands:
         return ()
     # The planner takes it that most arrays have one of so many words, and would compare each: 6.7 s for 100,000 rows.
     session.execute(text("SET LOCAL enable_seqscan = off"))
-    probed = select(ImageHash.image_id, ImageHash.tenant_id, ImageHash.pdq)
-    found_by_index = probed.where(ImageHash.bands.overlap(_probes(found))).cte().prefix_with("MATERIALIZED")
-    distance = _bits_between(found_by_index.c.pdq, found.pdq)
-    query = select(found_by_index.c.image_id, distance).where(
-        found_by_index.c.tenant_id == image.tenant_id, found_by_index.c.image_id != image.id, distance <= NEAR
-    )
-    return session.execute(query.order_by(distance, found_by_index.c.image_id).limit(MOST_SIMILAR)).all()
-
-
-def _bits_between(stored: ColumnElement[bytes], pdq: bytes) -> ColumnElement[int]:
-    """The Hamming distance of a row's hash from this one, in SQL. Bytes have no XOR in Postgres; bit strings do."""
-    theirs = cast(literal("x", Text).concat(func.encode(stored, "hex")), BIT(256))
-    ours = cast(literal(f"x{pdq.hex()}", Text), BIT(256))
-    return func.bit_count(theirs.op("#")(ours), type_=Integer)
+    ours = {"probes": _probes(found), "ours": f"x{found.pdq.hex()}", "tenant": tenant_id, "image": image_id}
+    return session.execute(_NEAR, {**ours, "near": NEAR, "most": MOST_SIMILAR}).all()
 
 
 def _probes(found: Fingerprint) -> list[int]:

@@ -14,13 +14,13 @@ from sqlalchemy import exists, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, selectinload
 
-from moderation import cases, errands, model_versions, screening, tenants, webhooks
+from moderation import cases, errands, model_versions, screening, webhooks
 from moderation.cases import FRESH, WORKER, Lease
 from moderation.db import insistent, transaction
 from moderation.errors import Conflict, LostLease
 from moderation.screening import Job, Reading
 from moderation.settings import Settings
-from moderation.tables import Case, Image, Rejudging, Verdict
+from moderation.tables import Case, Image, ModelVersion, Rejudging, Verdict
 from moderation.vocabulary import CaseStatus, EventType, FailureReason
 
 # For a worker that serves the champion, where this one does not (yet).
@@ -97,7 +97,7 @@ def begin(case_id: UUID, model_version_id: UUID, settings: Settings) -> Job | No
             errands.fail(row, f"The worker was lost on each of {settings.case_attempts} attempts.")
             return None
         lease = Lease(case.id, row.fence, row.attempts)
-        return screening.job_of(session, case, case.image, lease, tenants.policy_of(session, case.tenant_id))
+        return screening.job_of(session, lease, model_version_id)
 
 
 @insistent
@@ -105,7 +105,8 @@ def finish(job: Job, reading: Reading, model_version_id: UUID) -> None:
     """Write what this version said; the row goes where that is the champion. Raises LostLease."""
     with transaction() as session:
         case, row = _held(session, job.lease)
-        screening.keep_verdict(session, job.image_id, model_version_id, reading)
+        version = session.get_one(ModelVersion, model_version_id)
+        screening.keep_verdict(session, job.image_id, version, reading)
         champion = model_versions.champion_id(session)
         if champion is None or not _settled(session, case, row, champion):
             errands.give_back(row, timedelta(0), counts=False)

@@ -1,51 +1,34 @@
 """Where the pictures for browsers are kept: the rendition of every image that was judged, and views made when asked.
 
-The screening worker makes the rendition of the very pixels that were judged; all of an original's pixels, and the
-forensic views, are wanted of few images, so they are made when somebody first looks. All go with the image. It does
-not know who may look.
+The screening worker makes the rendition of the very pixels that were judged (moderation/exhibits.py); all of an
+original's pixels, and the forensic views, are wanted of few images, so they are made when somebody first looks. All go
+with the image. It does not know who may look.
 """
 
 from __future__ import annotations
 
 from uuid import UUID
 
-from PIL import Image as Pixels
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from moderation import views
 from moderation.db import transaction
 from moderation.errors import ImageTooLarge, NotFound, Undecodable
 from moderation.sandbox import Sandbox, SandboxCrash, SandboxMemory, SandboxTimeout
-from moderation.storage import Storage, rendition_key, view_key
+from moderation.storage import Storage, view_key
 from moderation.tables import Image
-from moderation.views import MEDIA_TYPE, encoded
+from moderation.views import MEDIA_TYPE
 from moderation.vocabulary import View
 
 MAX_BYTES = 128 * 1024 * 1024
 
 
-def keep(storage: Storage, image_id: UUID, pixels: Pixels.Image) -> None:
-    """Make and store the rendition of an image, given its upright RGB pixels, which stay as they are.
-
-    An image that is erased meanwhile has none. Doing it twice is harmless. Raises StorageUnavailable.
-    """
+def take_back(storage: Storage, image_id: UUID, key: str) -> None:
+    """Delete what was stored for an image that had been erased meanwhile. Raises StorageUnavailable."""
     with transaction() as session:
-        image = session.get_one(Image, image_id)
-    key = rendition_key(image.tenant_id, image_id)
-    storage.put(key, encoded(pixels), MEDIA_TYPE)
-    if not _attached(image_id, key):
-        storage.delete(key)
-
-
-def _attached(image_id: UUID, key: str | None = None) -> bool:
-    """Whether the image still is, so that what was stored may stay; its row speaks of `key` from now on."""
-    with transaction() as session:
-        image = session.scalars(select(Image).where(Image.id == image_id).with_for_update()).one()
-        if image.erased_at is not None:
-            image.purged_at = None  # should deleting fail now, the next housekeeping does it
-            return False
-        image.rendition_key = key or image.rendition_key
-        return True
+        # Should deleting fail now, the next housekeeping does it.
+        session.execute(update(Image).where(Image.id == image_id).values(purged_at=None))
+    storage.delete(key)
 
 
 def read(storage: Storage, image: Image) -> bytes:
@@ -69,10 +52,17 @@ def read_view(storage: Storage, sandbox: Sandbox, image: Image, view: View, *, m
         pass  # it is asked for the first time
     made = _made(sandbox, storage.get(image.s3_key, max_bytes=image.bytes), view, max_pixels)
     storage.put(key, made, MEDIA_TYPE)
-    if not _attached(image.id):
-        storage.delete(key)
+    if not _is_there(image.id):
+        take_back(storage, image.id, key)
         raise NotFound(f"Image {image.id} was erased.")
     return made
+
+
+def _is_there(image_id: UUID) -> bool:
+    """Whether it is not erased. Whoever erases it from now on also deletes what is stored by now."""
+    with transaction() as session:
+        image = session.scalars(select(Image).where(Image.id == image_id).with_for_update()).one()
+        return image.erased_at is None
 
 
 def _made(sandbox: Sandbox, data: bytes, view: View, max_pixels: int) -> bytes:

@@ -119,8 +119,11 @@ def _end(session: Session, case: Case, status: CaseStatus) -> None:
 def take_case(session: Session, case: Case, lease: timedelta = LEASE) -> Lease:
     """A worker's lease on a case that waits."""
     waits_for = (CaseStatus.FETCHING,) if case.status is CaseStatus.FETCHING else screening.SCREENING
+    session.flush()
     taken = cases.take(session, case.id, statuses=waits_for, lease=lease)
     assert taken is not None, f"case {case.id} is {case.status} and could not be taken"
+    if case in session:
+        session.refresh(case)
     return taken
 
 

@@ -16,6 +16,7 @@ from typing import Protocol
 from uuid import UUID
 
 from celery.signals import worker_init, worker_shutdown
+from PIL import Image
 
 from model.batcher import Batcher, BatcherClosed
 from model.checkpoint import CheckpointError
@@ -24,14 +25,16 @@ from model.detector import Detection, Detector, GoldenMismatch, Verdict
 from model.engines.engine import EngineError, MemoryShort
 from model.engines.vllm import ServerUnavailable
 from model.manifest import ManifestError
-from moderation import exhibits, rejudging, screening
+from moderation import exhibits, logs, rejudging, screening
 from moderation.errors import ConfigurationError, DamagedCheckpoint, NotFound, StorageUnavailable
 from moderation.sandbox import Sandbox, SandboxClosed, SandboxCrash, SandboxMemory, SandboxTimeout
 from moderation.screening import Job, Reading
 from moderation.settings import Settings, settings
 from moderation.storage import Storage
 from moderation.tables import ModelVersion
+from moderation.traits import Traits
 from moderation.vocabulary import FailureReason, Label
+from workers import gpus, picture, tally
 from workers.celery_app import EXPLAIN, REJUDGE, SCREEN, app, starting
 from workers.champion import Champion, load_champion
 from workers.departure import departure
@@ -44,6 +47,7 @@ log = logging.getLogger(__name__)
 
 AWAY_RETRY_AFTER = timedelta(seconds=10)
 ERROR_RETRY_AFTER = timedelta(seconds=5)
+PRELOADED = ("workers.picture",)
 CANNOT_START = (
     *(ConfigurationError, StorageUnavailable, DamagedCheckpoint),
     *(CheckpointError, ManifestError, EngineError, GoldenMismatch),
@@ -73,8 +77,11 @@ class Screener:
             max_batch=settings.batch_size,
             max_wait_ms=settings.batch_wait_ms,
             hang_after_s=settings.gpu_timeout_s,
+            on_ran=tally.ran,
         )
-        self._sandbox = Sandbox(settings.decode_processes, settings.decode_memory_bytes, settings.decode_timeout_s)
+        self._sandbox = Sandbox(
+            settings.decode_processes, settings.decode_memory_bytes, settings.decode_timeout_s, PRELOADED
+        )
         beat_s = settings.case_lease_s / BEATS_PER_LEASE
         self._heart = Heartbeat(partial(screening.renew, settings=settings), beat_s)
         self._second_heart = Heartbeat(partial(rejudging.renew, settings=settings), beat_s)
@@ -92,14 +99,19 @@ class Screener:
 
     def screen(self, case_id: UUID) -> None:
         """Take one case through to its end. Running it twice is harmless."""
-        with self._outage.turn() as go, self._gate.enter(alone=go and screening.must_run_alone(case_id)):
-            if not go:
-                return
-            job = screening.begin(case_id, self.champion.version_id, self._settings)
+        with self._outage.turn() as go:
+            if go and not self._screen(case_id, alone=False) and screening.must_run_alone(case_id):
+                self._screen(case_id, alone=True)
+
+    def _screen(self, case_id: UUID, *, alone: bool) -> bool:
+        """Whether there was something to do. Beside others none is begun that was begun before."""
+        with self._gate.enter(alone=alone):
+            job = screening.begin(case_id, self.champion.version_id, self._settings, again=alone)
             if job is None:
-                return
+                return False
             with self._heart.keeping(job.lease), departure.holding(_giving_back(screening, job)):
                 self._judge_and_write(job, screening)
+            return True
 
     def rejudge(self, case_id: UUID) -> None:
         """Give a case this version's verdict beside its own. Running it twice is harmless."""
@@ -113,6 +125,7 @@ class Screener:
                 self._judge_and_write(job, rejudging)
 
     def _judge_and_write(self, job: Job, desk: Desk) -> None:
+        logs.add(case_id=job.lease.case_id, request_id=job.request_id, attempt=job.lease.attempt)
         try:
             reading, version_id = self._judge(job)
         except (StorageUnavailable, ServerUnavailable, MemoryShort) as error:
@@ -150,24 +163,40 @@ class Screener:
         """What was said of the image, and the version that said it: the batch's, whatever is served since."""
         started = time.monotonic()
         data = self._store.get(job.s3_key, max_bytes=job.image_bytes)
-        image = self._sandbox.call(partial(to_rgb, max_pixels=self._settings.max_image_pixels), data)
+        pixels, made = self._read(job, data)
         prepared = time.monotonic()
-        detection = self._batcher.submit(image, lambda verdict: _reading(verdict).wants_explanation(job.thresholds))
-        if not job.exhibited:
+        detection = self._batcher.submit(pixels, lambda verdict: _reading(verdict).wants_explanation(job.thresholds))
+        if made is not None:
             # Here, for the wait is the GPU's.
-            exhibits.make(self._store, self._sandbox, job.image_id, data, image)
+            exhibits.keep(self._store, job.tenant_id, job.image_id, made)
         said = detection.result()
+        tally.judged(said.verdict, job.thresholds)
         reading = _reading(said)
-        log.info(
-            "case %s: %s, p_fake %.3f (fetched and decoded in %.0f ms, judged in %.0f ms) [%s]",
-            job.lease.case_id,
-            reading.label,
-            reading.p_fake,
-            (prepared - started) * 1000,
-            (time.monotonic() - prepared) * 1000,
-            job.request_id,
+        # Said when the task has ended, in its one line.
+        logs.add(
+            label=reading.label.value,
+            p_fake=round(reading.p_fake, 3),
+            prepare_ms=round((prepared - started) * 1000, 1),
+            judge_ms=round((time.monotonic() - prepared) * 1000, 1),
         )
         return reading, self.champion.id_of(said.verdict.model_version)
+
+    def _read(self, job: Job, data: bytes) -> tuple[Image.Image, Traits | None]:
+        """The pixels, and what people are shown of them where it is not there yet.
+
+        All of it in one call; but that a file's provenance ends its reader is no reason not to judge the image.
+        """
+        most = self._settings.max_image_pixels
+        if not job.exhibited:
+            try:
+                read = self._sandbox.call(picture.read, data, job.media_type, most)
+                return read.pixels, read.traits
+            except (SandboxTimeout, SandboxCrash, SandboxMemory) as error:
+                log.warning("image %s is decoded by itself: %s", job.image_id, error)
+        pixels = self._sandbox.call(to_rgb, data, max_pixels=most)
+        if job.exhibited:
+            return pixels, None
+        return pixels, exhibits.made_apart(self._sandbox, job.image_id, data, job.media_type, pixels)
 
 
 def _giving_back(desk: Desk, job: Job) -> Callable[[], None]:
@@ -197,6 +226,7 @@ def _start(**_: object) -> None:
     store = Storage(settings())
     with starting(*CANNOT_START):
         detector, version = load_champion(store)
+    gpus.watch()
     _screener = Screener(detector, version, store, settings())
     _screener.champion.start()
 

@@ -49,5 +49,6 @@ def _make(image: Image, store: Storage, sandbox: Sandbox, rules: Settings) -> bo
     except (NotFound, UndecodableImage, SandboxCrash, SandboxMemory, SandboxTimeout) as error:
         click.echo(f"Image {image.id}: {error}", err=True)
         return False
-    exhibits.make(store, sandbox, image.id, data, pixels)
+    made = exhibits.made_apart(sandbox, image.id, data, image.media_type, pixels)
+    exhibits.keep(store, image.tenant_id, image.id, made)
     return True

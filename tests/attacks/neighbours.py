@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from moderation import accounts, appeals, claims, sources, tenants, webhooks
 from moderation.db import engine, new_id, transaction
-from moderation.likeness import Fingerprint
+from moderation.fingerprints import Fingerprint
 from moderation.storage import upload_key
 from moderation.tables import IdempotencyKey, ImageHash, Notice, Row, SimilarImage, Tenant, TrainingRun, Upload, User
 from moderation.vocabulary import CaseStatus, NoticeKind, Role, RunStatus, Scope

@@ -20,7 +20,7 @@ from werkzeug.test import TestResponse
 
 from api.app import Application
 from model.decode import to_rgb
-from moderation import exhibits, images, originals, provenance, views
+from moderation import images, originals, provenance, views
 from moderation.db import new_id, transaction
 from moderation.errors import BadImage, Undecodable
 from moderation.sandbox import Sandbox
@@ -32,6 +32,7 @@ from tests.api.conftest import Client, client
 from tests.api.dashboard.conftest import Browser, browser_of, cheap_passwords, tenant
 from tests.attacks import files
 from tests.attacks.files import SCRIPT, chunk, png_with
+from tests.exhibiting import exhibit
 from tests.factories import make_key
 from tests.images import encoded, picture
 from tests.reviewing import make_review_case
@@ -178,17 +179,13 @@ def test_what_a_decoder_complains_of_is_not_in_our_log(sandbox: Sandbox, capfd: 
 
 def sent(tenant: Tenant, data: bytes) -> Case:
     """A case in review of these bytes, with all that its page shows; everything that is said beside it is script."""
-    store, limits = Storage(settings()), settings()
+    store = Storage(settings())
     original = originals.keep(store, tenant.id, data, images.inspect(data, LIMIT))
     with transaction() as session:
         image = originals.attach(session, original)
         case = make_review_case(session, tenant, image=image, external_id=SCRIPT, text=f"{SCRIPT} {SCRIPT}.")
         case.submission.details = {SCRIPT: SCRIPT}
-    box = Sandbox(1, limits.decode_memory_bytes, limits.decode_timeout_s)
-    try:
-        exhibits.make(store, box, image.id, data, to_rgb(data))
-    finally:
-        box.close()
+    exhibit(store, image.id, to_rgb(data), data)
     return case
 
 

@@ -26,6 +26,7 @@ from api.dashboard import cookies
 from moderation import accounts, capacity, likeness, tenants
 from moderation.db import engine as engine_of
 from moderation.db import new_id, transaction
+from moderation.fingerprints import Fingerprint
 from moderation.storage import upload_key
 from moderation.tables import Case
 from moderation.vocabulary import Role
@@ -522,7 +523,7 @@ def test_a_likeness_is_of_ones_own_images(both: Neighbours) -> None:
         for platform, other in ((both.ours, both.theirs), (both.theirs, both.ours)):
             case = session.get_one(Case, UUID(platform.named["case_id"][0]))
             assert case.image is not None
-            likeness.match(session, case.image, likeness.Fingerprint(MATCHING, 100))
+            likeness.match(session, case.tenant_id, case.image.id, Fingerprint(MATCHING, 100))
             found = likeness.others(session, case, restricted=True)
             assert found and {str(one.case.id) for one in found} <= set(platform.named["case_id"])
             assert not {str(one.case.id) for one in found} & set(other.named["case_id"])

@@ -10,13 +10,14 @@ from playwright.sync_api import Page, expect
 from sqlalchemy import select
 
 from infra.demo.samples import samples
-from moderation import renditions, reviews
+from moderation import reviews
 from moderation.db import transaction
 from moderation.settings import settings
 from moderation.storage import Storage
 from moderation.tables import Case, Review, User
 from moderation.vocabulary import Answer, Role
 from tests.browser.conftest import Dashboard, tenant_named
+from tests.exhibiting import exhibit
 from tests.reviewing import make_review_case, ten_seconds_later
 
 ANNA, BERT = "anna@pixelgram.example", "bert@pixelgram.example"
@@ -45,7 +46,7 @@ def give_picture(case_id: UUID, number: int) -> None:
     assert image_id is not None
     found = samples()
     with Pixels.open(found[number % len(found)].path) as opened:
-        renditions.keep(Storage(settings()), image_id, opened.convert("RGB"))
+        exhibit(Storage(settings()), image_id, opened.convert("RGB"))
 
 
 def row(case_id: UUID) -> Case:

@@ -13,12 +13,12 @@ from playwright.sync_api import Page, expect
 
 from api import auth, process
 from api.app import create_app
-from moderation import renditions
 from moderation.db import transaction
 from moderation.settings import settings
 from moderation.storage import Storage
 from moderation.vocabulary import Role
 from tests.browser.conftest import Dashboard, open_menu, tenant_named, violations
+from tests.exhibiting import exhibit
 from tests.platforms import furnish
 from tests.reviewing import make_review_case
 
@@ -29,7 +29,7 @@ def case_page() -> str:
         case = make_review_case(session, tenant_named(session, "Pixelgram"))
         case_id, image_id = case.id, case.image_id
     assert image_id is not None
-    renditions.keep(Storage(settings()), image_id, Image.new("RGB", (320, 240), "teal"))
+    exhibit(Storage(settings()), image_id, Image.new("RGB", (320, 240), "teal"))
     return f"/dashboard/cases/{case_id}"
 
 

@@ -9,13 +9,14 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from infra.demo.samples import samples
-from moderation import explanations, renditions
+from moderation import explanations
 from moderation.db import transaction
 from moderation.explanations import Words
 from moderation.settings import settings
 from moderation.storage import Storage
 from moderation.vocabulary import Role
 from tests.browser.conftest import Dashboard, tenant_named
+from tests.exhibiting import exhibit
 from tests.factories import champion_or_new
 from tests.reviewing import TEXT, make_review_case
 
@@ -31,7 +32,7 @@ def silent_case() -> tuple[UUID, UUID]:
         image_id = case.image_id
     assert image_id is not None and case.verdict_id is not None
     with Image.open(samples()[0].path) as opened:
-        renditions.keep(Storage(settings()), image_id, opened.convert("RGB"))
+        exhibit(Storage(settings()), image_id, opened.convert("RGB"))
     return case.id, case.verdict_id
 
 

@@ -13,14 +13,14 @@ from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import Page, Response, expect
 
 from infra.demo.samples import samples
-from moderation import cases, exhibits, images, originals, renditions
+from moderation import cases, images, originals
 from moderation.db import new_id, transaction
-from moderation.sandbox import Sandbox
 from moderation.settings import settings
 from moderation.storage import Storage
 from moderation.tables import Case
 from moderation.vocabulary import Label, Role
 from tests.browser.conftest import Dashboard, tenant_named
+from tests.exhibiting import exhibit
 from tests.images import encoded
 from tests.moderation.test_provenance import camera_exif, signed
 from tests.reviewing import make_review_case
@@ -38,7 +38,7 @@ def case_of(data: bytes, name: str = "upload-4711", **fields: object) -> UUID:
     with transaction() as session:
         image = originals.attach(session, original)
         case_id = make_review_case(session, tenant, image=image, external_id=name, **fields).id
-    renditions.keep(store, image.id, images.upright(data, limit))
+    exhibit(store, image.id, images.upright(data, limit))
     return case_id
 
 
@@ -254,15 +254,12 @@ def test_a_view_that_cannot_be_made_says_why(dashboard: Dashboard) -> None:
 
 def exhibited(case_id: UUID) -> None:
     """As screening leaves the case's image: with provenance and likeness too."""
-    store, sandbox = Storage(settings()), Sandbox(1, settings().decode_memory_bytes, 20)
+    store = Storage(settings())
     with transaction() as session:
         image = session.get_one(Case, case_id).image
         assert image is not None
     data = store.get(image.s3_key, max_bytes=image.bytes)
-    try:
-        exhibits.make(store, sandbox, image.id, data, images.upright(data, settings().max_image_pixels))
-    finally:
-        sandbox.close()
+    exhibit(store, image.id, images.upright(data, settings().max_image_pixels), data)
 
 
 def generated() -> bytes:

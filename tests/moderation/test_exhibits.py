@@ -10,8 +10,8 @@ from PIL import Image as Pixels
 from sqlalchemy import Engine, func, select
 
 from infra.demo.samples import samples
-from moderation import erasure, exhibits, renditions
-from moderation.db import transaction
+from moderation import erasure, exhibits, renditions, traits
+from moderation.db import new_id, transaction
 from moderation.sandbox import Sandbox, SandboxCrash
 from moderation.settings import settings
 from moderation.storage import Storage
@@ -43,8 +43,11 @@ def tenant(db: Engine) -> Tenant:
 @pytest.fixture
 def make(store: Storage, sandbox: Sandbox) -> Callable[..., None]:
     def made(image_id: UUID, data: bytes = DATA, pixels: Pixels.Image | None = None) -> None:
+        with transaction() as session:
+            image = session.get_one(Image, image_id)
         with Pixels.open(samples()[0].path) as opened:
-            exhibits.make(store, sandbox, image_id, data, pixels or opened.convert("RGB"))
+            found = exhibits.made_apart(sandbox, image_id, data, image.media_type, pixels or opened.convert("RGB"))
+        exhibits.keep(store, image.tenant_id, image_id, found)
 
     return made
 
@@ -59,18 +62,22 @@ def is_complete(image_id: UUID) -> bool:
         return exhibits.are_complete(session, session.get_one(Image, image_id))
 
 
-def test_everything_is_made_and_then_left_alone(
-    tenant: Tenant, make: Callable[..., None], store: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_everything_is_made_and_twice_is_harmless(tenant: Tenant, make: Callable[..., None], store: Storage) -> None:
     image_id = new_image(tenant)
     assert not is_complete(image_id)
+    make(image_id)
     make(image_id)
     assert is_complete(image_id)
     with transaction() as session:
         image = session.get_one(Image, image_id)
         assert renditions.read(store, image)[:2] == b"\xff\xd8" and image.provenance == {}
-    monkeypatch.setattr(Storage, "put", None)
-    make(image_id)
+
+
+def test_in_the_sandbox_the_same_is_made_at_once(sandbox: Sandbox) -> None:
+    with Pixels.open(samples()[0].path) as opened:
+        pixels = opened.convert("RGB")
+    at_once = sandbox.call(traits.of, DATA, "image/jpeg", pixels)
+    assert at_once == exhibits.made_apart(sandbox, new_id(), DATA, "image/jpeg", pixels)
 
 
 @pytest.mark.parametrize("lacks", ["rendition_key", "provenance", "hash"])

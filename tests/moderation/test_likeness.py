@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from infra.demo.samples import samples
 from moderation import erasure, likeness
 from moderation.db import transaction
-from moderation.likeness import Fingerprint, fingerprint
+from moderation.fingerprints import ENOUGH, Fingerprint, fingerprint
 from moderation.tables import Image, ImageHash, SimilarImage, Tenant
 from moderation.vocabulary import CaseStatus
 from tests.factories import make_case, make_image, make_tenant
@@ -51,11 +51,17 @@ def some_hash(quality: int = 100) -> Fingerprint:
     return Fingerprint(random.bytes(32), quality)
 
 
+def hashed(session: Session, image: Image, found: Fingerprint) -> None:
+    row = {"pdq": found.pdq, "quality": found.quality, "bands": found.bands}
+    session.add(ImageHash(image_id=image.id, tenant_id=image.tenant_id, **row))
+    session.flush()
+
+
 def stored(session: Session, tenant: Tenant, found: Fingerprint) -> Image:
     """An image of this hash, matched."""
     image = make_image(session, tenant)
-    likeness.keep(session, image, found)
-    likeness.match(session, image, found)
+    hashed(session, image, found)
+    likeness.match(session, tenant.id, image.id, found)
     return image
 
 
@@ -83,11 +89,11 @@ def test_a_copy_that_was_handled_has_nearly_the_same_hash(changed: object) -> No
 def test_different_photographs_have_different_hashes() -> None:
     found = [fingerprint(photo(number)) for number in range(len(samples()))]
     distances = [apart(one, other) for n, one in enumerate(found) for other in found[:n]]
-    assert min(distances) > likeness.NEAR and all(one.quality >= likeness.ENOUGH for one in found)
+    assert min(distances) > likeness.NEAR and all(one.quality >= ENOUGH for one in found)
 
 
 def test_a_flat_image_has_too_few_features() -> None:
-    assert fingerprint(Pixels.new("RGB", (200, 100), "teal")).quality < likeness.ENOUGH
+    assert fingerprint(Pixels.new("RGB", (200, 100), "teal")).quality < ENOUGH
     assert fingerprint(Pixels.new("RGB", (1, 1))).bands == []
 
 
@@ -123,7 +129,7 @@ class TestMatching:
             first = stored(session, tenant, base)
             second = stored(session, tenant, flipped(base, 3))
             assert (near(session, first), near(session, second)) == ({second.id: 1}, {first.id: 1})
-            likeness.match(session, first, base)  # again
+            likeness.match(session, tenant.id, first.id, base)  # again
             assert near(session, first) == {second.id: 1}
 
     def test_another_tenants_images_are_never_found(self) -> None:
@@ -136,7 +142,7 @@ class TestMatching:
     def test_poor_hashes_are_kept_and_not_compared(self) -> None:
         with transaction() as session:
             tenant = make_tenant(session)
-            poor = some_hash(quality=likeness.ENOUGH - 1)
+            poor = some_hash(quality=ENOUGH - 1)
             one, other = stored(session, tenant, poor), stored(session, tenant, poor)
             good = stored(session, tenant, Fingerprint(poor.pdq, 100))
             assert near(session, one) == near(session, other) == near(session, good) == {}
@@ -150,7 +156,7 @@ class TestMatching:
             scans = text("SELECT pg_stat_get_xact_numscans('ix_image_hashes_bands'::regclass)")
             rows = text("SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'image_hashes'")
             before = session.scalar(scans), session.scalar(rows)
-            likeness.match(session, make_image(session, tenant), some_hash())
+            likeness.match(session, tenant.id, make_image(session, tenant).id, some_hash())
             after = session.scalar(scans), session.scalar(rows)
             assert (after[0] - before[0], after[1] - before[1]) == (1, 0)
 
@@ -171,12 +177,12 @@ class TestMatching:
             tenant = make_tenant(session)
             images = [make_image(session, tenant) for _ in range(2)]
             for image in images:
-                likeness.keep(session, image, base)
+                hashed(session, image, base)
         with transaction() as session:
             # As when the search has found it, and it is erased only then: its hash is still there.
             session.get_one(Image, images[erased].id).erased_at = datetime.now(UTC)
         with transaction() as session:
-            assert likeness.match(session, images[0], base) == 0
+            assert likeness.match(session, tenant.id, images[0].id, base) == 0
             assert session.scalars(select(SimilarImage)).all() == []
 
     def test_nothing_is_erased_while_it_is_matched(self) -> None:
@@ -184,9 +190,9 @@ class TestMatching:
         with transaction() as session:
             tenant = make_tenant(session)
             first, second = stored(session, tenant, base), make_image(session, tenant)
-            likeness.keep(session, second, base)
+            hashed(session, second, base)
         with transaction() as session:
-            assert likeness.match(session, second, base) == 1
+            assert likeness.match(session, tenant.id, second.id, base) == 1
             with pytest.raises(OperationalError, match="lock timeout"), transaction() as other:
                 other.execute(text("SET LOCAL lock_timeout = '100ms'"))
                 erasure.erase(other, tenant.id, first.id, actor="test", request_id=None)

@@ -19,6 +19,7 @@ from moderation.settings import settings
 from moderation.storage import Storage, rendition_key, view_key
 from moderation.tables import Image
 from moderation.vocabulary import View
+from tests.exhibiting import exhibit
 from tests.factories import make_image, make_tenant
 
 
@@ -45,7 +46,7 @@ def opened(data: bytes) -> Pixels.Image:
 def test_it_is_kept_under_its_own_key_and_read_again(store: Storage, image_id: UUID) -> None:
     pixels = Pixels.new("RGB", (20, 10), "teal")
     for _ in range(2):  # a second time changes nothing
-        renditions.keep(store, image_id, pixels)
+        exhibit(store, image_id, pixels)
         image = row(image_id)
         assert image.rendition_key == rendition_key(image.tenant_id, image_id) != image.s3_key
     assert opened(renditions.read(store, image)).size == (20, 10)
@@ -53,7 +54,7 @@ def test_it_is_kept_under_its_own_key_and_read_again(store: Storage, image_id: U
 
 
 def test_erasure_takes_the_rendition_too(store: Storage, image_id: UUID) -> None:
-    renditions.keep(store, image_id, Pixels.new("RGB", (20, 10)))
+    exhibit(store, image_id, Pixels.new("RGB", (20, 10)))
     image = row(image_id)
     key = rendition_key(image.tenant_id, image_id)
     with transaction() as session:
@@ -71,7 +72,7 @@ def test_an_image_erased_while_its_rendition_was_made_keeps_none(store: Storage,
     with transaction() as session:
         erasure.erase(session, image.tenant_id, image_id, actor="test", request_id=None)
     originals.purge(store, originals.doomed())
-    renditions.keep(store, image_id, Pixels.new("RGB", (20, 10)))
+    exhibit(store, image_id, Pixels.new("RGB", (20, 10)))
     assert not store.exists(rendition_key(image.tenant_id, image_id))
     assert row(image_id).rendition_key is None
 
@@ -90,7 +91,7 @@ def test_a_rendition_that_came_too_late_and_could_not_be_deleted_goes_with_the_n
     with monkeypatch.context() as patched:
         patched.setattr(Storage, "delete", away)
         with pytest.raises(StorageUnavailable):
-            renditions.keep(store, image_id, Pixels.new("RGB", (20, 10)))
+            exhibit(store, image_id, Pixels.new("RGB", (20, 10)))
     assert store.exists(rendition_key(image.tenant_id, image_id))
     originals.purge(store, originals.doomed())
     assert not store.exists(rendition_key(image.tenant_id, image_id))

@@ -14,10 +14,11 @@ from sqlalchemy.exc import OperationalError
 from infra.demo.samples import samples
 from model import manifest as manifests
 from model.checkpoint import DEMO, golden_folder
+from model.decode import to_rgb
 from model.detector import Detector, GoldenMismatch
 from model.engines.engine import EngineError
 from model.engines.vllm import ServerUnavailable
-from moderation import exhibits, images, model_versions, renditions, submissions
+from moderation import exhibits, images, model_versions, provenance, renditions, submissions
 from moderation.db import transaction
 from moderation.errors import ConfigurationError, NotFound, StorageUnavailable
 from moderation.sandbox import SandboxClosed, SandboxCrash, SandboxMemory, SandboxTimeout
@@ -90,6 +91,26 @@ def test_moderators_have_something_to_look_at(screener: Screener) -> None:
         image = session.get_one(Case, case_id).image
         assert image is not None and exhibits.are_complete(session, image)
     assert renditions.read(Storage(settings()), image)[:2] == b"\xff\xd8"
+
+
+def test_a_file_whose_provenance_ends_its_reader_is_judged_all_the_same(
+    screener: Screener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = screener._sandbox.call
+
+    def die(function: Callable[..., object], *args: object, **kwargs: object) -> object:
+        if function is not to_rgb:
+            raise SandboxCrash("It died.")
+        return call(function, *args, **kwargs)
+
+    monkeypatch.setattr(screener._sandbox, "call", die)
+    case_id = submitted()
+    screener.screen(case_id)
+    assert case(case_id).status in JUDGED
+    with transaction() as session:
+        image = session.get_one(Case, case_id).image
+        assert image is not None and exhibits.are_complete(session, image)
+        assert image.provenance == provenance.unread()
 
 
 def test_screening_twice_changes_nothing_the_second_time(screener: Screener) -> None:

@@ -11,7 +11,7 @@ from PIL import Image as Pixels
 from sqlalchemy import select
 
 from api.dashboard import cookies
-from moderation import accounts, claims, erasure, renditions, restrictions, reviews
+from moderation import accounts, claims, erasure, restrictions, reviews
 from moderation.accounts import Person
 from moderation.db import new_id, transaction
 from moderation.settings import settings
@@ -19,6 +19,7 @@ from moderation.storage import Storage
 from moderation.tables import Case, Claim, Event, Review, Tenant
 from moderation.vocabulary import Answer, CaseStatus, ClaimEnd, Grade, Role
 from tests.api.dashboard.conftest import PASSWORD, Browser
+from tests.exhibiting import exhibit
 from tests.factories import make_case, make_tenant
 from tests.reviewing import SENTENCES, expire, make_person, make_review_case, ten_seconds_later
 
@@ -345,7 +346,7 @@ def test_the_picture_is_the_rendition_kept_by_nobody(
     assert image_id is not None
     assert anna.get(url(case_id, "rendition")).status_code == 404
     assert "telltale renditions" in anna.get(url(case_id)).text
-    renditions.keep(store, image_id, Pixels.new("RGB", (20, 10)))
+    exhibit(store, image_id, Pixels.new("RGB", (20, 10)))
     answer = anna.get(url(case_id, "rendition"))
     assert (answer.status_code, answer.mimetype) == (200, "image/jpeg")
     assert answer.headers["Cache-Control"] == "no-store" and answer.headers["X-Content-Type-Options"] == "nosniff"

@@ -11,7 +11,7 @@ from PIL import Image as Pixels
 from sqlalchemy import select
 
 from infra.demo.samples import samples
-from moderation import cases, erasure, images, originals, renditions, tenants
+from moderation import cases, erasure, images, originals, tenants
 from moderation.db import transaction
 from moderation.settings import settings
 from moderation.storage import Storage
@@ -19,6 +19,7 @@ from moderation.tables import Case, Image, Tenant
 from moderation.vocabulary import CaseStatus, DecidedBy, Label, Role, View
 from tests import images as pictures
 from tests.api.dashboard.conftest import Browser
+from tests.exhibiting import exhibit
 from tests.factories import make_case, make_image, make_tenant, take_case
 from tests.reviewing import make_review_case
 
@@ -41,7 +42,7 @@ def case_of(bucket: str, tenant: Tenant) -> Callable[..., UUID]:
             image = originals.attach(session, original)
             case = make_review_case(session, tenant, image=image)
             case.restricted = restricted
-        renditions.keep(store, image.id, images.upright(data, limit))
+        exhibit(store, image.id, images.upright(data, limit))
         return case.id
 
     return made
