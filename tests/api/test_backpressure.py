@@ -73,7 +73,7 @@ def test_a_store_without_space_says_so(client: Client, monkeypatch: pytest.Monke
         said: Any = {"Error": {"Code": code, "Message": ""}, "ResponseMetadata": {"HTTPStatusCode": status}}
         raise ClientError(said, "PutObject")
 
-    monkeypatch.setattr(store, "_put_at_once", lambda *_: False)
+    monkeypatch.setattr(store._at_once, "put", lambda *_: False)
     monkeypatch.setattr(store._client, "put_object", full)
     use(client, monkeypatch, storage=store)
     answer = client.send()

@@ -242,9 +242,10 @@ def test_whatever_goes_wrong_at_once_is_left_to_boto3(
 
     with flaky_store(failures=0) as (address, seen):
         store = Storage(changed(s3_endpoint_url=address))
-        monkeypatch.setattr(store._put_at_once, "_connections", SimpleNamespace(send=broken))
+        monkeypatch.setattr(store._at_once, "_connections", SimpleNamespace(send=broken))
         store.put("key", b"x", "image/png")
         assert len(seen) == 1
+        assert store._at_once.get("key", 10) is None
 
 
 def test_a_store_of_an_authority_of_ones_own_is_put_to_at_once(
@@ -253,7 +254,7 @@ def test_a_store_of_an_authority_of_ones_own_is_put_to_at_once(
     with flaky_store(failures=0, tls=own_authority(tmp_path)) as (address, seen):
         monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
         monkeypatch.setattr(storage, "_session", boto3.session.Session)  # the process's own has read it already
-        assert Storage(changed(s3_endpoint_url=address))._put_at_once("key", b"x", "image/png")
+        assert Storage(changed(s3_endpoint_url=address))._at_once.put("key", b"x", "image/png")
         assert len(seen) == 1
 
 
@@ -275,7 +276,7 @@ def test_a_store_behind_a_proxy_is_put_to_at_once(bucket: str, monkeypatch: pyte
     with flaky_store(failures=0) as (proxy, seen):
         monkeypatch.setenv("HTTP_PROXY", proxy)
         monkeypatch.delenv("http_proxy", raising=False)
-        assert Storage(changed(s3_endpoint_url="http://store.invalid"))._put_at_once("key", b"x", "image/png")
+        assert Storage(changed(s3_endpoint_url="http://store.invalid"))._at_once.put("key", b"x", "image/png")
         assert seen == [f"http://store.invalid/{settings().s3_bucket}/key"]
 
 
