@@ -60,6 +60,7 @@ class EventShown(BaseModel):
     """The body of every webhook, under 20 kB."""
 
     type: EventType
+    api_version: Literal["v1"] = Field(description="what `data` is described by; another one would be asked for")
     timestamp: datetime = Field(description="when it happened; not when it was sent")
     data: dict[str, Any] = Field(description="by `type`")
 
@@ -123,9 +124,10 @@ def _body(type_: EventType, sent: Sent) -> dict[str, Any]:
     properties = get_model_schema(EventShown, mode="serialization")["properties"]
     return {
         "type": "object",
-        "required": ["type", "timestamp", "data"],
+        "required": ["type", "api_version", "timestamp", "data"],
         "properties": {
             "type": {"const": type_.value},
+            "api_version": properties["api_version"],
             "timestamp": properties["timestamp"],
             "data": {"$ref": f"#/components/schemas/{sent.data.__name__}"},
         },

@@ -11,7 +11,7 @@ from api.auth import public
 from api.bodies import Answer, Shown
 from api.problems import NotReady
 from api.process import current
-from moderation import db, keyring, model_versions
+from moderation import db, keyring, model_versions, schema
 from moderation.errors import ConfigurationError, StorageUnavailable
 from moderation.storage import Storage
 
@@ -65,11 +65,15 @@ def ready() -> Answer:
 
 def _model() -> tuple[dict[str, str], dict[str, str]]:
     try:
+        schema.check()
         with db.transaction() as session:
             champion = model_versions.champion(session)
     except SQLAlchemyError as error:
         # The reason may name hosts and users: it is for the log, not for everybody.
         return {}, {"database": _state(error), "model": "unknown"}
+    except ConfigurationError as error:
+        problems.log.warning("Not ready: %s", error)
+        return {}, {"database": "its schema is older than this Telltale; see `telltale migrate`", "model": "unknown"}
     if champion is None:
         return {}, {"database": OK, "model": "no model version is champion; see `telltale models`"}
     return {"version": champion.name, "kind": str(champion.manifest["kind"])}, {"database": OK, "model": OK}

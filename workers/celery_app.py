@@ -16,7 +16,7 @@ from celery import Celery, Task
 from celery.schedules import crontab
 from celery.signals import after_task_publish, beat_init, setup_logging, worker_init
 
-from moderation import logs
+from moderation import logs, schema
 from moderation.errors import ConfigurationError, LostLease
 from moderation.metrics import TASK_SECONDS, TASKS
 from moderation.settings import Settings, settings
@@ -120,6 +120,13 @@ def starting(*plain: type[Exception]) -> Iterator[None]:
 def _serve_metrics(**_: object) -> None:
     with starting(ConfigurationError):
         exposition.serve()
+
+
+@worker_init.connect
+def _refuse_an_older_schema(**_: object) -> None:
+    """Every task would fail for want of a column, and cost its case an attempt."""
+    with starting(ConfigurationError):
+        schema.check()
 
 
 @beat_init.connect

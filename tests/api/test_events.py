@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.events import EVENTS
+from api.events import EVENTS, EventShown
 from moderation import appeals, cases, model_versions, webhooks
 from moderation.db import new_id, transaction
 from moderation.settings import settings
@@ -33,7 +33,8 @@ def test_what_is_sent_is_as_described() -> None:
         assert {event.type for event in events} == OUTBOUND
         for event in events:
             sent = json.loads(webhooks.payload(event))
-            assert sent["type"] == event.type.value and set(sent) == {"type", "timestamp", "data"}
+            assert sent["type"] == event.type.value and set(sent) == set(EventShown.model_fields)
+            EventShown.model_validate_json(json.dumps(sent))
             EVENTS[event.type].data.model_validate_json(json.dumps(sent["data"]))
 
 

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from moderation import db as db_module
+from moderation import schema
 from moderation.db import transaction
 from moderation.settings import settings
 from moderation.storage import Storage
@@ -73,6 +74,13 @@ def test_not_ready_without_a_database_but_alive(client: Client, bucket: str, mon
     assert answer.get_json()["checks"]["database"] == "does not answer"
     assert "secret" not in answer.text and "127.0.0.1" not in answer.text
     assert client.http.get("/health/live").get_json() == {"status": "alive"}
+
+
+@pytest.mark.usefixtures("db", "bucket")
+def test_not_ready_on_an_older_schema(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "NEEDED", "9999")
+    answer = client.http.get("/health/ready")
+    assert answer.status_code == 503 and "`telltale migrate`" in answer.get_json()["checks"]["database"]
 
 
 @pytest.mark.parametrize("sent", ["abc-123", "0af7651916cd43dd8448eb211c80319c", "a/b:c=d+e_f.g"])

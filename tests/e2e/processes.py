@@ -76,6 +76,23 @@ class Stage:
         """Start a screening worker; `app` may be one that behaves badly."""
         return self._worker("screening", app, "screening")
 
+    def delivery(self) -> Process:
+        """Start a delivery worker."""
+        return self._worker("delivery", "workers.celery_app", "delivery")
+
+    def fetching(self) -> Process:
+        """Start a fetching worker."""
+        return self._worker("fetching", "workers.celery_app", "fetching")
+
+    def delivery(self) -> Process:
+        """Start a worker that delivers webhooks."""
+        return self._worker("delivery", "workers.celery_app", "delivery")
+
+    def api(self, port: int) -> Process:
+        """Start the api on a port of this machine."""
+        command = ["gunicorn", "--config", "python:infra.gunicorn", "--workers", "1", "--bind", f"127.0.0.1:{port}"]
+        return self._add("api", [*command, "api.wsgi:app"], {})
+
     def _worker(self, role: str, app: str, queues: str) -> Process:
         name = f"{role}{len(self.processes)}"
         command = ["celery", "-A", app, "worker", "--pool", "threads", "-Q", queues, "-n", f"{name}@%h", "-l", "INFO"]

@@ -11,8 +11,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 
 import migrations
+from moderation import schema
+from moderation.errors import ConfigurationError
 from tests.migrations.older import Older
 from tests.migrations.test_migrations import RELEASED, empty, url_of
+from workers import celery_app
 
 __all__ = ["empty"]
 
@@ -99,3 +102,24 @@ def test_what_would_stop_it_is_found(engine: Engine, newest: Older, change: str)
         connection.execute(text(change))
         assert any(BREAKING[change] in said for said in newest.at_work(connection))
         connection.rollback()
+
+
+def test_code_knows_the_newest_migration_and_refuses_an_older_schema_only(
+    db: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert REVISIONS[-1] == schema.NEEDED, "say in moderation/schema.py what this code needs"
+    schema.check()
+    monkeypatch.setattr(schema, "NEEDED", "0001")  # the schema is newer than the code
+    schema.check()
+    monkeypatch.setattr(schema, "NEEDED", "9999")
+    with pytest.raises(ConfigurationError, match=rf"has the schema {REVISIONS[-1]}, and .* `telltale migrate`"):
+        schema.check()
+
+
+def test_a_worker_does_not_start_on_an_older_schema(
+    db: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(schema, "NEEDED", "9999")
+    with pytest.raises(SystemExit):
+        celery_app._refuse_an_older_schema()
+    assert "run `telltale migrate`" in caplog.text
