@@ -76,10 +76,6 @@ class Stage:
         """Start a screening worker; `app` may be one that behaves badly."""
         return self._worker("screening", app, "screening")
 
-    def delivery(self) -> Process:
-        """Start a delivery worker."""
-        return self._worker("delivery", "workers.celery_app", "delivery")
-
     def fetching(self) -> Process:
         """Start a fetching worker."""
         return self._worker("fetching", "workers.celery_app", "fetching")
