@@ -30,6 +30,7 @@ from infra.supervision import Supervisor
 from moderation import db as db_module
 from moderation.settings import settings
 from moderation.tables import Row
+from tests import packaged
 
 TEMPLATE = "telltale_template"
 # What secrets are sealed with in these tests' databases: any 32 bytes.
@@ -155,7 +156,13 @@ def engine(services: ServiceRun) -> Iterator[Engine]:
 
 @pytest.fixture
 def db(engine: Engine) -> Engine:
-    """This process's database, with every table empty.
+    """This process's database, with every table empty."""
+    empty(engine)
+    return engine
+
+
+def empty(engine: Engine) -> None:
+    """Empty every table.
 
     Deleting, not rolling back: tests use several connections, threads and processes. Not truncating: most tables are
     empty, and for those a DELETE costs next to nothing.
@@ -164,7 +171,6 @@ def db(engine: Engine) -> Engine:
     with engine.begin() as connection:
         # No foreign keys and no triggers meanwhile (events are append only).
         connection.exec_driver_sql(f"SET LOCAL session_replication_role = replica; {deletes}")
-    return engine
 
 
 @pytest.fixture
@@ -180,3 +186,12 @@ def redis_url(services: ServiceRun) -> str:
 def bucket(services: ServiceRun) -> str:
     """This process's bucket. Keys are content or ids, so it is not emptied between tests."""
     return settings().s3_bucket
+
+
+@pytest.fixture(scope="session")
+def wheel(request: pytest.FixtureRequest) -> Path:
+    """Telltale's wheel, built once per run."""
+    folder = request.config.stash[RUN].folder
+    with (folder / "wheel.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return next((folder / "wheel" / "dist").glob("*.whl"), None) or packaged.build(folder / "wheel")
