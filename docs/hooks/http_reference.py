@@ -15,8 +15,8 @@ from moderation.settings import Settings
 Json = Mapping[str, Any]
 API_OPENING = """# API reference
 
-Every operation, made from the code: [openapi.json](openapi.json) is the same for programs (OpenAPI 3.1), and for generators
-of clients; a running api serves it at `/openapi.json`. [The API](../api.md) explains it with examples, and
+Every operation, made from the code: [openapi.json](openapi.json) is the same for programs (OpenAPI 3.1) and for
+generators of clients; a running api serves it at `/openapi.json`. [The API](../api.md) explains it with examples, and
 [the Python client](../client.md) has all of it in one package.
 
 Every error is `application/problem+json`, a [Problem](#problem). Each operation can also be answered with 400, 406, 500
