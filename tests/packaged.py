@@ -48,25 +48,24 @@ def environment(folder: Path, wheel: Path, extras: frozenset[str]) -> Path:
     (packages,) = folder.glob("lib/python*/site-packages")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(packages)
-    lent = required("telltale", extras)
+    (own,) = map(PathDistribution, packages.glob("telltale-*.dist-info"))
+    lent = required(own, extras)
     for path in top_level(lent):
         if not (packages / path.name).exists():
             (packages / path.name).symlink_to(path)
-    (own,) = packages.glob("telltale-*.dist-info")
-    for each in (PathDistribution(own), *lent.values()):
+    for each in (own, *lent.values()):
         _write_commands(each, folder / "bin")
     return folder / "bin" / "python"
 
 
-def required(name: str, extras: frozenset[str]) -> dict[str, Distribution]:
-    """Every distribution that this one needs, directly or not, by name; not itself."""
-    found: dict[str, Distribution] = {}
-    waiting = [(name, extras)]
+def required(own: Distribution, extras: frozenset[str]) -> dict[str, Distribution]:
+    """Every distribution that Telltale's own needs with these extras, directly or not, by name; not itself."""
+    found: dict[str, Distribution] = {"telltale": own}
+    waiting = [("telltale", extras)]
     seen = set(waiting)
     while waiting:
         of, wanted = waiting.pop()
-        for line in distribution(of).requires or []:
-            requirement = Requirement(line)
+        for requirement in map(Requirement, found[of].requires or []):
             applies = (requirement.marker is None) or any(
                 requirement.marker.evaluate({"extra": extra}) for extra in wanted | {""}
             )
@@ -74,8 +73,9 @@ def required(name: str, extras: frozenset[str]) -> dict[str, Distribution]:
             if applies and key not in seen:
                 seen.add(key)
                 waiting.append(key)
-                found[key[0]] = distribution(requirement.name)
-    found.pop(name, None)
+                if key[0] not in found:
+                    found[key[0]] = distribution(requirement.name)
+    del found["telltale"]
     return found
 
 

@@ -56,7 +56,7 @@ RUN mkdir /sbom \
     fi
 
 FROM compiler
-RUN useradd --system --uid 10001 --create-home telltale
+RUN useradd --uid 10001 --create-home telltale
 COPY --from=dependencies /venv /venv
 COPY --from=sbom /sbom /usr/local/share/sbom
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \

@@ -27,7 +27,7 @@ from packaging.version import Version
 from sqlalchemy import Engine
 
 from infra.commands.models import ensure_champion
-from infra.services import free_port
+from infra.services import free_port, wait_until
 from moderation import model_versions
 from moderation.db import transaction
 from moderation.settings import Settings, settings
@@ -108,7 +108,7 @@ WITHOUT = {
 ENTRY_POINTS = {
     "api": "api.wsgi, infra.gunicorn, infra.cli",
     "io": "workers.relay, workers.delivery, workers.fetching, workers.housekeeping, infra.preparation, infra.cli",
-    "gpu": "workers.retraining, infra.cli",
+    "gpu": "workers.retraining.__main__, infra.cli",
 }
 
 
@@ -158,8 +158,10 @@ def test_the_images_differ_in_what_they_install_alone() -> None:
 
 
 @contextmanager
-def started(image: Dockerfile, python: Path, here: Path, **variables: str) -> Iterator[tuple[dict[str, str], Path]]:
-    """The image's command, in its environment, in an empty folder; gives what it was told and where it logs."""
+def started(
+    image: Dockerfile, python: Path, here: Path, ready: str = WORKER_IS_READY, **variables: str
+) -> Iterator[dict[str, str]]:
+    """The image's command, in its environment, in an empty folder, once it has said `ready`; gives what it was told."""
     told = {name: value for name, value in os.environ.items() if name.startswith("TELLTALE_")}
     told |= {**image.variables, "PATH": f"{python.parent}:/usr/bin:/bin", "HOSTNAME": socket.gethostname()}
     told |= {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "HOME": str(here), **variables}
@@ -167,7 +169,8 @@ def started(image: Dockerfile, python: Path, here: Path, **variables: str) -> It
     with log.open("wb") as output:
         process = subprocess.Popen(with_port(image.command, told), cwd=here, env=told, stdout=output, stderr=output)
     try:
-        yield told, log
+        wait_for(ready, log, process)
+        yield told
     finally:
         process.terminate()
         process.wait(timeout=20)
@@ -184,11 +187,11 @@ def healthy(image: Dockerfile, told: dict[str, str], here: Path) -> bool:
     return asked.returncode == 0
 
 
-def wait_for(said: str, log: Path) -> None:
-    """Return once the log says so."""
+def wait_for(said: str, log: Path, process: subprocess.Popen[bytes]) -> None:
+    """Return once the log of a process says so."""
     deadline = time.monotonic() + START_S
     while said not in log.read_text():
-        assert time.monotonic() < deadline, log.read_text()
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
         time.sleep(0.1)
 
 
@@ -203,9 +206,9 @@ def here(tmp_path: Path) -> Path:
 def bare(image: Dockerfile, wheel: Path, tmp_path: Path) -> Path:
     """The interpreter of an environment with what the image installs, which lacks what it should, and imports."""
     python = packaged.environment(tmp_path / image.name, wheel, image.extras)
-    code = f"import json, importlib.util as u; print(json.dumps([n for n in {WITHOUT[image.name]} if u.find_spec(n)]))"
-    assert json.loads(packaged.run(python, "-c", code, cwd=tmp_path)) == []
-    packaged.run(python, "-c", f"import {ENTRY_POINTS[image.name]}", cwd=tmp_path)
+    found = f"[name for name in {WITHOUT[image.name]} if importlib.util.find_spec(name)]"
+    code = f"import importlib.util, {ENTRY_POINTS[image.name]}; print({found})"
+    assert packaged.run(python, "-c", code, cwd=tmp_path) == "[]\n"
     return python
 
 
@@ -215,9 +218,8 @@ def test_the_api_image_serves_pages_and_knows_whether_it_lives(
     (image,) = [image for image in IMAGES if image.name == "api"]
     python = bare(image, wheel, tmp_path)
     port = str(free_port())
-    with started(image, python, here, PORT=port) as (told, log):
-        wait_for("Listening at", log)
-        assert healthy(image, told, here)
+    with started(image, python, here, "Listening at", PORT=port) as told:
+        wait_until(lambda: healthy(image, told, here), "the api", START_S)
         for path in ("/dashboard/sign-in", "/docs", "/openapi.json"):
             with urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
                 assert answer.status == 200
@@ -235,8 +237,7 @@ def test_the_io_image_prepares_the_database_and_delivers(
     packaged.run(python, "-m", "infra.preparation", cwd=here)
     with transaction() as session:
         assert model_versions.champion(session) is not None
-    with started(image, python, here) as (told, log):
-        wait_for(WORKER_IS_READY, log)
+    with started(image, python, here) as told:
         assert healthy(image, told, here)
         assert not healthy(image, told | {"HOSTNAME": "elsewhere"}, here), "it asks for its own worker"
     assert list(here.iterdir()) == [], "its root is read-only"
@@ -245,8 +246,7 @@ def test_the_io_image_prepares_the_database_and_delivers(
 def test_the_gpu_image_judges(wheel: Path, tmp_path: Path, here: Path, db: Engine, redis_url: str, bucket: str) -> None:
     (image,) = [image for image in IMAGES if image.name == "gpu"]
     ensure_champion(settings())
-    with started(image, bare(image, wheel, tmp_path), here) as (told, log):
-        wait_for(WORKER_IS_READY, log)
+    with started(image, bare(image, wheel, tmp_path), here) as told:
         assert healthy(image, told, here)
     assert list(here.iterdir()) == [], "its root is read-only"
 
@@ -255,11 +255,16 @@ def test_the_list_of_an_image_s_packages_has_them_all(wheel: Path, tmp_path: Pat
     """The command of the stage `sbom`, as it stands there."""
     (image,) = [image for image in IMAGES if image.name == "api"]
     python = packaged.environment(tmp_path / "venv", wheel, image.extras)
+    (packages,) = python.parents[1].glob("lib/python*/site-packages")
     (asked,) = re.findall(r"/cyclonedx/bin/(cyclonedx-py .+ /venv/bin/python);", " ".join(image.all("RUN")))
     words = [word.replace("/venv/bin/python", str(python)) for word in shlex.split(asked)]
     words = [word.replace("/sbom", str(tmp_path)) for word in words]
     packaged.run(Path(sys.executable).with_name(words[0]), *words[1:], cwd=REPOSITORY)
     listed = json.loads((tmp_path / "telltale-api.cdx.json").read_text())
     assert listed["bomFormat"] == "CycloneDX"
+    assert listed["metadata"]["component"]["name"] == "telltale"
     names = {component["name"].lower().replace("_", "-") for component in listed["components"]}
-    assert set(packaged.required("telltale", image.extras)) <= names
+    assert {folder.name.partition("-")[0].lower().replace("_", "-") for folder in packages.glob("*.dist-info")} <= {
+        *names,
+        "telltale",
+    }
