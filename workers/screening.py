@@ -8,6 +8,7 @@ process; in every case the leases lapse and the relay offers the cases again.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -48,6 +49,9 @@ log = logging.getLogger(__name__)
 AWAY_RETRY_AFTER = timedelta(seconds=10)
 ERROR_RETRY_AFTER = timedelta(seconds=5)
 PRELOADED = ("workers.picture",)
+# Between two operations of the network its thread lets go of the interpreter, and another that takes it keeps it for
+# so long: by Python's default of 5 ms the network stood still for a quarter of the time (docs/performance.md).
+SWITCH_S = 0.0005
 CANNOT_START = (
     *(ConfigurationError, StorageUnavailable, DamagedCheckpoint),
     *(CheckpointError, ManifestError, EngineError, GoldenMismatch),
@@ -223,6 +227,7 @@ _screener: Screener | None = None
 def _start(**_: object) -> None:
     """Load before the first task; a worker that cannot serve its champion must not start."""
     global _screener  # noqa: PLW0603 - one per process, made by Celery's own hook
+    sys.setswitchinterval(SWITCH_S)
     store = Storage(settings())
     with starting(*CANNOT_START):
         detector, version = load_champion(store)
