@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+from pydantic import TypeAdapter
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
@@ -37,7 +38,8 @@ DATABASE = "database.dump"
 OBJECTS = "objects.jsonl.gz"
 BLOBS = "objects/"
 # These are written once under their key; others may have been written anew since they were copied.
-WRITTEN_ONCE = ("adapters/", "originals/", "renditions/")
+ADAPTERS = "adapters/"
+WRITTEN_ONCE = (ADAPTERS, "originals/", "renditions/")
 ROWS_AT_ONCE = 5000
 JSON = "application/json"
 NAMED = 100  # of what is missing, so many are named in the manifest
@@ -120,9 +122,7 @@ def read_manifest(place: Place, backup: str) -> Manifest:
         said = json.loads(place.get(f"{ROOT}{backup}/{MANIFEST}"))
         if said.pop("format") > FORMAT:
             raise DamagedBackup(f"The backup {backup} is of a newer Telltale ({said['telltale']}): use that one.")
-        times = {name: datetime.fromisoformat(said.pop(name)) for name in ("made_at", "finished_at")}
-        files = {name: File(**said.pop(name)) for name in ("database", "listing")}
-        return Manifest(**said, **times, **files)
+        return TypeAdapter(Manifest).validate_python(said)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DamagedBackup(f"The manifest of the backup {backup} cannot be read: {error!r}") from error
 
@@ -198,11 +198,11 @@ def file_of(path: Path) -> File:
         return File(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def wanted(session: Session, storage: Storage) -> Iterator[Wanted]:
-    """The objects that rows name, in the order of their keys; of an erased image none."""
+def wanted(session: Session) -> Iterator[Wanted]:
+    """The objects that rows name, in the order of their keys; of an erased image none, of an adapter its inventory."""
     places = session.scalars(select(ModelVersion.checkpoint).where(ModelVersion.removed_at.is_(None)).distinct())
     for digest in sorted(filter(None, map(checkpoints.digest_of, places))):
-        yield from _adapter(storage, digest)
+        yield Wanted(adapter_key(digest, checkpoints.INVENTORY), JSON, digest)
     yield from _originals(session)
     yield from _renditions(session)
     for key in sorted(report_key(run) for run in session.scalars(select(TrainingRun.id))):
@@ -211,14 +211,16 @@ def wanted(session: Session, storage: Storage) -> Iterator[Wanted]:
     yield from (Wanted(key, JSON) for key in sorted(filter(None, session.scalars(snapshots))))
 
 
-def _adapter(storage: Storage, digest: str) -> list[Wanted]:
-    """Its files; the inventory also where it is not there, for then something is missing."""
-    found = {each.key for each in storage.listed(adapter_key(digest), after="", limit=checkpoints.MOST_FILES + 1)}
-    inventory = adapter_key(digest, checkpoints.INVENTORY)
-    return [
-        Wanted(key, JSON, digest) if key == inventory else Wanted(key, MEDIA_TYPE)
-        for key in sorted(found | {inventory})
-    ]
+def with_files(storage: Storage, wanted: Iterable[Wanted]) -> Iterator[Wanted]:
+    """The same, and of each adapter all files that the store has beside its inventory, still in the order of keys."""
+    for each in wanted:
+        folder, _, name = each.key.rpartition("/")
+        if not each.key.startswith(ADAPTERS) or name != checkpoints.INVENTORY:
+            yield each
+            continue
+        listed = storage.listed(f"{folder}/", after="", limit=checkpoints.MOST_FILES + 1)
+        files = [Wanted(found.key, MEDIA_TYPE) for found in listed if found.key != each.key]
+        yield from sorted([each, *files], key=lambda file: file.key)
 
 
 def _originals(session: Session) -> Iterator[Wanted]:

@@ -35,7 +35,8 @@ from moderation.storage import Storage
 
 log = logging.getLogger(__name__)
 
-TURN = 4_207_312  # any constant: one backup, or one pruning, is made at a time
+# Any constants: one backup, or one pruning, is made at a time, and meanwhile the list of withdrawals is written by one.
+TURN, TURN_OF_WITHDRAWALS = 4_207_312, 4_207_313
 THREADS = 8
 COPIED_AT_ONCE = 200
 Say = Callable[[str], None]
@@ -61,18 +62,18 @@ def make(place: Place, storage: Storage, rules: Settings, *, full: bool, say: Sa
     with _alone(), TemporaryDirectory(prefix="telltale-backup-") as temporary:
         folder = Path(temporary)
         say("Dumping the database …")
-        state = _dump(storage, rules, folder)
+        state = _dump(rules, folder)
         before = contents.backups_of(place)
         _refuse_same(before, state)
         known = _listed_before(place, before, folder) if before and not full else iter(())
         say("Copying objects …")
         copying = _Copying(place, storage, known, folder, full=full)
-        contents.write_listing(folder / OBJECTS, copying.all(_spooled(folder / WANTED)))
+        contents.write_listing(folder / OBJECTS, copying.all(contents.with_files(storage, _spooled(folder / WANTED))))
         manifest = _manifest(state, copying, rules, folder)
         for name in (DATABASE, OBJECTS):
             place.put_file(f"{ROOT}{manifest.id}/{name}", folder / name)
         place.put(f"{ROOT}{manifest.id}/{MANIFEST}", manifest.to_bytes())
-        withdrawals.keep(place, _oldest(place))
+        keep_withdrawals(place)
         return manifest
 
 
@@ -88,9 +89,9 @@ def _alone() -> Iterator[None]:
 
 
 def keep_withdrawals(place: Place) -> withdrawals.Withdrawals:
-    """Bring the list of withdrawals up to date, and do nothing else. Raises Conflict."""
-    with _alone():
-        return withdrawals.keep(place, _oldest(place))
+    """Bring the list of withdrawals up to date, unless somebody is doing that; as it is then. Raises Conflict."""
+    with db.turn(TURN_OF_WITHDRAWALS) as mine:
+        return withdrawals.keep(place, _oldest(place)) if mine else withdrawals.read(place)
 
 
 def _oldest(place: Place) -> datetime:
@@ -99,7 +100,7 @@ def _oldest(place: Place) -> datetime:
     return contents.read_manifest(place, there[-1]).made_at if there else datetime.now(UTC)
 
 
-def _dump(storage: Storage, rules: Settings, folder: Path) -> _State:
+def _dump(rules: Settings, folder: Path) -> _State:
     """Dump the database, and list what it names in that very moment; nothing is held open longer."""
     repeatable = db.engine().execution_options(isolation_level="REPEATABLE READ")
     with Session(repeatable) as session, session.begin():
@@ -109,7 +110,7 @@ def _dump(storage: Storage, rules: Settings, folder: Path) -> _State:
         server = database.server_version(session.connection())
         database.dump(rules.database_url, snapshot, folder / DATABASE, database.major(server))
         with (folder / WANTED).open("w") as spool:
-            spool.writelines(json.dumps(asdict(each)) + "\n" for each in contents.wanted(session, storage))
+            spool.writelines(json.dumps(asdict(each)) + "\n" for each in contents.wanted(session))
         return _State(
             made_at=session.scalars(select(func.now())).one(),
             server=server,

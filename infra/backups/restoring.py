@@ -61,9 +61,9 @@ def restore(
     manifest = contents.chosen(place, backup)
     _refuse_unreadable(manifest)
     withdrawn = withdrawals.read(place)
-    goes_on, loaded = _begin(manifest)
+    begun = _begin(manifest)
     storage.ensure_bucket()
-    if not (reuse_objects or goes_on) and storage.listed("", after="", limit=1):
+    if not (reuse_objects or begun.before) and storage.listed("", after="", limit=1):
         _forget_beginning()
         raise Conflict(
             f"The bucket {rules.s3_bucket} is not empty: restore into a new one. Say --reuse-objects where it is the "
@@ -74,11 +74,12 @@ def restore(
         dump = contents.fetch(place, manifest, DATABASE, folder)
         listed = contents.read_listing(contents.fetch(place, manifest, OBJECTS, folder))
         say(f"Copying {manifest.objects} objects …")
-        copying = _Copying(place, storage, folder, withdrawn.images(), reuse=reuse_objects or goes_on)
+        copying = _Copying(place, storage, folder, withdrawn.images(), reuse=reuse_objects or begun.before)
         copying.all(listed)
-        if not loaded:
+        if not begun.loaded:
             say("Loading the database …")
             database.load(rules.database_url, dump, database.major(manifest.server))
+        if not begun.proven:
             _check_rows(manifest)
     say("Putting in order what was in flight …")
     return _finish(manifest, withdrawn, copying)
@@ -94,18 +95,29 @@ def _refuse_unreadable(manifest: Manifest) -> None:
         raise Conflict(sealing.missing(lacking))
 
 
-def _begin(manifest: Manifest) -> tuple[bool, bool]:
-    """Mark the database as being restored; whether it was already, and whether it is loaded. Raises Conflict."""
+@dataclass(frozen=True)
+class _Begun:
+    """What of this restore was done `before`, by one that was stopped: the database is loaded, and was proven."""
+
+    before: bool
+    loaded: bool
+    proven: bool
+
+
+def _begin(manifest: Manifest) -> _Begun:
+    """Mark the database as being restored. Raises Conflict where it has tables of anything else."""
     with db.engine().begin() as connection:
-        there = database.tables(connection)
-        connection.execute(text(f"CREATE TABLE IF NOT EXISTS {database.UNFINISHED} (backup text)"))
-        begun = connection.scalar(text(f"SELECT backup FROM {database.UNFINISHED}"))
-        if there and begun != manifest.id:
-            ours = f"an unfinished restore of the backup {begun}: finish that" if begun else "in use"
-            raise Conflict(f"The database is {ours}, or make a new one with `createdb` and set TELLTALE_DATABASE_URL.")
-        connection.execute(text(f"DELETE FROM {database.UNFINISHED}"))
-        connection.execute(text(f"INSERT INTO {database.UNFINISHED} VALUES (:id)"), {"id": manifest.id})
-        return begun == manifest.id, bool(there)
+        loaded = bool(database.tables(connection))
+        connection.execute(text(f"CREATE TABLE IF NOT EXISTS {database.UNFINISHED} (backup text, proven boolean)"))
+        row = connection.execute(text(f"SELECT backup, proven FROM {database.UNFINISHED}")).one_or_none()
+        before = row is not None and row.backup == manifest.id
+        if loaded and not before:
+            used = f"an unfinished restore of the backup {row.backup}: finish that, or" if row else "in use:"
+            raise Conflict(f"The database is {used} make a new one with `createdb` and set TELLTALE_DATABASE_URL.")
+        if not before:
+            connection.execute(text(f"DELETE FROM {database.UNFINISHED}"))
+            connection.execute(text(f"INSERT INTO {database.UNFINISHED} VALUES (:id, false)"), {"id": manifest.id})
+        return _Begun(before, loaded, before and bool(row and row.proven))
 
 
 def _forget_beginning() -> None:
@@ -152,12 +164,13 @@ class _Copying:
 
 
 def _check_rows(manifest: Manifest) -> None:
-    """Raise DamagedBackup where a table has not as many rows as it had."""
-    with db.engine().connect() as connection:
+    """Raise DamagedBackup where a table has not as many rows as it had; else that is known from now on."""
+    with db.engine().begin() as connection:
         found = database.count_rows(connection)
-    other = sorted(name for name in manifest.rows if found.get(name) != manifest.rows[name])
-    if other:
-        raise DamagedBackup(f"Of the database not all came back: {', '.join(other)}.")
+        other = sorted(name for name in manifest.rows if found.get(name) != manifest.rows[name])
+        if other:
+            raise DamagedBackup(f"Of the database not all came back: {', '.join(other)}.")
+        connection.execute(text(f"UPDATE {database.UNFINISHED} SET proven = true"))
 
 
 def _finish(manifest: Manifest, withdrawn: Withdrawals, copying: _Copying) -> Restored:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +13,7 @@ from infra.backups import contents, making, places
 from infra.backups.contents import Manifest
 from infra.backups.places import Place
 from infra.printing import as_json_option, print_list, print_record
-from moderation.errors import DamagedBackup
+from moderation.errors import ConfigurationError, DamagedBackup
 from moderation.settings import settings
 from moderation.storage import Storage
 
@@ -54,14 +56,24 @@ def backup(
     if backup is not None and not verify:
         raise click.UsageError("--backup is for --verify.")
     place = places.place_of(destination, settings(), endpoint_url=endpoint_url, region=region)
-    if list_:
-        _list(place, as_json=as_json)
-    elif verify:
-        _verify(place, backup, as_json=as_json)
-    elif withdrawals:
-        _keep_withdrawals(place, as_json=as_json)
-    else:
-        _make(place, keep, full=full, as_json=as_json)
+    with place_at_work():
+        if list_:
+            _list(place, as_json=as_json)
+        elif verify:
+            _verify(place, backup, as_json=as_json)
+        elif withdrawals:
+            _keep_withdrawals(place, as_json=as_json)
+        else:
+            _make(place, keep, full=full, as_json=as_json)
+
+
+@contextmanager
+def place_at_work() -> Iterator[None]:
+    """What a disk refuses, such as for want of room, is said in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(f"Not finished: {error}") from error
 
 
 def _make(place: Place, keep: int | None, *, full: bool, as_json: bool) -> None:

@@ -14,16 +14,16 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import Engine, func, select, text
 
-from infra.backups import contents, database
+from infra.backups import contents, database, making
 from infra.backups.places import Bucket, Folder, Place
 from infra.cli import telltale
-from moderation import accounts, erasure, tenants, webhooks
-from moderation.db import engine, transaction
+from moderation import accounts, checkpoints, erasure, tenants, webhooks
+from moderation.db import engine, new_id, transaction, turn
 from moderation.errors import ConfigurationError, NotFound, Unauthenticated
 from moderation.settings import settings
-from moderation.storage import Storage
-from moderation.tables import Case, Endpoint, Event, Image, SignIn, Tenant, User
-from moderation.vocabulary import CaseStatus, EventType
+from moderation.storage import Storage, rendition_key, report_key, snapshot_key
+from moderation.tables import Case, Endpoint, Event, Image, ModelVersion, SignIn, Tenant, TrainingRun, User
+from moderation.vocabulary import CaseStatus, EventType, ModelStage, RunStatus
 from tests.conftest import ServiceRun, worker_of
 from tests.factories import make_case, make_endpoint, make_image, make_key, make_tenant, take_case
 from tests.infra.fresh import elsewhere, empty
@@ -125,6 +125,37 @@ def test_only_what_is_new_is_copied_and_all_of_it_comes_back(acme: Tenant, fresh
         assert said["backup"] == made["backup"]
 
 
+def test_every_kind_of_object_comes_back(acme: Tenant, fresh: Fresh, tmp_path: Path) -> None:
+    store, image = Storage(settings()), stored(acme, b"one", CaseStatus.IN_REVIEW)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "weights").write_bytes(b"weights")
+    place, snapshot = checkpoints.store(store, adapter), snapshot_key("a" * 64)
+    with transaction() as session:
+        session.add(ModelVersion(name="ours", checkpoint=place, digest="d", manifest={}, stage=ModelStage.CHALLENGER))
+        session.get_one(Image, image.id).rendition_key = rendition_key(acme.id, image.id)
+        run_id = new_id()
+        session.add(TrainingRun(id=run_id, status=RunStatus.KEPT, asked_by="test", snapshot_key=snapshot))
+        session.add(TrainingRun(status=RunStatus.FAILED, asked_by="test"))  # which made no report
+    kept = {rendition_key(acme.id, image.id): b"shown", snapshot: b"{}", report_key(run_id): b"<p>"}
+    for name, content in kept.items():
+        store.put(name, content, "application/json")
+    made = done("backup", tmp_path / "backups")
+    assert (made["objects"], made["missing"]) == (6, 0)
+    (outside,) = made["checkpoints_elsewhere"]
+    assert "/nowhere/" in outside, "the champion's checkpoint is a folder"
+    store.put(snapshot, b"{tombstone}", "application/json")
+    assert later(tmp_path / "backups")["copied"] == 2, "what may have been written anew is copied anew"
+    with fresh():
+        done("restore", tmp_path / "backups")
+        store = Storage(settings())
+        assert (
+            checkpoints.fetch(store, place.removeprefix("stored:"), tmp_path) / "weights"
+        ).read_bytes() == b"weights"
+        for name, content in (kept | {snapshot: b"{tombstone}"}).items():
+            assert store.get(name, max_bytes=99) == content
+
+
 def later(place: Path, *options: str) -> Any:
     """A backup made as if no other had been made in this second: they are called by their time."""
     for manifest in place.glob("backups/*/manifest.json"):
@@ -196,6 +227,17 @@ def test_a_backup_that_was_killed_is_none(acme: Tenant, tmp_path: Path, monkeypa
     made = later(tmp_path)
     assert (made["objects"], made["copied"]) == (1, 1)
     assert [each["backup"] for each in done("backup", tmp_path, "--list")] == [made["backup"]]
+
+
+def test_two_backups_are_not_made_at_once_and_what_is_taken_back_is_written_down_all_the_same(
+    acme: Tenant, tmp_path: Path
+) -> None:
+    image = stored(acme, b"erased")
+    with turn(making.TURN):
+        assert "Another backup is being made" in refused("backup", tmp_path)
+        with transaction() as session:
+            erasure.erase(session, acme.id, image.id, actor="test", request_id=None)
+        assert done("backup", tmp_path, "--withdrawals")["withdrawals"] == 1
 
 
 def test_what_is_there_already_is_left_alone(acme: Tenant, fresh: Fresh, tmp_path: Path) -> None:
