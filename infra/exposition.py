@@ -14,6 +14,8 @@ import threading
 from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
+from moderation.errors import ConfigurationError
+
 # The library looks for its folder here: https://prometheus.github.io/client_python/multiprocess/
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 # Whoever asks and does not read keeps a thread for so long.
@@ -29,9 +31,13 @@ class Exposition:
         self._listener: socket.socket | None = None
 
     def listen(self) -> None:
-        """Raises OSError where the port cannot be had."""
+        """Raises ConfigurationError where the port cannot be had."""
         family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
-        self._listener = socket.create_server(self._address, family=family)
+        try:
+            self._listener = socket.create_server(self._address, family=family)
+        except OSError as error:
+            self.end()
+            raise ConfigurationError(f"Metrics cannot be served on port {self._address[1]}: {error}") from error
         # All workers see a connection come; those that are late find none.
         self._listener.setblocking(False)
 

@@ -27,7 +27,7 @@ raw_env = [f"{VARIABLE}={exposition.folder}"] if exposition else []
 
 
 def on_starting(server: Any) -> None:
-    """Before the first worker is made. Raises OSError where the port for metrics cannot be had."""
+    """Before the first worker is made. Raises ConfigurationError where the port for metrics cannot be had."""
     if exposition:
         exposition.listen()
 

@@ -94,31 +94,41 @@ class Server:
 
     port: int
     arbiter: int
+    metrics_port: int
 
     @property
     def url(self) -> str:
         return f"http://{LOOPBACK}:{self.port}"
 
     @property
+    def worker(self) -> int:
+        """The process that does the work."""
+        return int(Path(f"/proc/{self.arbiter}/task/{self.arbiter}/children").read_text().split()[0])
+
+    @property
     def peak_bytes(self) -> int:
         """The most memory the working process ever had."""
-        tasks = Path(f"/proc/{self.arbiter}/task/{self.arbiter}/children").read_text().split()
-        status = Path(f"/proc/{tasks[0]}/status").read_text()
+        status = Path(f"/proc/{self.worker}/status").read_text()
         return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 @pytest.fixture(scope="module")
 def server(services: ServiceRun) -> Iterator[Server]:
     """A real server, ended with the module."""
-    port = free_port()
+    port, metrics_port = free_port(), free_port()
     command = [sys.executable, "-m", "gunicorn", "--config", "python:infra.gunicorn", "--workers", "1"]
     running = subprocess.Popen(
         [*command, "--bind", f"{LOOPBACK}:{port}", "api.wsgi:app"],
-        env={**os.environ, "TELLTALE_API_THREADS": str(SERVER_THREADS)},
+        env={
+            **os.environ,
+            "TELLTALE_API_THREADS": str(SERVER_THREADS),
+            "TELLTALE_METRICS_HOST": LOOPBACK,
+            "TELLTALE_METRICS_PORT": str(metrics_port),
+        },
     )
     try:
         wait_until(lambda: _answers(port), "the api")
-        yield Server(port, running.pid)
+        yield Server(port, running.pid, metrics_port)
     finally:
         running.terminate()
         running.wait(timeout=30)

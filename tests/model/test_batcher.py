@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from model.batcher import EXIT_HUNG, Batcher, BatcherClosed
+from model.batcher import EXIT_HUNG, Batcher, BatcherClosed, Ran
 from model.detector import Detector
 from model.engines.engine import Answer, Chooser, EngineError, Score
 from model.manifest import Manifest
@@ -72,6 +72,18 @@ def widths(futures: Sequence[Any]) -> list[float]:
 def test_images_that_come_together_run_together(engine: StubEngine, batcher: Batcher) -> None:
     assert widths([batcher.submit(image(width)) for width in (1, 2, 3, 4)]) == [1, 2, 3, 4]
     assert engine.batches == [[1, 2, 3, 4]]
+
+
+def test_what_ran_is_told_of_with_its_times(engine: StubEngine) -> None:
+    told: list[Ran] = []
+    with Batcher(Detector(engine), max_batch=2, max_wait_ms=200, on_ran=told.append) as batcher:
+        widths([batcher.submit(image(width), explain=False) for width in (1, 2)])
+        widths([batcher.submit(image(3))])
+        with pytest.raises(EngineError):
+            batcher.submit(image(13)).result(timeout=10)
+    assert [ran.images for ran in told] == [2, 1]
+    assert [ran.explain_s is None for ran in told] == [True, False]
+    assert all(0 <= ran.score_s < 10 for ran in told)
 
 
 def test_a_full_batch_does_not_wait(engine: StubEngine) -> None:

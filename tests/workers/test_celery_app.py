@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from moderation.errors import LostLease
+from tests.measuring import value
 from workers import celery_app
 from workers.celery_app import (
     CLEAN_UP,
@@ -82,6 +83,10 @@ def test_beat_knows_only_tasks_that_somebody_runs() -> None:
     assert {entry["task"] for entry in app.conf.beat_schedule.values()} <= set(ROUTES)
 
 
+def ended(outcome: str) -> float:
+    return value("telltale_tasks_total", task="tests.loses", outcome=outcome)
+
+
 def test_a_lost_lease_is_harmless_and_every_other_error_is_not(caplog: pytest.LogCaptureFixture) -> None:
     class Loses(LoggedTask):
         name = "tests.loses"
@@ -92,8 +97,11 @@ def test_a_lost_lease_is_harmless_and_every_other_error_is_not(caplog: pytest.Lo
 
     Loses.bind(app)
     task = Loses()
+    before = ended("lost"), ended("done"), ended("failed")
     task(LostLease("somebody else has it"))
     assert "somebody else has it" in caplog.text
     task(None)
     with pytest.raises(ZeroDivisionError):
         task(ZeroDivisionError())
+    assert (ended("lost"), ended("done"), ended("failed")) == tuple(count + 1 for count in before)
+    assert value("telltale_task_seconds_count", task="tests.loses") == 3

@@ -19,6 +19,7 @@ from moderation.settings import settings
 from moderation.tables import Delivery, DeliveryAttempt
 from moderation.vocabulary import DeliveryStatus
 from tests.factories import make_endpoint, make_tenant
+from tests.measuring import value
 from tests.moderation.test_outbound import serving
 from workers import delivery, keys
 
@@ -31,6 +32,14 @@ def open_transactions() -> list[str]:
     )
     with transaction() as session:
         return list(session.scalars(text(query)).all())
+
+
+def attempts(outcome: str) -> float:
+    return value("telltale_delivery_attempts_total", outcome=outcome)
+
+
+def lags() -> float:
+    return value("telltale_delivery_lag_seconds_count")
 
 
 @pytest.mark.parametrize(("status", "becomes"), [(204, DeliveryStatus.DELIVERED), (500, DeliveryStatus.PENDING)])
@@ -48,8 +57,11 @@ def test_one_task_is_one_attempt(
         delivery_id = pinged(server.url())
         allowed = settings().model_copy(update={"allowed_hosts": (f"127.0.0.1:{server.port}",)})
         monkeypatch.setattr(delivery, "settings", lambda: allowed)
+        word = "delivered" if status == 204 else "refused"
+        before = attempts(word), lags()
         for _ in range(2):
             delivery.deliver(str(delivery_id))
+    assert (attempts(word) - before[0], lags() - before[1]) == (1, 1 if word == "delivered" else 0)
     assert seen_open == [[]], "called once, and no transaction was open meanwhile"
     with transaction() as session:
         row: Any = session.get_one(Delivery, delivery_id)

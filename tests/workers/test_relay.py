@@ -29,6 +29,7 @@ from moderation.tables import Case, Tenant
 from moderation.vocabulary import CaseStatus
 from tests import factories
 from tests.factories import make_case, make_tenant
+from tests.measuring import value
 from workers import relay as relay_module
 from workers.relay import Relay
 
@@ -67,12 +68,18 @@ def ids_in(broker: redis.Redis, queue: str) -> list[str]:
     return [json.loads(base64.b64decode(message["body"]))[0][0] for message in messages(broker, queue)]
 
 
+def offered(queue: str) -> float:
+    return value("telltale_relay_offered_total", queue=queue)
+
+
 def test_a_turn_sends_ids_to_the_queue_of_each_kind_of_work(tenant: Tenant, broker: redis.Redis) -> None:
     with transaction() as session:
         endpoint = factories.make_endpoint(session, tenant)
         link, image = make_case(session, tenant, CaseStatus.FETCHING), make_case(session, tenant)
         deliveries = [str(id_) for id_ in session.scalars(text("SELECT id FROM deliveries")).all()]
+    before = offered("screening"), offered("delivery")
     assert turn(Relay(settings())) == 4
+    assert (offered("screening") - before[0], offered("delivery") - before[1]) == (1, len(deliveries))
     assert (ids_in(broker, "fetching"), ids_in(broker, "screening")) == ([str(link.id)], [str(image.id)])
     assert sorted(ids_in(broker, "delivery")) == sorted(deliveries)
     assert endpoint.id not in deliveries

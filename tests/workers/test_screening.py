@@ -27,6 +27,7 @@ from moderation.storage import Storage
 from moderation.tables import Case
 from moderation.vocabulary import CaseStatus, EventType, FailureReason
 from tests.factories import events_of, make_tenant, make_version
+from tests.measuring import value
 from tests.model.engines.replay import Replay, serving
 from workers import champion as serving_worker
 from workers import screening as worker
@@ -73,9 +74,26 @@ def raising(error: Exception) -> Callable[..., object]:
     return fail
 
 
+def counted(screener: Screener) -> list[float]:
+    """Batches, images, verdicts, scores, and what came of them."""
+    detector = screener._batcher.detector
+    version = detector.manifest.name
+    return [
+        value("telltale_batch_seconds_count", stage="explain"),
+        value("telltale_images_judged_total", model_version=version, engine=detector.engine),
+        sum(value("telltale_verdicts_total", model_version=version, label=label) for label in ("real", "fake")),
+        value("telltale_p_fake_count", model_version=version),
+        value("telltale_abstained_total")
+        + sum(value("telltale_decisions_total", by="policy", label=label) for label in ("real", "fake")),
+    ]
+
+
 def test_a_case_is_judged_explained_and_settled(screener: Screener) -> None:
     case_id = submitted()
-    screener.screen(case_id)
+    before = counted(screener)
+    for _ in range(2):  # the second time there is nothing to do
+        screener.screen(case_id)
+    assert [now - then for now, then in zip(counted(screener), before, strict=True)] == [1] * 5
     with transaction() as session:
         found = session.get_one(Case, case_id)
         assert found.status in JUDGED
