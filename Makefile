@@ -38,7 +38,7 @@ demo-retrain: $(STAMP)  ## Start everything, have moderators teach the model a n
 test: $(STAMP)  ## Run every test, in parallel processes, against real services started for them.
 	@$(BIN)/pytest -n $(PYTEST_PROCESSES)
 
-check: $(STAMP)  ## Lint, format, types, imports, migrations, the compose file, and what bandit finds unsafe.
+check: $(STAMP)  ## Lint, format, types, imports, migrations, the compose file, the documents, and what bandit finds unsafe.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -47,6 +47,7 @@ check: $(STAMP)  ## Lint, format, types, imports, migrations, the compose file, 
 		| $(BIN)/squawk --stdin-filepath migrations.sql
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	$(BIN)/hadolint infra/docker/*.Dockerfile
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/bandit --quiet --recursive --severity-level medium --confidence-level medium \
 		api benchmarks infra migrations model moderation workers
 
