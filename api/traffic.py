@@ -32,8 +32,15 @@ def install(app: Flask) -> None:
     app.after_request(_count)
 
 
+def wait(seconds: float) -> None:
+    """Sleep because the sender asked to wait (`?wait=`): how fast we are is timed without it."""
+    time.sleep(seconds)
+    g.waited += seconds
+
+
 def _begin() -> None:
     g.began = time.perf_counter()
+    g.waited = 0.0
 
 
 def _count(response: Response) -> Response:
@@ -41,7 +48,7 @@ def _count(response: Response) -> Response:
     route = request.url_rule.rule if request.url_rule else UNKNOWN
     counter, seconds = _series(method, route, response.status_code)
     counter.inc()
-    seconds.observe(time.perf_counter() - g.began)
+    seconds.observe(time.perf_counter() - g.began - g.waited)
     return response
 
 

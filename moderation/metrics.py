@@ -27,7 +27,7 @@ HTTP_REQUESTS = Counter(
 )
 HTTP_REQUEST_SECONDS = Histogram(
     "telltale_http_request_seconds",
-    "From the head of a request to the head of its answer.",
+    "From the head of a request to the head of its answer, without what its sender asked to wait.",
     ["method", "route"],
     buckets=_OF_REQUESTS,
 )

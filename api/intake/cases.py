@@ -12,7 +12,7 @@ from pydantic import Field
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from api import problems
+from api import problems, traffic
 from api.auth import SECURITY, caller, requires
 from api.bodies import Answer, CasePath, CaseShown, CasesShown, ExternalId
 from api.paging import Page
@@ -99,6 +99,6 @@ def settled_within(case_id: UUID, seconds: float) -> dict[str, Any] | None:
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
-            time.sleep(min(pause, left))
+            traffic.wait(min(pause, left))
             pause = min(pause * 1.5, LONGEST_PAUSE_S)
     return None

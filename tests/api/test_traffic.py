@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from prometheus_client import generate_latest
 
@@ -48,3 +50,13 @@ def test_an_error_of_ours_is_counted_too(client: Client, monkeypatch: pytest.Mon
     before = requests("GET", "/v1/cases/<uuid:case_id>", 500)
     client.get(f"/v1/cases/{CASE}")
     assert requests("GET", "/v1/cases/<uuid:case_id>", 500) == before + 1
+
+
+def test_what_a_sender_asked_to_wait_is_not_ours(client: Client) -> None:
+    """Nobody judges here, so the second is waited to its end."""
+    named = {"method": "POST", "route": "/v1/submissions"}
+    before = value("telltale_http_request_seconds_sum", **named)
+    began = time.perf_counter()
+    assert client.send(path="/v1/submissions?wait=1").status_code == 202
+    whole = time.perf_counter() - began
+    assert value("telltale_http_request_seconds_sum", **named) - before <= whole - 1
