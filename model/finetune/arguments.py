@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -46,8 +47,10 @@ class Arguments(_Strict):
 
     `batch_size` is per process and step; `accumulate` steps make one update. The learning rate rises over `warmup` of
     all updates and falls as a cosine. In bfloat16 on a CPU, `attention: eager` is twice as fast as `sdpa`; on a GPU it
-    is slower. Every `save_every` updates (default: every epoch) the run can be resumed from, and `validation` is
-    measured; the weights with the lowest validation loss are the ones that are kept.
+    is slower. `flash_attention_2` is for GPUs, bfloat16 and the package flash-attn.
+
+    Every `save_every` updates (default: every epoch) the run can be resumed from, and `validation` is measured; the
+    weights with the lowest validation loss are the ones that are kept.
 
     Defaults are FakeVLM's published ones, where 32 rows per process and update are four batches of 8 here; LoRA needs
     about ten times the learning rate of full finetuning.
@@ -74,7 +77,7 @@ class Arguments(_Strict):
     max_length: int = Field(default=1024, ge=1, description="tokens of prompt and answer; longer rows are refused")
     gradient_checkpointing: bool = Field(default=False, description="less memory for about a third more time")
     precision: Literal["float32", "bfloat16"] = "bfloat16"
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     stored_as: Literal["float32", "bfloat16", "float16"] = Field(
         default="bfloat16", description="of full weights; adapters are small and stored in float32"
     )
@@ -93,6 +96,8 @@ class Arguments(_Strict):
     def _agrees(self) -> Self:
         if self.method == "full" and self.lora is not None:
             raise ValueError("`lora` is set, but `method` is `full`: remove one of them.")
+        if self.attention == "flash_attention_2" and (self.precision != "bfloat16" or not find_spec("flash_attn")):
+            raise ValueError("`attention: flash_attention_2` needs `precision: bfloat16` and the package flash-attn.")
         if len(set(self.train)) < len(self.train):
             raise ValueError("`train` names a part twice.")
         if self.method != "full" and self.trained == {"projector"}:

@@ -20,6 +20,7 @@ MINIMAL = {"base": "demo", "data": __file__, "output": "out", "name": "new"}  # 
         ({"method": "lora", "train": ["projector"]}, "use `method: full` for the projector alone"),
         ({"method": "qlora", "train": ["projector"]}, "use `method: full`"),
         ({"train": ["projector", "projector"]}, "names a part twice"),
+        ({"attention": "flash_attention_2"}, "the package flash-attn"),
         ({"train": ["eyes"]}, "language_model"),
         ({"patience": 2}, "need a `validation` file"),
         ({"validation_images": "here"}, "need a `validation` file"),
