@@ -90,6 +90,10 @@ HEADERS = {
     "webhook-timestamp": "When this attempt was signed, in seconds since 1970; refuse what is older than five minutes.",
     "webhook-signature": "`v1,` and base64 of HMAC-SHA256 over `id.timestamp.body`; two while a secret rotates.",
 }
+ANSWER = (
+    "You have it. After any other answer, and after 15 s without one, it is tried again, ten times in all; "
+    "410 disables the endpoint."
+)
 
 
 def install(app: OpenAPI) -> None:
@@ -114,9 +118,7 @@ def _operation(type_: EventType, sent: Sent) -> dict[str, Any]:
             for header, what in HEADERS.items()
         ],
         "requestBody": {"required": True, "content": {"application/json": {"schema": _body(type_, sent)}}},
-        "responses": {
-            "2XX": {"description": "You have it. Anything else is tried again, ten times in all; 410 ends it."}
-        },
+        "responses": {"2XX": {"description": ANSWER}},
     }
 
 

@@ -64,7 +64,7 @@ def _events(document: Json) -> str:
     (first, *_) = document["webhooks"].values()
     lines = [EVENTS_OPENING, "| Header | |", "|---|---|"]
     lines += [f"| `{header['name']}` | {header['description']} |" for header in first["post"]["parameters"]]
-    lines += ["", first["post"]["responses"]["2XX"]["description"], ""]
+    lines += ["", f"Answer with 2xx. {first['post']['responses']['2XX']['description']}", ""]
     for type_, item in document["webhooks"].items():
         body = item["post"]["requestBody"]["content"]["application/json"]["schema"]
         lines += [f"## {type_}", "", item["post"]["description"], ""]
