@@ -28,6 +28,8 @@ RULES: list[dict[str, Any]] = [
 ALERTS = {rule["alert"]: rule for rule in RULES}
 TESTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "infra/prometheus/tests/telltale_test.yml").read_text())["tests"]
 RUNBOOKS = ROOT / "docs/runbooks.md"
+# Where the runbooks are until a deployment says so: the dashboards have it too.
+ADDRESS = "https://telltale.example.com/runbooks/"
 EACH = pytest.mark.parametrize("name", ALERTS)
 
 
@@ -52,6 +54,11 @@ def test_it_says_how_bad_it_is_what_it_means_and_where_to_read_on(name: str) -> 
 def test_every_alert_has_its_runbook_and_every_runbook_its_alert() -> None:
     sections = dict(re.findall(r"^### (Telltale\w+)\n\*\*(\w+)\*\*", RUNBOOKS.read_text(), re.MULTILINE))
     assert sections == {name: rule["labels"]["severity"] for name, rule in ALERTS.items()}
+
+
+def test_prometheus_is_told_where_the_runbooks_are() -> None:
+    address = yaml.safe_load((ROOT / "infra/prometheus/prometheus.yml").read_text())["global"]["external_labels"]
+    assert address == {"runbooks": ADDRESS}
 
 
 @EACH

@@ -189,7 +189,10 @@ def test_services_are_of_the_versions_that_the_tests_run_on(services: ServiceRun
 
 
 def test_prometheus_asks_everybody_by_a_name_that_is_in_every_profile() -> None:
-    jobs = {job["job_name"]: job["dns_sd_configs"] for job in PROMETHEUS["scrape_configs"]}
+    scraped = {job["job_name"]: job for job in PROMETHEUS["scrape_configs"]}
+    store = scraped.pop("seaweedfs")["static_configs"][0]["targets"]
+    assert store == ["seaweedfs:9327"] and "-metricsPort=9327" in SERVICES["seaweedfs"]["command"]
+    jobs = {name: job["dns_sd_configs"] for name, job in scraped.items()}
     assert set(jobs) == {"api", "relay", "screening", "delivery", "fetching", "retraining", "beat"}
     for job, (found,) in jobs.items():
         assert (found["names"], str(found["port"])) == ([job], METRICS)

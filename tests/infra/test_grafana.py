@@ -18,7 +18,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from infra.processes import ROOT
 from tests.infra.expressions import mistakes
-from tests.infra.test_alerts import ALERTS
+from tests.infra.test_alerts import ADDRESS, ALERTS
 
 FOLDER = ROOT / "infra/grafana"
 BOARDS: dict[str, dict[str, Any]] = {
@@ -71,7 +71,7 @@ def test_what_all_dashboards_have(name: str) -> None:
     assert (board["uid"], board["tags"]) == (f"telltale-{name}", ["telltale"])
     assert (board["refresh"], board["timezone"], board["graphTooltip"]) == ("30s", "browser", 1)
     variables = {variable["name"]: variable["query"] for variable in board["templating"]["list"]}
-    assert variables == {"datasource": "prometheus", "runbooks": "https://telltale.example.com/runbooks/"}
+    assert variables == {"datasource": "prometheus", "runbooks": ADDRESS}
     assert [link["type"] for link in board["links"]] == ["dashboards", "link"]
 
 
