@@ -7,11 +7,12 @@ judging.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from moderation import cases, images, originals, outbound, sealing, storage
+from moderation import cases, images, logs, originals, outbound, sealing, storage
 from moderation.cases import Lease
 from moderation.db import insistent, transaction
 from moderation.dispatch import FETCHING
@@ -34,6 +35,8 @@ from moderation.settings import Settings
 from moderation.storage import Storage
 from moderation.tables import Case, Image, Source
 from moderation.vocabulary import FailureReason
+
+log = logging.getLogger(__name__)
 
 # After the first, second, … lost attempt.
 RETRY_AFTER = (timedelta(seconds=5), timedelta(seconds=60), timedelta(minutes=10))
@@ -129,6 +132,8 @@ def _bytes_of(errand: Errand, settings: Settings) -> bytes:
 @insistent
 def _end_or_retry(errand: Errand, error: TelltaleError, settings: Settings) -> None:
     attempt = errand.lease.attempt
+    # Why, in a word: the whole of it stands on the case, and may name what the platform keeps to itself.
+    log.info("the link was not read: %s", failure_of(error).value, extra=logs.Fields(attempt=attempt))
     with transaction(wake=True) as session:
         # Our store is away, or this process lacks a key: neither is the link's fault.
         if isinstance(error, StorageUnavailable | Unreadable):

@@ -92,7 +92,7 @@ class LoggedTask(Task):  # type: ignore[misc]
             TASKS.labels(self.name, outcome).inc()
             TASK_SECONDS.labels(self.name).observe(seconds)
             took = logs.Fields(outcome=outcome, duration_ms=round(seconds * 1000, 1))
-            log.info("%s", " ".join(map(str, (self.name, *args))), extra=took)
+            log.info("%s: %s", " ".join(map(str, (self.name, *args))), outcome, extra=took)
 
 
 @setup_logging.connect
