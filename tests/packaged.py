@@ -39,18 +39,24 @@ def build(folder: Path) -> Path:
     into = ("--wheel-dir", folder / "dist")
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *into, copy, cwd=folder)
     shutil.rmtree(copy)
-    return next((folder / "dist").glob("telltale-*.whl"))
+    wheel = next((folder / "dist").glob("telltale-*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(unpacked(wheel))
+    return wheel
+
+
+def unpacked(wheel: Path) -> Path:
+    """The folder with what is in the wheel; environments share it, so that its modules are compiled once."""
+    return wheel.parent / "unpacked"
 
 
 def environment(folder: Path, wheel: Path, extras: frozenset[str]) -> Path:
     """The interpreter of an environment in `folder` with the wheel, what these extras ask for, and nothing else."""
     run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
     (packages,) = folder.glob("lib/python*/site-packages")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(packages)
-    (own,) = map(PathDistribution, packages.glob("telltale-*.dist-info"))
+    (own,) = map(PathDistribution, unpacked(wheel).glob("telltale-*.dist-info"))
     lent = required(own, extras)
-    for path in top_level(lent):
+    for path in (*unpacked(wheel).iterdir(), *top_level(lent)):
         if not (packages / path.name).exists():
             (packages / path.name).symlink_to(path)
     for each in (own, *lent.values()):
