@@ -44,10 +44,13 @@ class Client:
     """One service at `url`, called with one key. Closing it closes its connections.
 
     `timeout_s` is for connecting and for each wait for data. `retries`: how often a request is sent again, where that
-    is safe (see wire.py); 0 for never. Every method raises Unreachable, or a kind of Refused where the service says no.
+    is safe (see wire.py); 0 for never. Every method raises Unreachable, or a kind of Refused where the service says no;
+    making one raises ValueError for a key that is none.
     """
 
     def __init__(self, url: str, key: str, *, timeout_s: float = 60, retries: int = 4) -> None:
+        if not key.isascii() or not key.strip():
+            raise ValueError("This is no API key: it is `tt_…` as `telltale keys create` showed it, the whole of it.")
         self._url = url.rstrip("/")
         self._authorization = {"authorization": f"Bearer {key}"}
         self._timeout_s = timeout_s

@@ -97,3 +97,9 @@ def test_a_service_that_is_not_there_is_said() -> None:
 def test_a_slow_service_is_given_up(moody: Moody) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Unreachable):
         Client(f"http://127.0.0.1:{silent.getsockname()[1]}", "tt_k", timeout_s=0.1, retries=0).case("1")
+
+
+@pytest.mark.parametrize("key", ["", " ", "tt_…"])
+def test_a_key_that_is_none_is_said_at_once(key: str) -> None:
+    with pytest.raises(ValueError, match="no API key"):
+        Client("http://127.0.0.1:9", key)
