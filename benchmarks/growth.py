@@ -116,7 +116,7 @@ def figures(place: Stage, ear: Ear, size: int, seconds: float, images: int) -> F
         way = line.saturated(sent)
         found = line.idle(sent[: images // 2], INTERVAL_S)
     started, told = statistics.median(found.started), statistics.median(found.told)
-    return Figures(size, database_bytes, measured.summary, way.own_ms, started, told)
+    return Figures(size, database_bytes, measured.summary, way.beside_network_ms, started, told)
 
 
 def small_files(count: int) -> list[File]:

@@ -4,7 +4,8 @@ Saturated: images are sent as files, so many that some always wait, and counted 
 them has come: api, S3, Postgres, relay, Celery, screening, delivery. In turns with that, the detector alone goes from
 the same bytes to the same verdicts and explanations, with the same batches and threads. The checkpoint is
 benchmarks/checkpoint (336 pixels, 576 image tokens). The service's own CPU is that of all its processes and services
-but the screening worker's busiest threads, as many as the network may use: those run it, and nothing else.
+less what the bare detector, which decodes and preprocesses too, took for the same images in the same run. Client and
+receiver are this process, and no part of it.
 Idle: images come one by one, at a fifth of what the detector can do; from the rows' times and the receiver's clock.
 The last line is JSON.
 """
@@ -19,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from uuid import UUID
 
 from rich.console import Console
@@ -44,21 +45,25 @@ SCREENING = "screening"
 
 @dataclass(frozen=True)
 class Way:
-    """One turn over all images, by the service or by the bare detector: seconds, and CPU by program."""
+    """One turn over all images, by the service or by the bare detector: seconds, and CPU by program.
+
+    `network_s` is the CPU of the service's busiest threads, as many as the network may use: those run it, and nothing
+    else.
+    """
 
     images: int
     seconds: float
-    detector_s: float
-    cpu_s: dict[str, float] = field(default_factory=dict)
+    cpu_s: dict[str, float]
+    network_s: float = 0.0
 
     @property
     def per_s(self) -> float:
         return self.images / self.seconds
 
     @property
-    def own_ms(self) -> float:
+    def beside_network_ms(self) -> float:
         """CPU milliseconds of a case that are not the network's."""
-        return 1000 * (sum(self.cpu_s.values()) - self.detector_s) / self.images
+        return 1000 * (sum(self.cpu_s.values()) - self.network_s) / self.images
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class Pipeline:
         if len(cases) != len(sent):
             raise AssertionError(f"{len(cases)} of {len(sent)} images were accepted")
         used = {name: after[name] - before[name] for name in before}
-        return Way(len(sent), seconds, consumption.busiest_s(network, network_after, self._threads), used)
+        return Way(len(sent), seconds, used, consumption.busiest_s(network, network_after, self._threads))
 
     def idle(self, sent: Sequence[File], interval_s: float) -> Hops:
         """One by one, `interval_s` apart on average: never in step with anything that polls."""
@@ -173,7 +178,7 @@ def bare(threads: int) -> Callable[[Sequence[File]], Way]:
         data = [b"".join(file.numbered(number)) for number, file in enumerate(sent)]
         before, start = time.process_time(), time.perf_counter()
         run(data)
-        return Way(len(sent), time.perf_counter() - start, time.process_time() - before)
+        return Way(len(sent), time.perf_counter() - start, {SCREENING: time.process_time() - before})
 
     return over
 
@@ -202,10 +207,21 @@ def summary(service: Sequence[Way], alone: Sequence[Way], found: Hops) -> dict[s
     """What the last line says."""
     return {
         "ratio_to_detector": round(_pace(service) / _pace(alone), 3),
-        "service_cpu_ms_per_case": round(statistics.mean(way.own_ms for way in service), 1),
+        "service_cpu_ms_per_case": round(sum(own_ms(service, alone).values()), 1),
         "accept_to_start_ms_p50": round(statistics.median(found.started), 1),
         "settled_to_webhook_ms_p50": round(statistics.median(found.told), 1),
     }
+
+
+def own_ms(service: Sequence[Way], alone: Sequence[Way]) -> dict[str, float]:
+    """CPU milliseconds of a case by program, less what the bare detector takes for it."""
+    whole, bare_ms = _ms_by_program(service), _ms_by_program(alone)
+    return {name: spent - bare_ms.get(name, 0.0) for name, spent in whole.items()}
+
+
+def _ms_by_program(ways: Sequence[Way]) -> dict[str, float]:
+    images = sum(way.images for way in ways)
+    return {name: 1000 * sum(way.cpu_s[name] for way in ways) / images for name in ways[0].cpu_s}
 
 
 def _pace(ways: Sequence[Way]) -> float:
@@ -214,16 +230,17 @@ def _pace(ways: Sequence[Way]) -> float:
 
 def table(service: Sequence[Way], alone: Sequence[Way], standing: dict[str, float], found: Hops) -> Table:
     """Everything that was found."""
-    paces = Table("way", "turns, images/s", "images/s", "detector CPU ms an image", title=consumption.machine())
+    paces = Table("way", "turns, images/s", "images/s", "screening CPU, ms an image", title=consumption.machine())
     for name, ways in (("whole service", service), ("bare detector", alone)):
-        network = 1000 * sum(way.detector_s for way in ways) / sum(way.images for way in ways)
         turns = ", ".join(f"{way.per_s:.2f}" for way in ways)
-        paces.add_row(name, turns, f"{_pace(ways):.2f}", f"{network:.0f}")
+        paces.add_row(name, turns, f"{_pace(ways):.2f}", f"{_ms_by_program(ways)[SCREENING]:.0f}")
+    network = 1000 * sum(way.network_s for way in service) / sum(way.images for way in service)
+    paces.add_row("  of it the network's thread", "", "", f"{network:.0f}")
     costs = Table("the service's own CPU", "ms a case", "of a core while idle")
-    for name in service[0].cpu_s:
-        spent = sum(way.cpu_s[name] - (way.detector_s if name == SCREENING else 0) for way in service)
-        label = f"{name} (service)" if name in SERVICES else name
-        costs.add_row(label, f"{1000 * spent / sum(way.images for way in service):.1f}", f"{standing[name]:.1%}")
+    for name, spent in own_ms(service, alone).items():
+        label = {SCREENING: "screening, less the bare detector"}.get(name, name)
+        label = f"{name} (service)" if name in SERVICES else label
+        costs.add_row(label, f"{spent:.1f}", f"{standing[name]:.1%}")
     waits = Table("hop", "p50 ms", "slowest ms")
     for name, times in (("accepted → started", found.started), ("settled → webhook", found.told)):
         waits.add_row(name, f"{statistics.median(times):.1f}", f"{max(times):.1f}")
