@@ -5,12 +5,18 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import select
+import signal
+import socket
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
+
+import pytest
 
 from infra.services import LOOPBACK
 from moderation import cases
@@ -19,6 +25,7 @@ from moderation.tables import Case
 from moderation.vocabulary import FailureReason
 from tests.api.conftest import SERVER_THREADS, Client, Server
 from tests.images import png
+from tests.measuring import scraped
 
 MEBIBYTE = 1024 * 1024
 BOUNDARY = "edge"
@@ -212,3 +219,34 @@ def test_at_most_a_quarter_of_the_threads_wait(server: Server, client: Client) -
     waited = [seconds for seconds in answers if seconds >= 4]
     assert len(answers) == SERVER_THREADS - 2
     assert len(waited) == SERVER_THREADS // 4
+
+
+def live_requests(server: Server) -> float:
+    """How often anybody has asked whether it lives, as its metrics say."""
+    labels = (("method", "GET"), ("route", "/health/live"), ("status", "200"))
+    return scraped(server.metrics_port)["telltale_http_requests_total", labels]
+
+
+def test_metrics_are_on_a_port_of_their_own_and_outlive_a_worker(server: Server) -> None:
+    ask(server, "/health/live")
+    before = live_requests(server)
+    ask(server, "/health/live")
+    assert live_requests(server) == before + 1
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        ask(server, "/metrics")
+    os.kill(server.worker, signal.SIGKILL)
+    ask(server, "/health/live")  # of the successor, for which it waits
+    assert live_requests(server) == before + 2
+
+
+def test_scrapes_take_no_thread_from_requests(server: Server) -> None:
+    """Whoever connects to the port for metrics and says nothing keeps nobody waiting."""
+    with contextlib.ExitStack() as idle:
+        for _ in range(2 * SERVER_THREADS):
+            idle.enter_context(socket.create_connection((LOOPBACK, server.metrics_port)))
+        assert live_requests(server) > 0
+        ask(server, "/health/live")
+
+
+def ask(server: Server, path: str) -> None:
+    urllib.request.urlopen(server.url + path, timeout=10).close()

@@ -33,6 +33,7 @@ from moderation.vocabulary import (
 )
 from tests import factories
 from tests.factories import make_case, make_image, make_tenant, take_case
+from tests.measuring import value
 
 S = CaseStatus
 PAST = timedelta(seconds=-1)
@@ -376,6 +377,44 @@ def test_sequences_stay_whole_when_threads_write_at_once(tenant: Tenant) -> None
         numbers = session.scalars(select(Event.sequence).where(Event.case_id == case.id).order_by(Event.sequence)).all()
     assert list(numbers) == list(range(1, len(numbers) + 1))
     assert reread(case.id).sequence == len(numbers)
+
+
+def decided(by: str, label: Label) -> float:
+    return value("telltale_decisions_total", by=by, label=label.value)
+
+
+def test_what_is_decided_is_counted_once_it_stands(tenant: Tenant) -> None:
+    before = decided("policy", Label.FAKE), value("telltale_abstained_total")
+    with pytest.raises(ZeroDivisionError), transaction() as session:
+        make_case(session, tenant, S.DECIDED)
+        raise ZeroDivisionError
+    assert decided("policy", Label.FAKE) == before[0]
+    with transaction() as session:
+        make_case(session, tenant, S.DECIDED)
+        make_case(session, tenant, S.IN_REVIEW)
+        assert decided("policy", Label.FAKE) == before[0]
+    assert (decided("policy", Label.FAKE), value("telltale_abstained_total")) == (before[0] + 1, before[1] + 1)
+
+
+@pytest.mark.parametrize(
+    ("reason", "by", "counts"),
+    [
+        (ReviewReason.UNCERTAIN, "review", True),
+        (ReviewReason.UNPARSABLE, "review", True),
+        (ReviewReason.APPEAL, "appeal", True),
+        (ReviewReason.AUDIT, "audit", False),  # it is upheld, and so nothing is decided
+    ],
+)
+def test_what_people_decide_is_counted_by_the_occasion(
+    tenant: Tenant, reason: ReviewReason, by: str, counts: bool
+) -> None:
+    case_id = case_in(tenant, S.IN_REVIEW).id
+    before = decided(by, Label.FAKE)
+    with transaction() as session:
+        case = session.get_one(Case, case_id)
+        case.review_reason, case.label = reason, Label.FAKE
+        cases.rule(session, case, Label.FAKE, actor="test", review_id=case_id)
+    assert decided(by, Label.FAKE) == before + counts
 
 
 def test_a_case_its_event_and_its_deliveries_are_one_commit(tenant: Tenant) -> None:
