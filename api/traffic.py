@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from http import HTTPStatus
 
@@ -32,10 +34,14 @@ def install(app: Flask) -> None:
     app.after_request(_count)
 
 
-def wait(seconds: float) -> None:
-    """Sleep because the sender asked to wait (`?wait=`): how fast we are is timed without it."""
-    time.sleep(seconds)
-    g.waited += seconds
+@contextmanager
+def waiting() -> Iterator[None]:
+    """For what is done because the sender asked to wait (`?wait=`): how fast we are is timed without it."""
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        g.waited += time.perf_counter() - began
 
 
 def _begin() -> None:

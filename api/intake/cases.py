@@ -79,6 +79,7 @@ def case_url(case_id: object) -> str:
     return f"/v1/cases/{case_id}"
 
 
+@traffic.waiting()
 def settled_within(case_id: UUID, seconds: float) -> dict[str, Any] | None:
     """The caller's case once it is settled; None if that takes longer, or if too many are waiting already.
 
@@ -99,6 +100,6 @@ def settled_within(case_id: UUID, seconds: float) -> dict[str, Any] | None:
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
-            traffic.wait(min(pause, left))
+            time.sleep(min(pause, left))
             pause = min(pause * 1.5, LONGEST_PAUSE_S)
     return None
