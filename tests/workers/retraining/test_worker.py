@@ -12,11 +12,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from sqlalchemy import Engine
 
 from moderation.db import transaction
 from moderation.retraining import runs
+from moderation.settings import settings
 from moderation.vocabulary import RunStage, RunStatus
 from tests.workers.retraining.conftest import Bench
+from workers.retraining import __main__ as program
 
 ENOUGH_S = 120
 # Whose trainer only counts, and does not take ten seconds to start.
@@ -114,3 +117,20 @@ def test_sigterm_gives_the_run_back_and_a_person_ends_it(bench: Bench, start: St
     until(lambda: bench.run_of(run_id).status is RunStatus.CANCELLED, "the run's end")
     assert not trainers(folder)
     until(lambda: not (folder / "images").exists(), "tidying up")
+
+
+def test_a_job_does_the_run_that_waits_and_what_follows_and_ends(
+    db: Engine, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = settings().model_copy(update={"retrain_folder": tmp_path})
+    monkeypatch.setattr(program, "settings", lambda: rules)
+    monkeypatch.setattr(program.logs, "configure", lambda *_: None)
+    monkeypatch.setattr(program.signal, "signal", lambda *_: None)
+    program.main(["--until-done"])
+    with transaction() as session:
+        run_id = runs.ask(session, actor="test").id
+    program.main(["--until-done"])
+    with transaction() as session:
+        run = runs.run_of(session, run_id)
+    assert run.status not in runs.LIVE
+    assert run.reason and run.upkeep_at is None, "it was looked after, too"
