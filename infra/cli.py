@@ -7,6 +7,7 @@ that only detects needs no service. It knows their names, not what they do.
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +90,9 @@ class Commands(click.Group):
 
 
 def _told() -> tuple[type[Exception], ...]:
-    """What is raised on purpose; looked up only once something was raised, so that help imports no HTTP."""
-    from infra.client import ClientError
-
-    return TelltaleError, ClientError
+    """What is raised on purpose. The client's errors only where it was imported: it wants packages that training lacks."""
+    client = sys.modules.get("infra.client")
+    return (TelltaleError, client.ClientError) if client else (TelltaleError,)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
