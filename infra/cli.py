@@ -90,7 +90,7 @@ class Commands(click.Group):
 
 
 def _told() -> tuple[type[Exception], ...]:
-    """What is raised on purpose. The client's errors only where it was imported: it wants packages that training lacks."""
+    """What is raised on purpose. The client's errors only where it was imported: it wants what training lacks."""
     client = sys.modules.get("infra.client")
     return (TelltaleError, client.ClientError) if client else (TelltaleError,)
 
