@@ -69,9 +69,10 @@ def test_intake_is_measured_and_every_accept_is_there(db: Engine, bucket: str) -
     assert all(isinstance(value, float) and value > 0 for value in line.values())
 
 
-def test_the_pipelines_line_compares_paces_and_takes_the_network_from_the_cpu() -> None:
-    service = [Way(10, 5.0, 3.0, {"api": 0.2, "screening": 3.2, "postgres": 0.1})]
-    alone = [Way(10, 4.0, 3.0)]
+def test_the_pipelines_line_compares_paces_and_takes_the_bare_detector_from_the_cpu() -> None:
+    service = [Way(20, 10.0, {"api": 0.4, "screening": 6.4, "postgres": 0.2}, 6.0)]
+    alone = [Way(10, 4.0, {"screening": 3.0})]
+    assert service[0].beside_network_ms == pytest.approx(50)
     assert pipeline.summary(service, alone, Hops([10.0, 20.0, 90.0], [30.0, 31.0, 32.0])) == {
         "ratio_to_detector": 0.8,
         "service_cpu_ms_per_case": 50.0,
