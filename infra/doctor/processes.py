@@ -136,11 +136,9 @@ def _metrics(rules: Settings, *, targets: Path) -> Finding:
         served = {each["labels"]["job"]: each["targets"][0] for each in json.loads(targets.read_text())}
         with ThreadPoolExecutor(len(served)) as pool:
             silent = [job for job, has in zip(served, pool.map(_has_numbers, served.values()), strict=True) if not has]
-        return (
-            broken(f"{', '.join(silent)}: no numbers, so it hangs or does not run.")
-            if silent
-            else well(f"All {len(served)} processes serve them.")
-        )
+        if silent:
+            return broken(f"None from {', '.join(silent)}: it hangs, or does not run.")
+        return well(f"All {len(served)} processes serve them.")
     if rules.metrics_port is None:
         return unused("TELLTALE_METRICS_PORT is not set: no numbers are served to Prometheus.")
     return unknown(f"Each process serves its own on port {rules.metrics_port}: Prometheus knows who does.")

@@ -14,15 +14,13 @@ from infra.demo.platform import new_platform
 from infra.doctor.examination import checks, examine
 from moderation.settings import settings
 
-LIMIT_S = 3.0
-
 
 def main(receiver_url: str, targets: Path) -> None:
     """A JSON line for the platform, and one for each line of standard input."""
     platform = new_platform(receiver_url, "a long enough password", settings())
     say({"key": platform.key})
     for _ in sys.stdin:
-        found = examine(settings(), checks(targets), LIMIT_S)
+        found = examine(settings(), checks(targets))
         say({name: [each.state.value, each.said] for name, each in found.items()})
 
 
