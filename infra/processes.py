@@ -38,7 +38,7 @@ def worker(role: str) -> Program:
     """The Celery worker of one role. Threads, because its work is waiting: for the GPU, for S3, for other servers."""
     command = [
         *("celery", "--quiet", "-A", "workers.celery_app", "worker", "--pool", "threads", "--hostname", f"{role}@%h"),
-        *("--queues", ",".join(QUEUES[role]), "--without-gossip", "--without-mingle", "--loglevel", "INFO"),
+        *("--queues", ",".join(QUEUES[role]), "--without-gossip", "--without-mingle"),
     ]
     return _program(role, command, role)
 

@@ -74,4 +74,4 @@ ENV TELLTALE_WORKER_ROLE=screening
 HEALTHCHECK --interval=60s --timeout=20s --start-period=30m \
     CMD ["sh", "-c", "celery -A workers.celery_app inspect ping --timeout 5 --destination $TELLTALE_WORKER_ROLE@$HOSTNAME"]
 CMD ["celery", "-A", "workers.celery_app", "worker", "--pool", "threads", "--hostname", "screening@%h", \
-     "--queues", "screening", "--without-gossip", "--without-mingle", "--loglevel", "INFO"]
+     "--queues", "screening", "--without-gossip", "--without-mingle"]

@@ -1,4 +1,6 @@
-# The relay, beat, the preparation of the database, and the workers that fetch links and deliver webhooks. No torch.
+# The relay, beat, the preparation of the database, backups, and the workers that fetch links and deliver webhooks. No
+# torch. pg_dump and pg_restore come as a wheel, by the extra `backup`: of a version that constraints.txt pins, and the
+# very programs that the tests run. Debian's own are PostgreSQL 15, which dumps no newer server.
 #
 # The base is named by its version; --build-arg PYTHON=python:3.11.15-slim-bookworm@sha256:… holds it to its bytes.
 ARG PYTHON=python:3.11.15-slim-bookworm
@@ -16,7 +18,7 @@ COPY constraints.txt pyproject.toml ./
 # pyproject.toml names three files more; what stands in them is nothing to what is installed here.
 RUN touch README.md LICENSE NOTICE \
     && python -m venv --without-pip /venv \
-    && python -m pip --python /venv/bin/python install --no-cache-dir --constraint constraints.txt '.[workers]' \
+    && python -m pip --python /venv/bin/python install --no-cache-dir --constraint constraints.txt '.[workers,backup]' \
     && python -m pip --python /venv/bin/python uninstall --yes telltale
 
 FROM ${PYTHON} AS wheel
@@ -51,4 +53,4 @@ ENV TELLTALE_WORKER_ROLE=delivery
 HEALTHCHECK --interval=60s --timeout=20s --start-period=30s \
     CMD ["sh", "-c", "celery -A workers.celery_app inspect ping --timeout 5 --destination $TELLTALE_WORKER_ROLE@$HOSTNAME"]
 CMD ["celery", "-A", "workers.celery_app", "worker", "--pool", "threads", "--hostname", "delivery@%h", \
-     "--queues", "delivery,reviews,housekeeping", "--without-gossip", "--without-mingle", "--loglevel", "INFO"]
+     "--queues", "delivery,reviews,housekeeping", "--without-gossip", "--without-mingle"]
