@@ -26,6 +26,7 @@ from moderation.tables import Case, Endpoint, Event, Image, ModelVersion, SignIn
 from moderation.vocabulary import CaseStatus, EventType, ModelStage, RunStatus
 from tests.conftest import ServiceRun, worker_of
 from tests.factories import make_case, make_endpoint, make_image, make_key, make_tenant, take_case
+from tests.infra import test_kubernetes as kubernetes
 from tests.infra.fresh import elsewhere, empty
 from tests.moderation.test_sealing import key, with_keys
 
@@ -102,6 +103,23 @@ def test_a_place_keeps_files_by_name(place: Place, tmp_path: Path) -> None:
             read("a/none")
     place.delete(["a/one", "a/none"])
     assert list(place.names("a/")) == ["a/b/two"]
+
+
+@pytest.mark.parametrize("place", ["bucket"], indirect=True)
+def test_the_jobs_of_the_cluster_make_keep_and_prove_backups(
+    acme: Tenant, place: Place, request: pytest.FixtureRequest
+) -> None:
+    """Their commands, as they stand in the manifests, told what the example's ConfigMap tells them."""
+    stored(acme, b"one", CaseStatus.IN_REVIEW)
+    destination = f"s3://backups-{worker_of(request.config)}/some/where"
+    told = {"$(DESTINATION)": destination, "$(ENDPOINT_URL)": "", "$(REGION)": "", "$(KEEP)": "14"}
+    said = {}
+    for job in ("backup", "backup-withdrawals", "backup-verify"):
+        _, *words = kubernetes.command(kubernetes.ours("production")[job])
+        said[job] = done(*(told.get(word, word) for word in words))
+    assert contents.backups_of(place) == [said["backup"]["backup"]]
+    assert said["backup-withdrawals"] | {"known_until": ""} == {"known_until": "", "withdrawals": 0}
+    assert (said["backup-verify"]["objects"], said["backup-verify"]["damaged"]) == (1, 0)
 
 
 def test_only_what_is_new_is_copied_and_all_of_it_comes_back(acme: Tenant, fresh: Fresh, tmp_path: Path) -> None:

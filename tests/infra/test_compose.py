@@ -12,7 +12,9 @@ from shutil import copytree
 
 import pytest
 import yaml
+from click import Context
 
+from infra.cli import telltale
 from infra.processes import QUEUES, ROOT
 from moderation.settings import Settings
 from tests.conftest import ServiceRun
@@ -24,8 +26,8 @@ OURS = {name: service for name, service in SERVICES.items() if "build" in servic
 PROMETHEUS = yaml.safe_load((ROOT / "infra" / "prometheus" / "prometheus.yml").read_text())
 PROFILES = ("cpu", "gpu", "vllm")
 METRICS = "9464"
-# They end by themselves, and others wait for their end.
-ENDING = {"migrate"}
+# They end by themselves.
+ENDING = {"migrate", "backup"}
 
 of_each_profile = pytest.mark.parametrize("profile", PROFILES)
 of_each = pytest.mark.parametrize("name", SERVICES)
@@ -57,7 +59,7 @@ def role_of(name: str) -> str | None:
     return role if "worker" in command_of(name) else None
 
 
-@pytest.mark.parametrize("profile", [None, *PROFILES])
+@pytest.mark.parametrize("profile", [None, *PROFILES, "backup"])
 def test_whatever_is_waited_for_starts_too_and_can_be_waited_for(profile: str | None) -> None:
     started = active(profile)
     for name in started:
@@ -94,6 +96,16 @@ def test_who_judges_is_in_no_two_profiles_and_only_those_of_gpus_reserve_one() -
         ["vllm"],
     ]
     assert SERVICES["screening-vllm"]["environment"]["TELLTALE_VLLM_URL"] == "http://vllm:8000"
+
+
+def test_a_backup_is_made_when_asked_for_alone_and_nothing_of_it_is_in_memory() -> None:
+    service = SERVICES["backup"]
+    assert service["profiles"] == ["backup"] and "backup" not in active("cpu")
+    _, *asked = command_of("backup")
+    assert telltale.get_command(Context(telltale), asked[0]).make_context("backup", asked[1:]).params["keep"] == 14
+    mounted = dict(reversed(mount.split(":")) for mount in service["volumes"])
+    assert mounted == {asked[1]: "./backups", "/tmp": "scratch"} and service["tmpfs"] == []
+    assert "/backups/" in (ROOT / ".gitignore").read_text().split()
 
 
 @of_each
@@ -212,7 +224,7 @@ def test_what_is_mounted_from_here_is_here() -> None:
     for mount in mounts:
         place = re.sub(r"\$\{\w+:-([^}]+)\}", r"\1", mount).partition(":")[0]
         if place.startswith("./"):
-            assert (ROOT / place).exists() or place == "./data", place
+            assert (ROOT / place).exists() or place in {"./data", "./backups"}, place
         else:
             assert place in COMPOSE["volumes"]
     for rules in PROMETHEUS["rule_files"]:

@@ -32,6 +32,7 @@ from moderation import model_versions
 from moderation.db import transaction
 from moderation.settings import Settings, settings
 from tests import packaged
+from tests.factories import make_tenant
 from tests.packaged import PACKAGES, REPOSITORY
 
 FOLDER = REPOSITORY / "infra" / "docker"
@@ -228,7 +229,7 @@ def test_the_api_image_serves_pages_and_knows_whether_it_lives(
     assert list(here.iterdir()) == [], "its root is read-only"
 
 
-def test_the_io_image_prepares_the_database_and_delivers(
+def test_the_io_image_prepares_the_database_delivers_and_makes_backups(
     wheel: Path, tmp_path: Path, here: Path, db: Engine, redis_url: str, bucket: str
 ) -> None:
     (image,) = [image for image in IMAGES if image.name == "io"]
@@ -241,6 +242,18 @@ def test_the_io_image_prepares_the_database_and_delivers(
         assert healthy(image, told, here)
         assert not healthy(image, told | {"HOSTNAME": "elsewhere"}, here), "it asks for its own worker"
     assert list(here.iterdir()) == [], "its root is read-only"
+    with transaction() as session:
+        make_tenant(session, "acme")
+    # With no pg_dump but its own, and without the keys that stored secrets are encrypted with.
+    told = {name: value for name, value in told.items() if name != "TELLTALE_SECRET_KEYS"}
+    made = subprocess.run(
+        [python.parent / "telltale", "backup", tmp_path / "backups", "--json"],
+        env=told | {"PATH": str(python.parent)},
+        cwd=here,
+        capture_output=True,
+        text=True,
+    )
+    assert made.returncode == 0 and json.loads(made.stdout)["missing"] == 0, made.stderr
 
 
 def test_the_gpu_image_judges(wheel: Path, tmp_path: Path, here: Path, db: Engine, redis_url: str, bucket: str) -> None:

@@ -41,6 +41,9 @@ CUSTOM = {each.__name__: each for each in (ScaledJob, ScaledObject, TriggerAuthe
 OURS = {"telltale-api": "api", "telltale-io": "io", "telltale-gpu": "gpu", "telltale-cpu": "gpu"}
 WITH_KEYS = {"migrate", "api", "delivery", "fetching"}
 TO_THE_INTERNET = {"delivery", "fetching", "register-model"}
+BACKUPS = {"backup", "backup-withdrawals", "backup-verify"}
+# They do what they are for, and end.
+ENDING = {"migrate", "register-model", "retraining", *BACKUPS}
 # Whatever is not of the internet: https://www.iana.org/assignments/iana-ipv4-special-registry
 PRIVATE = {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "127.0.0.0/8", "100.64.0.0/10"}
 
@@ -48,9 +51,12 @@ PRIVATE = {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "1
 @cache
 def rendered(overlay: str) -> tuple[Manifest, ...]:
     """What `kubectl apply -k` would send."""
+    return render(K8S / "overlays" / overlay)
+
+
+def render(folder: Path) -> tuple[Manifest, ...]:
     kubectl = Path(sys.executable).with_name("kubectl")
-    command = [kubectl, "kustomize", K8S / "overlays" / overlay]
-    output = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+    output = subprocess.run([kubectl, "kustomize", folder], check=True, text=True, stdout=subprocess.PIPE).stdout
     return tuple(yaml.load_all(output, Loader=yaml.CSafeLoader))
 
 
@@ -237,7 +243,7 @@ def test_keys_are_with_who_opens_stored_secrets_and_the_document_says_what_each_
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_what_lives_is_told_from_what_can_serve(overlay: str) -> None:
     for name, template in ours(overlay).items():
-        if name in ("migrate", "register-model", "retraining"):
+        if name in ENDING:
             continue
         each = container(template)
         assert "readinessProbe" in each, name
@@ -316,6 +322,41 @@ def test_gpus_are_those_that_the_processes_are_told_of() -> None:
     assert environment(several)["TELLTALE_RETRAIN_ACCELERATE"] == "ddp"
     assert [container(each)["resources"]["limits"]["nvidia.com/gpu"] for each in (several, one)] == ["4", "1"]
     assert not any("gpu" in str(container(each)["resources"]) for each in ours("demo-cpu").values())
+
+
+def test_backups_are_made_one_at_a_time_and_none_passes_through_memory() -> None:
+    jobs = {
+        name: each["spec"] for name, each in named("production", "CronJob").items() if not each["spec"].get("suspend")
+    }
+    assert set(jobs) == BACKUPS and not BACKUPS & set(ours("demo-cpu"))
+    (told,) = (each["data"] for name, each in named("production", "ConfigMap").items() if name.startswith("backup-"))
+    for name, spec in jobs.items():
+        assert spec["concurrencyPolicy"] == "Forbid" and spec["jobTemplate"]["spec"]["backoffLimit"] == 0, name
+        template = ours("production")[name]
+        sources = container(template)["envFrom"]
+        assert sources[-1] == {"secretRef": {"name": "telltale-backup", "optional": True}}, "the last one counts"
+        assert {*re.findall(r"\$\((\w+)\)", " ".join(command(template)))} <= set(told)
+        (temporary,) = template["spec"]["volumes"]
+        assert ("ephemeral" in temporary) == (name != "backup-withdrawals"), "a dump may be larger than memory"
+
+
+def test_backups_can_go_to_a_volume(tmp_path: Path) -> None:
+    above = "/".join(".." for _ in tmp_path.resolve().parts[1:])
+    (tmp_path / "kustomization.yaml").write_text(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
+        f"resources: [{above}{K8S}/overlays/production]\ncomponents: [{above}{K8S}/components/backup-volume]\n"
+    )
+    made = render(tmp_path)
+    for name in BACKUPS:
+        (job,) = (each for each in made if (each["kind"], each["metadata"]["name"]) == ("CronJob", name))
+        check(job)
+        pod = job["spec"]["jobTemplate"]["spec"]["template"]
+        assert {"name": "backups", "mountPath": "/backups"} in container(pod)["volumeMounts"]
+        assert {"name": "backups", "persistentVolumeClaim": {"claimName": "backups"}} in pod["spec"]["volumes"]
+    (claim,) = (
+        each for each in made if (each["kind"], each["metadata"]["name"]) == ("PersistentVolumeClaim", "backups")
+    )
+    check(claim)
 
 
 def test_every_process_is_scraped_under_the_name_that_alerts_know() -> None:
