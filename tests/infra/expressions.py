@@ -21,12 +21,15 @@ from workers.celery_app import ROUTES
 
 # Every series has these, from the scrape.
 SCRAPED = {"job", "instance"}
-# What Prometheus, its client library and SeaweedFS (`weed … -metricsPort`) serve, with the labels of each.
+# What Prometheus, its client library, SeaweedFS (`weed … -metricsPort`) and kube-state-metrics serve, with the labels of
+# each.
 OTHERS = {
     "up": set(),
     "ALERTS": {"alertname", "alertstate", "severity"},
     "process_start_time_seconds": set(),
     "SeaweedFS_volumeServer_resource": {"name", "type"},
+    "kube_cronjob_created": {"namespace", "cronjob"},
+    "kube_cronjob_status_last_successful_time": {"namespace", "cronjob"},
 }
 JOBS = {"api", "relay", "screening", "fetching", "delivery", "retraining", "beat"}
 
