@@ -164,7 +164,7 @@ def _time(record: logging.LogRecord) -> str:
 _SCRUBBED = (
     ("?", re.compile(r"\?[^\s\"'<>?]*=[^\s\"'<>]*"), "?…"),
     ("@", re.compile(r"://[^\s/@]+@"), "://…@"),
-    ("@", re.compile(r"[\w.!#$%&*+/=?^`{|}~'-]+@[\w-]+(\.[\w-]+)+"), "…@…"),
+    ("@", re.compile(r"[\w.!#$%&*+/=?^`{|}~'-]{1,64}@[\w-]{1,63}(\.[\w-]+)+"), "…@…"),
     ("DETAIL", re.compile(r"^DETAIL:.*(\n(?!\S).*)*", re.MULTILINE), "DETAIL: …"),
 )
 

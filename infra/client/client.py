@@ -6,6 +6,7 @@ One object for one service and one key; it may be shared by threads. What an ans
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -49,7 +50,8 @@ class Client:
     """
 
     def __init__(self, url: str, key: str, *, timeout_s: float = 60, retries: int = 4) -> None:
-        if not key.isascii() or not key.strip():
+        key = key.strip()  # a file's line ends with one
+        if not re.fullmatch(r"[!-~]+", key):
             raise ValueError("This is no API key: it is `tt_…` as `telltale keys create` showed it, the whole of it.")
         self._url = url.rstrip("/")
         self._authorization = {"authorization": f"Bearer {key}"}

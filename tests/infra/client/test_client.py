@@ -168,3 +168,8 @@ def test_a_key_may_do_what_its_scopes_say(platform: Platform, url: str) -> None:
         Client(url, "tt_000000000000_x").submit_link(LINK)
     with transaction() as session:
         assert session.scalar(select(func.count()).select_from(Case)) == 0
+
+
+def test_a_key_may_have_its_files_line_end(url: str, platform: Platform) -> None:
+    with Client(url, f"{platform.key}\n") as client:
+        assert list(client.cases()) == []

@@ -99,7 +99,7 @@ def test_a_slow_service_is_given_up(moody: Moody) -> None:
         Client(f"http://127.0.0.1:{silent.getsockname()[1]}", "tt_k", timeout_s=0.1, retries=0).case("1")
 
 
-@pytest.mark.parametrize("key", ["", " ", "tt_…"])
+@pytest.mark.parametrize("key", ["", " ", "tt_…", "tt_a\nb"])
 def test_a_key_that_is_none_is_said_at_once(key: str) -> None:
     with pytest.raises(ValueError, match="no API key"):
         Client("http://127.0.0.1:9", key)
