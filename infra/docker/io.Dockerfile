@@ -1,6 +1,7 @@
 # The relay, beat, the preparation of the database, backups, and the workers that fetch links and deliver webhooks. No
 # torch. pg_dump and pg_restore come as a wheel, by the extra `backup`: of a version that constraints.txt pins, and the
-# very programs that the tests run. Debian's own are PostgreSQL 15, which dumps no newer server.
+# very programs that the tests run. Debian's own are PostgreSQL 15, which dumps no newer server. The wheel's know no TLS by
+# themselves; infra/backups/database.py has them use psycopg's libpq, which does.
 #
 # The base is named by its version; --build-arg PYTHON=python:3.11.15-slim-bookworm@sha256:… holds it to its bytes.
 ARG PYTHON=python:3.11.15-slim-bookworm

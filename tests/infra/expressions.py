@@ -21,8 +21,7 @@ from workers.celery_app import ROUTES
 
 # Every series has these, from the scrape.
 SCRAPED = {"job", "instance"}
-# What Prometheus, its client library, SeaweedFS (`weed … -metricsPort`) and kube-state-metrics serve, with the labels of
-# each.
+# What Prometheus, its client library, SeaweedFS (`weed … -metricsPort`) and kube-state-metrics serve, and labels.
 OTHERS = {
     "up": set(),
     "ALERTS": {"alertname", "alertstate", "severity"},

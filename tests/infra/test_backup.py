@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import stat
+import tempfile
+import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -17,18 +23,20 @@ from sqlalchemy import Engine, func, select, text
 from infra.backups import contents, database, making
 from infra.backups.places import Bucket, Folder, Place
 from infra.cli import telltale
-from moderation import accounts, checkpoints, erasure, tenants, webhooks
+from moderation import accounts, checkpoints, erasure, sources, tenants, webhooks
 from moderation.db import engine, new_id, transaction, turn
 from moderation.errors import ConfigurationError, NotFound, Unauthenticated
 from moderation.settings import settings
 from moderation.storage import Storage, rendition_key, report_key, snapshot_key
-from moderation.tables import Case, Endpoint, Event, Image, ModelVersion, SignIn, Tenant, TrainingRun, User
+from moderation.tables import Case, Endpoint, Event, Image, ModelVersion, SignIn, Source, Tenant, TrainingRun, User
 from moderation.vocabulary import CaseStatus, EventType, ModelStage, RunStatus
 from tests.conftest import ServiceRun, worker_of
 from tests.factories import make_case, make_endpoint, make_image, make_key, make_tenant, take_case
 from tests.infra import test_kubernetes as kubernetes
 from tests.infra.fresh import elsewhere, empty
+from tests.mailbox import certificate
 from tests.moderation.test_sealing import key, with_keys
+from tests.platforms import make_source
 
 __all__ = ["with_keys"]
 
@@ -212,26 +220,41 @@ def test_what_was_taken_back_since_is_taken_back_again(acme: Tenant, fresh: Fres
     image, other = stored(acme, b"erased"), stored(acme, b"stays")
     with transaction() as session:
         token, kept = make_key(session, acme), make_key(session, acme)
+        endpoint, again = make_endpoint(session, acme), make_endpoint(session, acme)
+        source = sources.create_source(session, make_source(acme))
+        tenants.change_tenant(session, acme.id, {"allow_training": True})
         user = tenants.create_user(session, "ann@example.com", "correct horse battery")
     done("backup", tmp_path)
     with transaction() as session:
         erasure.erase(session, acme.id, image.id, actor="test", request_id=None)
         tenants.revoke_key(session, token.split("_")[1])
         accounts.disable(session, session.get_one(User, user.id), actor="test")
-    assert done("backup", tmp_path, "--withdrawals")["withdrawals"] == 3
+        tenants.change_tenant(session, acme.id, {"allow_training": False})
+        for each in (endpoint, again):
+            webhooks.disable(session, session.get_one(Endpoint, each.id), "test")
+        sources.disable_source(session, session.get_one(Source, source.id), actor="test")
+    assert done("backup", tmp_path, "--withdrawals")["withdrawals"] == 7
+    with transaction() as session:
+        webhooks.enable(session, session.get_one(Endpoint, again.id))
+    assert done("backup", tmp_path, "--withdrawals")["withdrawals"] == 6
     with fresh():
         restored = done("restore", tmp_path)
-        assert restored["withdrawn_again"] == {"image": 1, "key": 1, "account": 1, "member": 0}
+        once = ("image", "key", "account", "consent", "endpoint", "source")
+        assert restored["withdrawn_again"] == {"member": 0} | dict.fromkeys(once, 1)
         store = Storage(settings())
         assert not store.exists(image.s3_key) and store.exists(other.s3_key)
         with transaction() as session:
             assert session.get_one(Image, image.id).forgotten_at is not None
             assert session.get_one(User, user.id).disabled_at is not None
+            assert not session.get_one(Tenant, acme.id).allow_training
+            assert session.get_one(Endpoint, endpoint.id).disabled_at is not None
+            assert session.get_one(Endpoint, again.id).disabled_at is None
+            assert session.get_one(Source, source.id).disabled_at is not None
         tenants.authenticate(kept)
         with pytest.raises(Unauthenticated):
             tenants.authenticate(token)
         # This database was restored from before the list: what it does not know of stays in it.
-        assert done("backup", tmp_path, "--withdrawals")["withdrawals"] == 3
+        assert done("backup", tmp_path, "--withdrawals")["withdrawals"] == 6
 
 
 def test_a_backup_that_was_killed_is_none(acme: Tenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,6 +268,44 @@ def test_a_backup_that_was_killed_is_none(acme: Tenant, tmp_path: Path, monkeypa
     made = later(tmp_path)
     assert (made["objects"], made["copied"]) == (1, 1)
     assert [each["backup"] for each in done("backup", tmp_path, "--list")] == [made["backup"]]
+
+
+def test_what_a_killed_backup_left_half_written_goes_with_what_is_old(acme: Tenant, tmp_path: Path) -> None:
+    stored(acme, b"one")
+    left = [tmp_path / "backups/20250101T000000Z/database.dump.partial", tmp_path / "objects/ab/abc.partial"]
+    for half in left:
+        half.parent.mkdir(parents=True)
+        half.write_bytes(b"everybody")
+    made = done("backup", tmp_path, "--keep", "1")
+    assert not any(half.exists() for half in left)
+    assert [each["backup"] for each in done("backup", tmp_path, "--list")] == [made["backup"]]
+
+
+def test_a_backup_that_is_told_to_end_leaves_no_dump_behind(
+    acme: Tenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    seen = []
+
+    def told_to_end(*_: object) -> None:
+        seen.extend(temporary.glob("*/database.dump"))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(contents, "backups_of", told_to_end)
+    assert run("backup", tmp_path / "there").exit_code == 1
+    assert seen and list(temporary.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_nobody_else_can_read_what_is_made_in_a_folder_that_was_there(tmp_path: Path) -> None:
+    (mounted := tmp_path / "mounted").mkdir(mode=0o755)
+    (source := tmp_path / "source").write_bytes(b"dump")
+    folder = Folder(mounted)
+    folder.put("backups/a/manifest.json", b"{}")
+    folder.put_file("objects/b/two", source)
+    modes = {path.is_dir(): stat.S_IMODE(path.stat().st_mode) for path in sorted(mounted.rglob("*"))}
+    assert modes == {True: 0o700, False: 0o600}
 
 
 def test_two_backups_are_not_made_at_once_and_what_is_taken_back_is_written_down_all_the_same(
@@ -370,6 +431,36 @@ def test_an_older_pg_dump_is_told_from_one_that_will_do(tmp_path: Path, monkeypa
     assert database.program("pg_dump", 18) != old  # the embedded server's
     with pytest.raises(ConfigurationError, match="pg_dump 99 or later is needed, and the one here is 18"):
         database.program("pg_dump", 99)
+
+
+@contextmanager
+def postgres_behind_tls(folder: Path) -> Iterator[str]:
+    """The URL of a server that takes a TLS connection, and says so as PostgreSQL's protocol has it; trusted alone."""
+    public, context = certificate(folder)
+    said = b"SFATAL\0VFATAL\0C28000\0Mreached over TLS\0\0"
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            assert connection.recv(8)[4:] == (80877103).to_bytes(4)  # SSLRequest
+            connection.sendall(b"S")
+            with context.wrap_socket(connection, server_side=True) as encrypted:
+                encrypted.recv(1000)
+                encrypted.sendall(b"E" + (len(said) + 4).to_bytes(4) + said)
+
+        serving = Thread(target=answer, daemon=True)
+        serving.start()
+        port = listening.getsockname()[1]
+        yield f"postgresql+psycopg://telltale@127.0.0.1:{port}/telltale?sslmode=verify-full&sslrootcert={public}"
+        serving.join(timeout=10)
+
+
+def test_a_server_that_wants_tls_is_dumped_by_the_program_of_the_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with postgres_behind_tls(tmp_path) as url, pytest.raises(ConfigurationError, match="reached over TLS"):
+        database.dump(url, "snapshot", tmp_path / "dump", 18)
 
 
 def test_a_destination_in_the_bucket_itself_is_refused(acme: Tenant) -> None:
