@@ -12,6 +12,7 @@ import click
 from infra.backups import contents, making, places
 from infra.backups.contents import Manifest
 from infra.backups.places import Place
+from infra.commands.up import ends_on_signals
 from infra.printing import as_json_option, print_list, print_record
 from moderation.errors import ConfigurationError, DamagedBackup
 from moderation.settings import settings
@@ -56,7 +57,7 @@ def backup(
     if backup is not None and not verify:
         raise click.UsageError("--backup is for --verify.")
     place = places.place_of(destination, settings(), endpoint_url=endpoint_url, region=region)
-    with place_at_work():
+    with ends_on_signals(), place_at_work():
         if list_:
             _list(place, as_json=as_json)
         elif verify:

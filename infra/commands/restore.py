@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 from infra.backups import places, restoring
 from infra.backups.restoring import Restored
 from infra.commands.backup import endpoint_option, place_at_work, region_option, say
+from infra.commands.up import ends_on_signals
 from infra.printing import as_json_option, print_json, print_list
 from moderation.db import transaction
 from moderation.errors import DamagedBackup
@@ -40,7 +41,7 @@ def restore(
     after the backup was made is taken back again, as far as SOURCE knows of it. docs/backup.md has more.
     """
     place = places.place_of(source, settings(), endpoint_url=endpoint_url, region=region)
-    with place_at_work():
+    with ends_on_signals(), place_at_work():
         done = restoring.restore(place, Storage(settings()), settings(), backup, reuse_objects=reuse_objects, say=say)
     if as_json:
         print_json(_record(done))
