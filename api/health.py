@@ -42,7 +42,10 @@ class Ready(Shown):
 )
 @public
 def live() -> Answer:
-    """Touches nothing, so that a database that is away restarts no process."""
+    """Touches nothing but a thread for requests, of which none may be free while the database hangs.
+
+    To decide whether to restart a process, ask whether it takes connections instead.
+    """
     return {"status": "alive"}
 
 
@@ -73,7 +76,7 @@ def _model() -> tuple[dict[str, str], dict[str, str]]:
         return {}, {"database": _state(error), "model": "unknown"}
     except ConfigurationError as error:
         problems.log.warning("Not ready: %s", error)
-        return {}, {"database": "its schema is older than this Telltale; see `telltale migrate`", "model": "unknown"}
+        return {}, {"database": error.message, "model": "unknown"}
     if champion is None:
         return {}, {"database": OK, "model": "no model version is champion; see `telltale models`"}
     return {"version": champion.name, "kind": str(champion.manifest["kind"])}, {"database": OK, "model": OK}

@@ -27,7 +27,7 @@ from packaging.version import Version
 from sqlalchemy import Engine
 
 from infra.commands.models import ensure_champion
-from infra.services import free_port, wait_until
+from infra.services import free_port
 from moderation import model_versions
 from moderation.db import transaction
 from moderation.settings import Settings, settings
@@ -220,13 +220,24 @@ def test_the_api_image_serves_pages_and_knows_whether_it_lives(
     python = bare(image, wheel, tmp_path)
     port = str(free_port())
     with started(image, python, here, "Listening at", PORT=port) as told:
-        wait_until(lambda: healthy(image, told, here), "the api", START_S)
+        assert healthy(image, told, here)
         for path in ("/dashboard/sign-in", "/docs", "/openapi.json"):
-            with urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            # It listens before it has loaded.
+            with urlopen(f"http://127.0.0.1:{port}{path}", timeout=START_S) as answer:
                 assert answer.status == 200
         assert "/site-packages/" in packaged.run(python, "-c", "import api; print(api.__file__)", cwd=here)
     assert not healthy(image, told, here)
     assert list(here.iterdir()) == [], "its root is read-only"
+
+
+def test_the_api_is_called_well_while_no_thread_is_free_to_answer(here: Path) -> None:
+    """As when each of them waits for a database that hangs: to start it anew would mend nothing."""
+    (image,) = [image for image in IMAGES if image.name == "api"]
+    told = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        told["PORT"] = str(silent.getsockname()[1])
+        assert healthy(image, told, here)
+    assert not healthy(image, told, here), "nothing listens there any more"
 
 
 def test_the_io_image_prepares_the_database_delivers_and_makes_backups(
