@@ -93,13 +93,14 @@ def test_compose_builds_from_files_that_exist_and_migrates_first() -> None:
     ours = {name: service for name, service in COMPOSE["services"].items() if "build" in service}
     for name, service in ours.items():
         assert (ROOT / service["build"]["dockerfile"]).exists()
-        if name != "migrate":
+        if name not in ("migrate", "backup"):
             assert service["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
 
 
 def test_compose_gives_the_keys_of_stored_secrets_to_who_opens_them_and_to_nothing_that_runs_the_model() -> None:
+    """The service `backup` restores, too, and refuses a backup whose keys it does not have."""
     given = {name for name, service in COMPOSE["services"].items() if KEYS in service.get("secrets", [])}
-    assert given == {"migrate", "api", "delivery", "fetching"}
+    assert given == {"migrate", "api", "delivery", "fetching", "backup"}
     assert KEYS.upper() not in (ROOT / "docker-compose.yml").read_text(), "no variable that all of them get"
 
 

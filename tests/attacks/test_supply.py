@@ -30,7 +30,9 @@ def test_what_is_ours_writes_to_its_volumes_and_to_memory_alone(name: str) -> No
     service = OURS[name]
     assert service["read_only"] is True and service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == [NO_NEW_PRIVILEGES]
-    assert [place.partition(":")[0] for place in service["tmpfs"]] == ["/tmp"]
+    in_memory = [place.partition(":")[0] for place in service["tmpfs"]]
+    # A dump passes through /tmp, and is too large for memory.
+    assert in_memory == ["/tmp"] or "scratch:/tmp" in service["volumes"]
     assert not {"privileged", "cap_add", "user", "network_mode", "pid"} & set(service)
 
 
@@ -68,7 +70,7 @@ def test_every_image_of_compose_is_built_here_or_pinned() -> None:
 
 def test_every_dependency_is_pinned_and_comes_from_the_index() -> None:
     pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    assert all(re.fullmatch(r"[a-z0-9][a-z0-9.-]*==[0-9][\w.]*", pin) for pin in pins), pins
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9.-]*==([0-9]+!)?[0-9][\w.]*", pin) for pin in pins), pins
     pinned = {pin.partition("==")[0] for pin in pins}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for wanted in (project["dependencies"], *project["optional-dependencies"].values()):
