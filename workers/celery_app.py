@@ -123,8 +123,8 @@ def _serve_metrics(**_: object) -> None:
 
 
 @worker_init.connect
-def _refuse_an_older_schema(**_: object) -> None:
-    """Every task would fail for want of a column, and cost its case an attempt."""
+def _refuse_an_unfit_database(**_: object) -> None:
+    """Every task would fail for want of a column, and cost its case an attempt; or use what was taken back."""
     with starting(ConfigurationError):
         schema.check()
 

@@ -21,19 +21,18 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from moderation import dispatch, logs
+from moderation import dispatch, logs, schema
 from moderation.db import listener, transaction
 from moderation.dispatch import Work
+from moderation.errors import ConfigurationError
 from moderation.metrics import RELAY_OFFERED, RELAY_TURN_SECONDS
 from moderation.settings import Settings, settings
 from workers import census, exposition
-from workers.celery_app import ABOUT, DELIVER, EXPLAIN, FETCH, MAIL, REJUDGE, ROUTES, SCREEN, SETTLE, app
+from workers.celery_app import ABOUT, DELIVER, EXPLAIN, FETCH, MAIL, REJUDGE, ROUTES, SCREEN, SETTLE, app, starting
 
 log = logging.getLogger("workers.relay")  # as a program it is called __main__
 
 PAUSE_AFTER_ERROR_S = 1.0
-# So often it gives a sign of life.
-SIGN_EVERY_S = 5.0
 Offer = Callable[[Session], list[UUID]]
 
 
@@ -43,7 +42,6 @@ class Relay:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stopping = threading.Event()
-        self._sign_due = 0.0
 
     def stop(self) -> None:
         """End after the turn under way."""
@@ -62,7 +60,6 @@ class Relay:
     def _turn_while_connected(self, bell: psycopg.Connection) -> None:
         interval = self._settings.relay_interval_ms / 1000
         while not self._stopping.is_set():
-            self._give_sign(bell)
             try:
                 with RELAY_TURN_SECONDS.time():
                     self.turn(bell)
@@ -74,17 +71,11 @@ class Relay:
             for _ in bell.notifies(timeout=interval, stop_after=1):
                 break
 
-    def _give_sign(self, bell: psycopg.Connection) -> None:
-        """Now and then a word to Postgres, which says of each connection when that was: see `dispatch.last_signs`."""
-        now = time.monotonic()
-        if now >= self._sign_due:
-            bell.execute("SELECT 1")
-            self._sign_due = now + SIGN_EVERY_S
-
     def turn(self, look: psycopg.Connection) -> int:
         """Offer what is due now, of every kind; returns how many offers were made.
 
-        Whether anything is due is looked up on `look`, past the pool: most turns do nothing else.
+        Whether anything is due is looked up on `look`, past the pool: most turns do nothing else. It is the sign of
+        life that `dispatch.last_signs` reads.
         None of a kind whose queue holds a window already: offers lapse, but messages nobody takes would pile up.
         """
         lease = timedelta(seconds=self._settings.offer_lease_s)
@@ -155,8 +146,10 @@ def waiting(queue: str) -> int:
 
 
 def main() -> None:
-    """Run until SIGTERM or SIGINT."""
+    """Run until SIGTERM or SIGINT. Ends at once where the database cannot be used: see `schema.check`."""
     logs.configure("relay", settings())
+    with starting(ConfigurationError):
+        schema.check()
     exposition.serve()
     census.take()
     relay = Relay(settings())

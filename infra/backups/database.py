@@ -17,9 +17,7 @@ from sqlalchemy import URL, Connection, make_url, text
 from infra.services import installed
 from infra.supervision import environment_with
 from moderation.errors import ConfigurationError
-
-# Of a restore that has not come to its end: which backup it is of.
-UNFINISHED = "unfinished_restore"
+from moderation.schema import UNFINISHED_RESTORE
 
 
 def server_version(connection: Connection) -> str:
@@ -36,7 +34,7 @@ def major(version: str) -> int:
 def tables(connection: Connection) -> list[str]:
     """The tables that there are, but the one that marks an unfinished restore."""
     found = connection.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"))
-    return [name for name in found if name != UNFINISHED]
+    return [name for name in found if name != UNFINISHED_RESTORE]
 
 
 def count_rows(connection: Connection) -> dict[str, int]:
@@ -74,7 +72,7 @@ def _version(path: Path) -> int:
 
 def dump(database_url: str, snapshot: str, file: Path, at_least: int) -> None:
     """Write the database as it is in an exported snapshot. Raises ConfigurationError with what pg_dump says."""
-    options = ["--format=custom", "--no-owner", "--no-privileges", f"--exclude-table={UNFINISHED}"]
+    options = ["--format=custom", "--no-owner", "--no-privileges", f"--exclude-table={UNFINISHED_RESTORE}"]
     _run([program("pg_dump", at_least), *options, f"--snapshot={snapshot}", f"--file={file}"], database_url)
 
 

@@ -57,7 +57,8 @@ class _State:
 def make(place: Place, storage: Storage, rules: Settings, *, full: bool, say: Say) -> Manifest:
     """Make a backup, and bring the list of withdrawals up to date; `full`: copy every object anew.
 
-    Raises Conflict for an empty database or while another is made, ConfigurationError for want of pg_dump.
+    Raises Conflict for an empty or half restored database and while another is made, ConfigurationError for want of
+    pg_dump.
     """
     with _alone(), TemporaryDirectory(prefix="telltale-backup-") as temporary:
         folder = Path(temporary)
@@ -106,7 +107,7 @@ def _dump(rules: Settings, folder: Path) -> _State:
     with Session(repeatable) as session, session.begin():
         session.execute(text("SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"))
         snapshot = session.scalars(select(func.pg_export_snapshot())).one()
-        withdrawals.refuse_empty(session)
+        withdrawals.refuse_unfit(session)
         server = database.server_version(session.connection())
         database.dump(rules.database_url, snapshot, folder / DATABASE, database.major(server))
         with (folder / WANTED).open("w") as spool:

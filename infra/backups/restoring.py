@@ -1,7 +1,8 @@
 """A service made of a backup again: its objects and its database, and what was in flight put back in order.
 
 Into an empty database and an empty bucket only. A restore that was stopped goes on where it is run again: the database
-remembers which backup it is of, until all is done. No process of the service may run meanwhile.
+remembers which backup it is of, until all is done. No process of the service may run meanwhile: one whose relay is seen
+is refused, and until the end none starts (moderation/schema.py).
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from infra.backups.contents import DATABASE, OBJECTS, Copied, Manifest
 from infra.backups.making import COPIED_AT_ONCE, THREADS, Say
 from infra.backups.places import Place
 from infra.backups.withdrawals import Repeated, Withdrawals
-from moderation import cases, db, sealing, webhooks
+from moderation import cases, db, dispatch, sealing, webhooks
 from moderation.errors import Conflict, DamagedBackup, NotFound
 from moderation.retraining import runs
+from moderation.schema import UNFINISHED_RESTORE
 from moderation.settings import Settings
 from moderation.storage import Storage
 from moderation.tables import Case, Endpoint, SignIn, TrainingRun
@@ -55,11 +57,12 @@ def restore(
 ) -> Restored:
     """Restore a backup, by default the newest. `reuse_objects`: the bucket may hold objects, which stay as they are.
 
-    Raises Conflict where something is there already, DamagedBackup, and ConfigurationError for want of a key or of
-    pg_restore.
+    Raises Conflict where something is there already or runs, DamagedBackup, and ConfigurationError for want of a key or
+    of pg_restore.
     """
     manifest = contents.chosen(place, backup)
     _refuse_unreadable(manifest)
+    _refuse_running()
     withdrawn = withdrawals.read(place)
     begun = _begin(manifest)
     storage.ensure_bucket()
@@ -78,6 +81,7 @@ def restore(
         copying.all(listed)
         if not begun.loaded:
             say("Loading the database …")
+            _refuse_running()
             database.load(rules.database_url, dump, database.major(manifest.server))
         if not begun.proven:
             _check_rows(manifest)
@@ -95,6 +99,15 @@ def _refuse_unreadable(manifest: Manifest) -> None:
         raise Conflict(sealing.missing(lacking))
 
 
+def _refuse_running() -> None:
+    """Its workers would act on what is not in order yet, and they look whether it is only when they start."""
+    with db.glance() as session:
+        if dispatch.last_signs(session):
+            raise Conflict(
+                "A relay is connected to the database: stop every process of the service, and run this again."
+            )
+
+
 @dataclass(frozen=True)
 class _Begun:
     """What of this restore was done `before`, by one that was stopped: the database is loaded, and was proven."""
@@ -108,21 +121,21 @@ def _begin(manifest: Manifest) -> _Begun:
     """Mark the database as being restored. Raises Conflict where it has tables of anything else."""
     with db.engine().begin() as connection:
         loaded = bool(database.tables(connection))
-        connection.execute(text(f"CREATE TABLE IF NOT EXISTS {database.UNFINISHED} (backup text, proven boolean)"))
-        row = connection.execute(text(f"SELECT backup, proven FROM {database.UNFINISHED}")).one_or_none()
+        connection.execute(text(f"CREATE TABLE IF NOT EXISTS {UNFINISHED_RESTORE} (backup text, proven boolean)"))
+        row = connection.execute(text(f"SELECT backup, proven FROM {UNFINISHED_RESTORE}")).one_or_none()
         before = row is not None and row.backup == manifest.id
         if loaded and not before:
             used = f"an unfinished restore of the backup {row.backup}: finish that, or" if row else "in use:"
             raise Conflict(f"The database is {used} make a new one with `createdb` and set TELLTALE_DATABASE_URL.")
         if not before:
-            connection.execute(text(f"DELETE FROM {database.UNFINISHED}"))
-            connection.execute(text(f"INSERT INTO {database.UNFINISHED} VALUES (:id, false)"), {"id": manifest.id})
+            connection.execute(text(f"DELETE FROM {UNFINISHED_RESTORE}"))
+            connection.execute(text(f"INSERT INTO {UNFINISHED_RESTORE} VALUES (:id, false)"), {"id": manifest.id})
         return _Begun(before, loaded, before and bool(row and row.proven))
 
 
 def _forget_beginning() -> None:
     with db.engine().begin() as connection:
-        connection.execute(text(f"DROP TABLE {database.UNFINISHED}"))
+        connection.execute(text(f"DROP TABLE {UNFINISHED_RESTORE}"))
 
 
 class _Copying:
@@ -170,17 +183,17 @@ def _check_rows(manifest: Manifest) -> None:
         other = sorted(name for name in manifest.rows if found.get(name) != manifest.rows[name])
         if other:
             raise DamagedBackup(f"Of the database not all came back: {', '.join(other)}.")
-        connection.execute(text(f"UPDATE {database.UNFINISHED} SET proven = true"))
+        connection.execute(text(f"UPDATE {UNFINISHED_RESTORE} SET proven = true"))
 
 
 def _finish(manifest: Manifest, withdrawn: Withdrawals, copying: _Copying) -> Restored:
-    schema.bring_up_to_date()
+    schema.bring_up_to_date(restoring=True)
     repeated = withdrawals.repeat(withdrawn.all)
     with db.transaction() as session:
         settled = settle(session)
         after = {"backup": manifest.id, "in_flight": settled, "withdrawn_again": repeated.done}
         webhooks.record(session, EventType.SERVICE_RESTORED, tenant_id=None, actor=OPERATOR, after=after)
-        session.execute(text(f"DROP TABLE {database.UNFINISHED}"))
+        session.execute(text(f"DROP TABLE {UNFINISHED_RESTORE}"))
     return Restored(manifest, copying.objects, settled, repeated, withdrawn.known_until, damaged=copying.damaged)
 
 

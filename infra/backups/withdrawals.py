@@ -20,6 +20,7 @@ from infra.backups.places import Place
 from moderation import accounts, erasure, members, sources, tenants, webhooks
 from moderation.db import transaction
 from moderation.errors import Conflict, NotFound
+from moderation.schema import is_half_restored
 from moderation.tables import ApiKey, Endpoint, Event, Image, Membership, Source, Tenant, User
 from moderation.vocabulary import EventType
 
@@ -64,12 +65,12 @@ def read(place: Place) -> Withdrawals:
 
 
 def keep(place: Place, since: datetime) -> Withdrawals:
-    """Bring the list up to date; `since` is when the oldest backup was made. Raises Conflict for an empty database.
+    """Bring the list up to date; `since` is when the oldest backup was made. Raises Conflict as `refuse_unfit` does.
 
     What the list has stays in it, though this database may not know of it: it may itself have been restored.
     """
     with transaction() as session:
-        refuse_empty(session)
+        refuse_unfit(session)
         now = session.scalars(select(func.now())).one()
         listed = [each for each in read(place).all if each.at > since - OVERLAP and not _given_back(session, each)]
         # Of what was taken back twice, the last time.
@@ -81,8 +82,13 @@ def keep(place: Place, since: datetime) -> Withdrawals:
     return made
 
 
-def refuse_empty(session: Session) -> None:
-    """Raise Conflict where there is nothing to back up: then something is wrong, and old backups are not to go."""
+def refuse_unfit(session: Session) -> None:
+    """Raise Conflict where there is nothing to back up: then something is wrong, and old backups are not to go.
+
+    Or where a restore is unfinished: what is still to be taken back again would look as if it had been given back.
+    """
+    if is_half_restored(session):
+        raise Conflict("The database is not wholly restored from its backup: run `telltale restore`.")
     if session.scalar(select(Tenant.id).limit(1)) is None:
         raise Conflict("The database has no tenant, so there is nothing to back up. Is TELLTALE_DATABASE_URL right?")
 

@@ -17,6 +17,7 @@ from infra.doctor.answers import TIMEOUT_S, asked
 from infra.doctor.finding import Finding, broken, doubtful, unknown, unused, well
 from moderation import keyring, mail, storage
 from moderation.db import glance, new_id, transaction
+from moderation.schema import is_half_restored
 from moderation.settings import Settings
 from moderation.storage import Storage
 
@@ -40,10 +41,12 @@ def postgres(rules: Settings) -> Finding:
 
 
 def schema(rules: Settings) -> Finding:
-    """Whether every migration has been run, and none that this program does not know."""
+    """Whether every migration has been run, none that this program does not know, and no restore was broken off."""
     script = ScriptDirectory.from_config(migrations.config(rules.database_url))
     known = [revision.revision for revision in script.walk_revisions()]
     with glance() as session:
+        if is_half_restored(session):
+            return broken("A restore was begun, and is not finished.", "Run `telltale restore` again: it goes on.")
         if session.execute(text("SELECT to_regclass('alembic_version')")).scalar_one() is None:
             return broken("The database is empty.")
         current = session.execute(text("SELECT version_num FROM alembic_version")).scalar_one()

@@ -23,8 +23,9 @@ from sqlalchemy import Engine, func, select, text
 from infra.backups import contents, database, making
 from infra.backups.places import Bucket, Folder, Place
 from infra.cli import telltale
-from moderation import accounts, checkpoints, erasure, sources, tenants, webhooks
-from moderation.db import engine, new_id, transaction, turn
+from infra.doctor import services as doctor
+from moderation import accounts, checkpoints, erasure, schema, sources, tenants, webhooks
+from moderation.db import engine, listener, new_id, transaction, turn
 from moderation.errors import ConfigurationError, NotFound, Unauthenticated
 from moderation.settings import settings
 from moderation.storage import Storage, rendition_key, report_key, snapshot_key
@@ -343,9 +344,17 @@ def test_a_restore_that_was_stopped_goes_on(
             with monkeypatch.context() as patch:
                 patch.setattr(stop, lambda *_: (_ for _ in ()).throw(OSError("stopped")))
                 assert run("restore", tmp_path, "--backup", other).exit_code != 0
+            with pytest.raises(ConfigurationError, match="run `telltale restore`"):
+                schema.check()
+            for command in (("migrate",), ("backup", tmp_path), ("backup", tmp_path, "--withdrawals")):
+                assert "run `telltale restore`" in refused(*command)
+            assert doctor.schema(settings()).said == "A restore was begun, and is not finished."
         older = next(each["backup"] for each in done("backup", tmp_path, "--list") if each["backup"] != other)
         assert f"unfinished restore of the backup {other}" in refused("restore", tmp_path, "--backup", older)
+        with listener():
+            assert "A relay is connected to the database" in refused("restore", tmp_path)
         assert done("restore", tmp_path)["rows"]["cases"] == 1
+        schema.check()
         assert "The database is in use" in refused("restore", tmp_path)
 
 

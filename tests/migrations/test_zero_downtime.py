@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 
 import pytest
 from alembic import command
@@ -11,11 +12,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 
 import migrations
-from moderation import schema
+from moderation import logs, schema
 from moderation.errors import ConfigurationError
 from tests.migrations.older import Older
 from tests.migrations.test_migrations import RELEASED, empty, url_of
-from workers import celery_app
+from workers import celery_app, relay
+from workers.retraining import __main__ as retraining
 
 __all__ = ["empty"]
 
@@ -116,10 +118,16 @@ def test_code_knows_the_newest_migration_and_refuses_an_older_schema_only(
         schema.check()
 
 
+@pytest.mark.parametrize(
+    "start",
+    [celery_app._refuse_an_unfit_database, relay.main, lambda: retraining.main([])],
+    ids=["Celery", "relay", "retraining"],
+)
 def test_a_worker_does_not_start_on_an_older_schema(
-    db: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    db: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, start: Callable[[], None]
 ) -> None:
     monkeypatch.setattr(schema, "NEEDED", "9999")
+    monkeypatch.setattr(logs, "configure", lambda *_: None)  # caplog's stays
     with pytest.raises(SystemExit):
-        celery_app._refuse_an_older_schema()
+        start()
     assert "run `telltale migrate`" in caplog.text

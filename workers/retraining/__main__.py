@@ -15,10 +15,12 @@ from collections.abc import Sequence
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from moderation import logs
+from moderation import logs, schema
+from moderation.errors import ConfigurationError
 from moderation.settings import settings
 from moderation.storage import Storage
 from workers import exposition
+from workers.celery_app import starting
 from workers.retraining import upkeep
 from workers.retraining.run import turn
 
@@ -29,11 +31,16 @@ PAUSE_AFTER_ERROR_S = 10.0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run until SIGTERM or SIGINT, or until nothing is left to do where that is asked for."""
+    """Run until SIGTERM or SIGINT, or until nothing is left to do where that is asked for.
+
+    Ends at once where the database cannot be used: see `schema.check`.
+    """
     parser = argparse.ArgumentParser(prog="python -m workers.retraining", description="Do the training run that waits.")
     parser.add_argument("--until-done", action="store_true", help="end once no run waits, and nothing after one")
     until_done = parser.parse_args(arguments).until_done
     logs.configure("retraining", settings())
+    with starting(ConfigurationError):
+        schema.check()
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
