@@ -26,7 +26,11 @@ RULES: list[dict[str, Any]] = [
     for rule in group["rules"]
 ]
 ALERTS = {rule["alert"]: rule for rule in RULES}
-TESTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "infra/prometheus/tests/telltale_test.yml").read_text())["tests"]
+TESTS: list[dict[str, Any]] = [
+    test
+    for file in sorted((ROOT / "infra/prometheus/tests").glob("*_test.yml"))
+    for test in yaml.safe_load(file.read_text())["tests"]
+]
 RUNBOOKS = ROOT / "docs/runbooks.md"
 # Where the runbooks are until a deployment says so: the dashboards have it too.
 ADDRESS = "https://telltale.example.com/runbooks/"
