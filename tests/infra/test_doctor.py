@@ -6,6 +6,7 @@ Against real services; what a whole stack shows when something in it stops is in
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from sqlalchemy import Engine, text
 
 from infra.cli import telltale
 from infra.demo.server import Server
-from infra.doctor import champion, examination, processes, services
+from infra.doctor import answers, champion, examination, processes, services
 from infra.doctor.finding import Check, Finding, State, well
 from moderation import checkpoints, dispatch
 from moderation.db import listener, transaction
@@ -207,6 +208,28 @@ def test_the_api_is_asked_whether_it_can_serve() -> None:
     with answering({}) as server:
         assert "status 503" in found(processes.api, public_url=server.url).said
         assert "cannot serve" in found(processes.readiness, public_url=server.url).said
+
+
+def test_a_public_address_of_this_machine_may_be_its_hosts_unless_a_stack_runs_here(
+    bucket: str, tmp_path: Path
+) -> None:
+    """As in a container of compose, whose public addresses are by default its host's."""
+    targets, names = tmp_path / "metrics.json", ("public links", "api", "api readiness")
+    nobody: dict[str, object] = {"public_url": NOBODY, "s3_public_url": "http://localhost:9"}
+
+    def states() -> set[State]:
+        looks = {check.name: check.look for check in examination.checks(targets)}
+        return {found(looks[name], **nobody).state for name in names}
+
+    assert states() == {State.UNKNOWN}
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        (api,) = [check for check in examination.checks(targets) if check.name == "api"]
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(answers, "TIMEOUT_S", 0.1)
+            hanging = found(api.look, public_url=f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert hanging.state is State.BROKEN, "somebody is there, and does not answer"
+    targets.write_text("[]")
+    assert states() == {State.BROKEN}
 
 
 def test_a_relay_is_known_by_its_connection_and_its_signs(db: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
