@@ -49,6 +49,9 @@ NOT_HERE = {
     "telltale models register lingcco/fakeVLM --promote": "needs the hub, and a GPU",
     ".venv/bin/telltale evaluate --data test.json --images DIR": "run by tests/model/evaluate/test_command.py",
     ".venv/bin/telltale finetune --config run.yaml": "run by tests/model/finetune/test_command.py",
+    ".venv/bin/telltale doctor": "run by tests/infra/test_up.py, on a stack of its own",
+    ".venv/bin/telltale backup DIR": "run by tests/infra/test_backup.py and tests/e2e/test_restore.py",
+    ".venv/bin/mkdocs serve": "serves what `make check` builds",
     ".venv/bin/telltale merge ADAPTER OUTPUT": "run by tests/model/finetune/test_command.py",
     "telltale evaluate --data model/demo/heldout/records.json --limit 24 --answers none --out runs/first-look": (
         "seconds of CPU; run by tests/model/evaluate/test_command.py"
