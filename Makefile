@@ -90,7 +90,7 @@ gate-check: $(STAMP)  ## Plant seven bad challengers and a good one; the gate mu
 
 # Without torch's own pins of CUDA packages, which depend on the build of torch, and without any address.
 constraints:  ## Pin every dependency anew in constraints.txt.
-	$(BIN)/pip-compile --quiet --strip-extras --all-extras --no-header --no-annotate --no-emit-index-url \
+	$(BIN)/pip-compile --quiet --allow-unsafe --strip-extras --all-extras --no-header --no-annotate --no-emit-index-url \
 		--no-emit-find-links --no-emit-trusted-host --no-emit-options --upgrade-package $(TORCH) --output-file - \
 		pyproject.toml | sed -E -e '/^(#|telltale @|nvidia-|cuda-|triton|$$)/d' -e 's/^(torch==[0-9.]+)\+.*/\1/' \
 		> constraints.new

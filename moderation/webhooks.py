@@ -544,7 +544,9 @@ def _delivered(session: Session, parcel: Parcel, outcome: Outcome) -> Settled | 
 
 
 def _not_delivered(session: Session, parcel: Parcel, outcome: Outcome) -> Settled | None:
-    delivery = session.scalar(select(Delivery).where(Delivery.id == parcel.delivery_id).with_for_update(of=Delivery))
+    locked = select(Delivery).where(Delivery.id == parcel.delivery_id).with_for_update(of=Delivery)
+    # As it is now, also where the session had read it before.
+    delivery = session.scalar(locked.execution_options(populate_existing=True))
     if delivery is None or delivery.fence != parcel.fence or delivery.lease_until is None:
         return None
     # Not against those who insert deliveries for it: they share its key, and two endpoints that are disabled at once

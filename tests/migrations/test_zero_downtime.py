@@ -83,7 +83,8 @@ def test_a_telltale_of_before_goes_on_working_on_the_newest_schema(empty: Engine
 
 BREAKING = {
     "ALTER TABLE uploads DROP COLUMN expires_at": 'insert uploads: column "expires_at"',
-    "ALTER TABLE images ADD COLUMN more text NOT NULL": 'insert images: null value in column "more"',
+    "ALTER TABLE images ADD COLUMN more text NOT NULL DEFAULT ''; ALTER TABLE images "
+    "ALTER COLUMN more DROP DEFAULT": 'insert images: null value in column "more"',
     "ALTER TABLE claims RENAME TO holds": 'insert claims: relation "claims" does not exist',
     "ALTER TABLE reviews ADD CHECK (note <> note)": "insert reviews: new row",
     "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''no''; END'; "

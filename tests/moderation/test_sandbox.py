@@ -144,7 +144,7 @@ def test_the_errors_are_ours() -> None:
 
 def test_bad_calls_harm_no_call_beside_them() -> None:
     """Sixteen threads, every third call bad in some way; every good one gets its own answer."""
-    box = Sandbox(processes=2, memory_bytes=LIMIT, seconds=1)
+    box = Sandbox(processes=2, memory_bytes=LIMIT, seconds=2.5)
     bad = [(segfault, SandboxCrash), (killed, SandboxCrash), (hang, SandboxTimeout), (leave, SandboxCrash)]
 
     def one(number: int) -> bool:
@@ -251,7 +251,7 @@ def test_a_call_that_hangs_does_not_outlive_a_killed_parent() -> None:
         "from moderation.sandbox import Sandbox\n"
         "from tests.moderation.test_sandbox import hang_in_c, process_id\n"
         "if __name__ == '__main__':\n"
-        "    box = Sandbox(processes=1, memory_bytes=2**28, seconds=0.5)\n"
+        "    box = Sandbox(processes=1, memory_bytes=2**28, seconds=3)\n"
         "    print(box.call(process_id), flush=True)\n"
         "    threading.Thread(target=box.call, args=(hang_in_c,)).start()\n"
         "    time.sleep(0.2)\n"

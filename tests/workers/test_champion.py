@@ -88,7 +88,7 @@ def promote(name: str) -> None:
 @pytest.fixture
 def screener(db: Engine, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Screener]:
     """A worker that serves the demo checkpoint; it does not look for a champion by itself, and makes no exhibits."""
-    monkeypatch.setattr(exhibits, "make", lambda *_: None)
+    monkeypatch.setattr(exhibits, "keep", lambda *_: None)
     register(storage, DEMO, champion=True)
     running = Screener(*load_champion(storage), storage, settings())
     yield running
