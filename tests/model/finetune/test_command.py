@@ -72,6 +72,19 @@ def test_two_processes_train_what_one_does_with_batches_of_twice_the_size(
     assert apart(weights(tmp_path / "one" / "out"), weights(tmp_path / "out")) < 1e-4
 
 
+def test_images_prepared_by_other_processes_train_the_same_weights(
+    tmp_path: Path, tiny_checkpoint: Path, data: Path
+) -> None:
+    """In a process of its own, as a run is: a fork of one that has done much else may wait for its threads for ever."""
+    assert main(["--config", str(configuration(tmp_path, tiny_checkpoint, data))]) == 0
+    (tmp_path / "there").mkdir()
+    there = configuration(tmp_path / "there", tiny_checkpoint, data, workers=2)
+    command = [sys.executable, "-m", "model.finetune", "--config", str(there)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert apart(weights(tmp_path / "out"), weights(tmp_path / "there" / "out")) < 1e-5
+
+
 def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path: Path, tiny_checkpoint: Path, data: Path) -> None:
     run = configuration(tmp_path, tiny_checkpoint, data, epochs=10_000, save_every=5)
     command = [TELLTALE, "finetune", "--config", str(run)]

@@ -164,10 +164,6 @@ def test_the_same_seed_trains_the_same_weights_and_another_does_not(run: Run) ->
     assert moved(one, other)
 
 
-def test_images_prepared_by_other_processes_train_the_same_weights(run: Run) -> None:
-    assert not moved(weights(run("here")), weights(run("there", workers=2)))
-
-
 def test_gradient_checkpointing_trains_the_same_weights(run: Run) -> None:
     one, two = weights(run("kept")), weights(run("recomputed", gradient_checkpointing=True))
     assert all(torch.allclose(tensor, two[name], atol=1e-6) for name, tensor in one.items())
