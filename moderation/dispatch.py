@@ -88,11 +88,8 @@ _OFFER_CASES = text(
     """
 )
 
-# At most :per_endpoint of one endpoint's deliveries are under way, so that a slow endpoint holds up only itself. Of
-# endpoints that have nothing pending none is read, as of tenants above.
-_OFFER_DELIVERIES = text(
-    f"""
-    WITH RECURSIVE pending AS (
+# Part of a WITH RECURSIVE: endpoints that have something pending. Of the others none is read, as of tenants above.
+PENDING = """pending AS (
         (SELECT endpoint_id FROM deliveries WHERE status = 'pending' ORDER BY endpoint_id LIMIT 1)
         UNION ALL
         SELECT (
@@ -100,7 +97,13 @@ _OFFER_DELIVERIES = text(
             WHERE status = 'pending' AND endpoint_id > pending.endpoint_id
             ORDER BY endpoint_id LIMIT 1
         ) FROM pending WHERE endpoint_id IS NOT NULL
-    ), due AS (
+    )"""
+# Which endpoints are sent to at all.
+OPEN = "disabled_at IS NULL AND (paused_until IS NULL OR paused_until <= now())"
+# At most :per_endpoint of one endpoint's deliveries are under way, so that a slow endpoint holds up only itself.
+_OFFER_DELIVERIES = text(
+    f"""
+    WITH RECURSIVE {PENDING}, due AS (
         SELECT d.id FROM pending
         JOIN endpoints e ON e.id = pending.endpoint_id
         CROSS JOIN LATERAL (
@@ -114,7 +117,7 @@ _OFFER_DELIVERIES = text(
             ORDER BY next_attempt_at, id
             LIMIT room.free
         ) d
-        WHERE e.disabled_at IS NULL AND (e.paused_until IS NULL OR e.paused_until <= now())
+        WHERE {OPEN}
     ), locked AS (
         SELECT id FROM deliveries
         -- Each by its id: the planner guesses that more are due than are, and would join with all deliveries there are.
@@ -215,12 +218,9 @@ _DUE = f"""
             WHERE answer_due <= now() AND (offered_until IS NULL OR offered_until <= now())
         ) AS answers,
         EXISTS (
-            SELECT FROM endpoints e
-            WHERE e.disabled_at IS NULL AND (e.paused_until IS NULL OR e.paused_until <= now()) AND EXISTS (
-                SELECT FROM deliveries d
-                WHERE d.endpoint_id = e.id AND d.status = 'pending' AND d.next_attempt_at <= now()
-                  AND (d.offered_until IS NULL OR d.offered_until <= now())
-                  AND (d.lease_until IS NULL OR d.lease_until <= now())
+            SELECT FROM endpoints WHERE {OPEN} AND EXISTS (
+                SELECT FROM deliveries
+                WHERE endpoint_id = endpoints.id AND status = 'pending' AND next_attempt_at <= now() AND {_FREE}
             )
         ) AS deliveries,
         EXISTS (SELECT FROM rejudgings WHERE {_ERRAND_DUE}) AS rejudgings,

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from moderation import backlog
 from moderation.backlog import Slice
+from moderation.dispatch import OPEN, PENDING
 from moderation.tables import FAILED, WAITING, Case, Endpoint, ModelVersion, Tenant, TrainingRun
 from moderation.vocabulary import ModelStage, ReviewReason, RunStatus
 
@@ -72,16 +73,8 @@ _CASES = text(
 )
 # What is due now. Neither what its endpoint keeps us from sending, nor what is tried again later: neither waits for us.
 _DELIVERIES = text(
-    """
-    WITH RECURSIVE pending AS (
-        (SELECT endpoint_id FROM deliveries WHERE status = 'pending' ORDER BY endpoint_id LIMIT 1)
-        UNION ALL
-        SELECT (
-            SELECT endpoint_id FROM deliveries
-            WHERE status = 'pending' AND endpoint_id > pending.endpoint_id
-            ORDER BY endpoint_id LIMIT 1
-        ) FROM pending WHERE endpoint_id IS NOT NULL
-    )
+    f"""
+    WITH RECURSIVE {PENDING}
     SELECT coalesce(sum(due.length), 0), extract(epoch FROM now() - min(due.since))
     FROM pending
     JOIN endpoints ON endpoints.id = pending.endpoint_id
@@ -90,7 +83,7 @@ _DELIVERIES = text(
         WHERE endpoint_id = pending.endpoint_id AND status = 'pending' AND next_attempt_at <= now()
           AND (lease_until IS NULL OR lease_until <= now())
     ) AS due
-    WHERE endpoints.disabled_at IS NULL AND (endpoints.paused_until IS NULL OR endpoints.paused_until <= now())
+    WHERE {OPEN}
     """
 )
 
