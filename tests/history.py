@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import insert, text
 from sqlalchemy.orm import Session
 
 from moderation import tenants
@@ -42,10 +42,11 @@ class Past:
     rows: dict[Any, list[dict[str, Any]]] = field(default_factory=lambda: {table: [] for table in TABLES})
 
     def write(self, session: Session) -> None:
-        """Write them."""
+        """Write them, and let the planner know of so much at once."""
         for table, rows in self.rows.items():
             if rows:
                 session.execute(insert(table), rows)
+                session.execute(text(f"ANALYZE {table.__tablename__}"))
 
 
 @dataclass(frozen=True)

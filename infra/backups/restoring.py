@@ -83,6 +83,9 @@ def restore(
             say("Loading the database …")
             _refuse_running()
             database.load(rules.database_url, dump, database.major(manifest.server))
+            # A dump has no statistics: until autovacuum makes them, pages and the relay would be planned for no rows.
+            with db.engine().begin() as connection:
+                connection.execute(text("ANALYZE"))
         if not begun.proven:
             _check_rows(manifest)
     say("Putting in order what was in flight …")

@@ -240,7 +240,7 @@ SHOTS: dict[Route, tuple[Shot, ...]] = {
     ("POST", f"{OF_A_PLATFORM}/people/<uuid:user_id>/role"): (Shot(form={"role": "lead"}),),
     ("POST", f"{OF_A_PLATFORM}/people/<uuid:user_id>/remove"): PLAIN,
     # Of the deployment, and no platform's: for operators, and for leads what says nothing of a platform.
-    ("GET", "/dashboard/models"): PLAIN,
+    ("GET", "/dashboard/models"): (Shot(writes=True),),  # a lead who looks at it has read what led there
     ("GET", "/dashboard/models/panel.csv"): PLAIN,
     ("POST", "/dashboard/models/rejudge"): (Shot(writes=True),),
     ("POST", "/dashboard/models/rollback"): (Shot(form={"reason": "words", "instead_of": "{version_id}"}),),

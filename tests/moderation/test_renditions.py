@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from io import BytesIO
 from uuid import UUID
@@ -11,7 +12,7 @@ from PIL import Image as Pixels
 from sqlalchemy import Engine
 
 from infra.demo.samples import samples
-from moderation import erasure, originals, renditions
+from moderation import erasure, originals, renditions, views
 from moderation.db import transaction
 from moderation.errors import ImageTooLarge, NotFound, StorageUnavailable
 from moderation.sandbox import Sandbox
@@ -161,14 +162,23 @@ def test_a_view_of_an_image_that_is_erased_meanwhile_is_not_kept(
     assert row(photograph.id).purged_at is None, "housekeeping looks again"
 
 
-def test_what_takes_too_much_for_a_view_is_said_to_be_too_large(store: Storage, photograph: Image) -> None:
+def at_length(data: bytes, view: View, max_pixels: int) -> bytes:
+    """As views.made, were it to take a minute."""
+    time.sleep(60)
+    return views.made(data, view, max_pixels)
+
+
+def test_what_takes_too_much_for_a_view_is_said_to_be_too_large(
+    store: Storage, photograph: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ImageTooLarge, match="at most 100 are accepted"):
         with_room = Sandbox(1, settings().decode_memory_bytes, 20)
         try:
             look(store, with_room, photograph, View.FULL, max_pixels=100)
         finally:
             with_room.close()
-    hasty = Sandbox(1, settings().decode_memory_bytes, 0.001)
+    hasty = Sandbox(1, settings().decode_memory_bytes, 0.2)
+    monkeypatch.setattr(views, "made", at_length)
     try:
         with pytest.raises(ImageTooLarge, match="too large for this view"):
             look(store, hasty, photograph, View.FULL)
