@@ -21,7 +21,7 @@ from uuid import UUID
 
 from pythonjsonlogger.json import JsonFormatter
 
-from moderation.settings import Settings
+from moderation.settings import Settings, unread_variables
 
 # What writes at the level that is set. Libraries say less: at DEBUG they would print what they send, and links with it.
 OURS = ("api", "infra", "model", "moderation", "workers")
@@ -82,6 +82,8 @@ def configure(process: str, settings: Settings) -> None:
     logging.captureWarnings(True)
     sys.excepthook = _ended
     threading.excepthook = _thread_ended
+    for said in unread_variables():
+        log.warning(said)
 
 
 def configuration(process: str, settings: Settings) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Iterator
+from difflib import get_close_matches
 from email.utils import parseaddr
 from functools import cache
 from pathlib import Path
@@ -16,8 +18,10 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BeforeValidator, DirectoryPath, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
@@ -29,6 +33,15 @@ from moderation.errors import ConfigurationError
 MEBIBYTE = 1024 * 1024
 SECRET_KEY_BYTES = 32
 HOW_TO_MAKE_A_KEY = "Make a key with `openssl rand -base64 32`"
+PREFIX = "TELLTALE_"
+# Read by options of the `telltale` command, and no setting of a deployment.
+OF_COMMANDS = frozenset({"data", "api_key"})
+INCOMPLETE = (
+    "The settings are incomplete. On one machine, start `telltale up` in another terminal (--data names its folder); "
+    "a deployment sets these itself:"
+)
+MISSING = "missing"  # pydantic's word
+WRONG = "These settings cannot be used:"
 
 
 def _secret_keys(text: object) -> object:
@@ -242,6 +255,38 @@ def settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        lines = [f"  TELLTALE_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
-        hint = "The settings are incomplete (no `telltale up` runs on this folder, see --data):"
-        raise ConfigurationError("\n".join([hint, *lines])) from None
+        found = error.errors()
+        head = INCOMPLETE if any(each["type"] == MISSING for each in found) else WRONG
+        lines = [*(f"{_variable(str(each['loc'][0]))}: {_said(each)}" for each in found), *unread_variables()]
+        raise ConfigurationError("\n  ".join([head, *lines])) from None
+
+
+def unread_variables() -> list[str]:
+    """A sentence for each TELLTALE_* variable, or file beside them, that nobody reads: most are misspelt.
+
+    They are no error: while a deployment is upgraded, one program's setting may be unknown to another.
+    """
+    known = {*Settings.model_fields, *OF_COMMANDS}
+    return [_unread(name, known) for name in sorted(set(_given()) - known)]
+
+
+def _given() -> Iterator[str]:
+    """The names that somebody set, without the prefix and in small letters."""
+    # It has read the environment once more, and all of it in small letters.
+    variables = EnvSettingsSource(Settings).env_vars
+    folder = Path(variables.get(f"{PREFIX}secrets_dir".lower()) or "")
+    files = [file.name.lower() for file in folder.iterdir()] if folder.name and folder.is_dir() else []
+    return (name.removeprefix(PREFIX.lower()) for name in [*variables, *files] if name.startswith(PREFIX.lower()))
+
+
+def _unread(name: str, known: set[str]) -> str:
+    close = get_close_matches(name, known, 1)
+    return f"{_variable(name)} is no setting" + (f"; did you mean {_variable(close[0])}?" if close else ".")
+
+
+def _variable(name: str) -> str:
+    return f"{PREFIX}{name.upper()}"
+
+
+def _said(error: ErrorDetails) -> str:
+    return "it is not set" if error["type"] == MISSING else error["msg"].removeprefix("Value error, ")

@@ -41,7 +41,7 @@ def cases() -> None:
 def list_(
     tenant: str, status: str | None, label: str | None, external_id: str | None, limit: int, as_json: bool
 ) -> None:
-    """List a tenant's newest cases; ms is from submission to settled."""
+    """List a tenant's newest cases. `ms` is from submission to settled."""
     with transaction() as session:
         rows = listings.found_cases(
             session,
@@ -100,7 +100,7 @@ def _rows(case_ids: Sequence[UUID]) -> listings.Rows:
 @cases.command()
 @click.argument("case_ids", type=click.UUID, nargs=-1, required=True, metavar="CASE_ID...")
 def retry(case_ids: tuple[UUID, ...]) -> None:
-    """Put failed cases back to be judged again: all of them, or none if one has not failed."""
+    """Put failed cases back to be judged again. All of them, or none if one has not failed."""
     with transaction(wake=True) as session:
         for case_id in case_ids:
             tenant_id = listings.case_with(session, case_id).tenant_id
@@ -118,7 +118,9 @@ DAY = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 @click.option("--csv", "as_csv", is_flag=True, help="CSV instead of a line of JSON each.")
 @click.option("--out", type=click.File("w", encoding="utf-8", lazy=True), default="-", help="A file, not the terminal.")
 def statements(tenant: str, since: datetime, until: datetime | None, as_csv: bool, out: TextIO) -> None:
-    """Write the statements of reasons for a tenant's decisions, as the EU's DSA Transparency Database takes them.
+    """Write the statements of reasons for a tenant's decisions.
+
+    They are as the EU's DSA Transparency Database takes them.
 
     Only decisions that are still in force, and that restrict: fake, or reported as illegal. What is missing in a
     statement is named beside it.

@@ -9,11 +9,11 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from infra.doctor.finding import Finding, State, broken, well
+from infra.doctor.finding import Finding, State, broken, doubtful, well
 from infra.local import TARGETS
 from infra.printing import as_json_option, console, print_json
 from moderation.errors import ConfigurationError
-from moderation.settings import settings
+from moderation.settings import settings, unread_variables
 
 MARKS = {
     State.WELL: ("✓", "green"),
@@ -22,6 +22,7 @@ MARKS = {
     State.UNKNOWN: ("?", "dim"),
     State.UNUSED: ("–", "dim"),
 }
+_OF_THIS_MACHINE = "on one machine `telltale up` sets all that it needs, and --data names its folder."
 
 
 @click.command()
@@ -49,11 +50,19 @@ def _examined(targets: Path) -> dict[str, Finding]:
     try:
         rules = settings()
     except ConfigurationError as error:
-        head, _, wrong = error.message.partition("\n")
-        return {"settings": broken("; ".join(wrong.split("\n")).strip() or head, "Set what is named, or see --data.")}
+        _, *wrong = error.message.split("\n  ")
+        return {"settings": broken("\n".join(wrong), f"Set what is named; {_OF_THIS_MACHINE}")}
     from infra.doctor.examination import checks, examine
 
-    return {"settings": well("Complete and valid."), **examine(rules, checks(targets))}
+    return {"settings": _settings(), **examine(rules, checks(targets))}
+
+
+def _settings() -> Finding:
+    """Whether every variable that is set is one that somebody reads."""
+    unread = unread_variables()
+    if unread:
+        return doubtful("\n".join(unread), "Correct what is misspelt, or remove it: nobody reads it.")
+    return well("Complete and valid.")
 
 
 def _broken(found: dict[str, Finding]) -> list[str]:

@@ -54,7 +54,7 @@ def list_(tenant: str | None, as_json: bool) -> None:
 @click.argument("prefix")
 @as_json_option
 def revoke(prefix: str, as_json: bool) -> None:
-    """End a key at once, by its prefix (the part between the underscores)."""
+    """End a key at once, by its prefix. That is the part between the underscores."""
     with transaction() as session:
         key = tenants.revoke_key(session, prefix)
     print_record({"prefix": prefix, "name": key.name, "revoked_at": key.revoked_at}, as_json=as_json)

@@ -78,7 +78,7 @@ def list_(as_json: bool) -> None:
 @reason_option
 @as_json_option
 def promote(name: str, reason: str | None, as_json: bool) -> None:
-    """Make a version champion: workers change over to it between two batches."""
+    """Make a version champion. Workers change over to it between two batches."""
     with model_versions.changing() as session:
         chosen = model_versions.version_named(session, name)
         version = decisions.promote(session, chosen.id, actor=ACTOR, reason=reason)
@@ -89,7 +89,7 @@ def promote(name: str, reason: str | None, as_json: bool) -> None:
 @reason_option
 @as_json_option
 def rollback(reason: str | None, as_json: bool) -> None:
-    """Make the version champion that was before; once more, the one before that."""
+    """Make the version champion that was before. Once more, the one before that."""
     with model_versions.changing() as session:
         version = model_versions.rollback(session, actor=ACTOR, reason=reason)
     _print(version, as_json)
@@ -99,7 +99,10 @@ def rollback(reason: str | None, as_json: bool) -> None:
 @click.option("--tenant", help="Its cases only; default: every tenant's.")
 @as_json_option
 def rejudge(tenant: str | None, as_json: bool) -> None:
-    """Have the champion judge the cases in review too, beside the verdict each has; workers do it when free."""
+    """Have the champion judge the cases in review too.
+
+    Its verdict stands beside the one that each has. Workers do it when they are free.
+    """
     with transaction(wake=True) as session:
         tenant_id = tenants.tenant_named(session, tenant).id if tenant else None
         asked = rejudging.ask(session, actor=ACTOR, tenant_id=tenant_id)
@@ -111,7 +114,7 @@ def rejudge(tenant: str | None, as_json: bool) -> None:
 @click.option("--days", type=click.IntRange(min=0), default=30, show_default=True, help="Younger ones stay.")
 @as_json_option
 def prune(keep: int, days: int, as_json: bool) -> None:
-    """Remove old adapters from the object store; the champion's, and that of the version before it, stay."""
+    """Remove old adapters from the object store. The champion's, and that of the version before it, stay."""
     gone = model_versions.remove(Storage(settings()), keep=keep, older_than=timedelta(days=days), actor=ACTOR)
     print_list([{"removed": name} for name in gone], as_json=as_json, none="No adapter is old enough to go.")
 

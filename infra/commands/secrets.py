@@ -17,7 +17,7 @@ def secrets() -> None:
 @secrets.command()
 @as_json_option
 def keys(as_json: bool) -> None:
-    """List the keys by id: those of TELLTALE_SECRET_KEYS, the newest first, and those that stored secrets need."""
+    """List the keys by id. Those of TELLTALE_SECRET_KEYS, the newest first, and those that stored secrets need."""
     with transaction() as session:
         used = keyring.use(session)
     rows = [
@@ -39,9 +39,10 @@ def _state(key: str | None) -> str:
 @secrets.command()
 @as_json_option
 def rotate(as_json: bool) -> None:
-    """Encrypt every stored secret anew with the first key of TELLTALE_SECRET_KEYS; nothing changes for platforms.
+    """Encrypt every stored secret anew with the newest key.
 
-    Afterwards no stored secret needs the other keys, and they may be taken out of the setting.
+    That is the first of TELLTALE_SECRET_KEYS. Afterwards no stored secret needs the others, and they may be taken out.
+    Nothing changes for platforms.
     """
     with transaction() as session:
         count = keyring.rotate(session)

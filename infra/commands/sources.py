@@ -59,7 +59,7 @@ def create(
     as_json: bool,
     **given: str | None,
 ) -> None:
-    """Create a source; prints the URL to post webhooks to and, once, the secret to sign them with.
+    """Create a source. Prints the URL to post webhooks to and, once, the secret to sign them with.
 
     With both --secret-stdin and --s3-secret-key-stdin, the signing secret is the first line, the S3 secret the second.
     """

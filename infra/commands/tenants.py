@@ -122,7 +122,9 @@ class Days(click.ParamType):
 )
 @as_json_option
 def retention(name: str, as_json: bool, **days: int | str | None) -> None:
-    """Show for how many days a tenant's data is kept once its case is settled; with options, set it.
+    """Show, or set, for how many days a tenant's data is kept.
+
+    Days are counted from when its case was settled.
 
     `ever` keeps without end. What is too old goes within a day, and for good.
     """
@@ -150,7 +152,7 @@ def _as_shown(periods: Periods, *, as_json: bool) -> dict[str, object]:
     help="JSON, as docs/privacy.md describes it: it takes the place of what was said before.",
 )
 def statements(name: str, path: Path | None) -> None:
-    """Show what statements of reasons say of a tenant; with --file, set it."""
+    """Show, or set, what statements of reasons say of a tenant."""
     with transaction() as session:
         tenant = platforms.tenant_named(session, name)
         defaults = reasons.defaults_of(tenant)
@@ -176,7 +178,10 @@ def _json_in(path: Path) -> dict[str, object]:
 @click.option("--external-id", "external_ids", multiple=True, help="Instead: their submissions' external ids.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A new file, a zip.")
 def export_subject(name: str, subject: str | None, external_ids: tuple[str, ...], out: Path) -> None:
-    """Write all that is kept of one person's images: cases, events, statements of reasons, and the images."""
+    """Write all that is kept of one person's images.
+
+    That is cases, events, statements of reasons, and the images themselves.
+    """
     if out.exists():
         raise click.ClickException(f"{out} is there already: give a new file.")
     store = Storage(settings())

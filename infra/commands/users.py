@@ -64,7 +64,7 @@ def _from_stdin() -> str:
 @role_option
 @as_json_option
 def grant(email: str, tenant: str, role: str, as_json: bool) -> None:
-    """Let a person work for another tenant too, or change their role there.
+    """Let a person work for a tenant, or change their role there.
 
     Who made their account may still know its first password: where that is another tenant's administrator, give them a
     new one first, with `telltale users password`.
@@ -80,7 +80,10 @@ def grant(email: str, tenant: str, role: str, as_json: bool) -> None:
 @click.option("--revoke", is_flag=True, help="No longer.")
 @as_json_option
 def operator(email: str, revoke: bool, as_json: bool) -> None:
-    """Let a lead decide for every tenant at once: which model version judges, and what becomes of training runs."""
+    """Let a lead decide about models, for every tenant at once.
+
+    That is which model version judges, and what becomes of training runs.
+    """
     with transaction() as session:
         user = listings.user_with(session, email)
         accounts.set_operator(session, user, not revoke, actor=ACTOR)
@@ -91,7 +94,7 @@ def operator(email: str, revoke: bool, as_json: bool) -> None:
 @click.argument("email")
 @as_json_option
 def disable(email: str, as_json: bool) -> None:
-    """Close an account: every sign-in ends, and what the person has in hand goes back to the others."""
+    """Close an account. Every sign-in ends, and what the person has in hand goes back to the others."""
     with transaction() as session:
         user = listings.user_with(session, email)
         ended = accounts.disable(session, user, actor=ACTOR)
@@ -116,7 +119,7 @@ def enable(email: str, as_json: bool) -> None:
 @click.option("--password-stdin", is_flag=True, help="Read the new password from standard input; else one is made.")
 @as_json_option
 def password(email: str, password_stdin: bool, as_json: bool) -> None:
-    """Give a person a new password, shown once where it is made here; every sign-in of theirs ends."""
+    """Give a person a new password. It is shown once where it is made here; every sign-in of theirs ends."""
     new = _from_stdin() if password_stdin else secrets.token_urlsafe(members.PASSWORD_BYTES)
     with transaction() as session:
         user = listings.user_with(session, email)
@@ -129,7 +132,7 @@ def password(email: str, password_stdin: bool, as_json: bool) -> None:
 @click.option("--tenant", help="Only this tenant's.")
 @as_json_option
 def list_(tenant: str | None, as_json: bool) -> None:
-    """List people and their roles, a line for each tenant they belong to."""
+    """List people and their roles. There is a line for each tenant they belong to."""
     with transaction() as session:
         rows = listings.users(session, tenant)
     print_list(rows, as_json=as_json, none="There is no user yet: `telltale users create` makes one.")

@@ -42,6 +42,19 @@ def test_an_unknown_command_is_refused() -> None:
     assert "No such command 'judge'" in result.stderr
 
 
+def test_a_misspelt_command_is_guessed() -> None:
+    result = CliRunner().invoke(cli.telltale, ["dector"])
+    assert result.exit_code == 2
+    assert "No such command 'dector'. Did you mean 'doctor'?" in result.stderr
+
+
+def test_no_line_of_help_is_cut_short() -> None:
+    context = click.Context(cli.telltale)
+    groups = [name for name in cli.COMMANDS if isinstance(cli.telltale.get_command(context, name), click.Group)]
+    shown = {name: CliRunner().invoke(cli.telltale, [name, "--help"], terminal_width=80).output for name in groups}
+    assert shown and [name for name, text in shown.items() if "..." in text.partition("Commands:")[2]] == []
+
+
 def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
     with socket.create_server((LOOPBACK, 0)) as server:
         port = server.getsockname()[1]

@@ -357,3 +357,11 @@ def test_settings_that_are_wrong_are_the_first_finding(monkeypatch: pytest.Monke
     monkeypatch.undo()
     settings.cache_clear()
     assert shown.exit_code == 1 and "✗  settings  TELLTALE_BATCH_SIZE: Input should be a valid integer" in shown.output
+
+
+def test_a_setting_that_nobody_reads_is_doubtful(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(examination, "checks", lambda targets: [])
+    monkeypatch.setenv("TELLTALE_BATCHSIZE", "4")
+    shown = CliRunner().invoke(telltale, ["--data", str(tmp_path), "doctor"])
+    assert shown.exit_code == 0
+    assert "!  settings  TELLTALE_BATCHSIZE is no setting; did you mean TELLTALE_BATCH_SIZE?" in shown.output

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from infra.local import Outside
 from moderation.errors import ConfigurationError
-from moderation.settings import Settings, settings
+from moderation.settings import Settings, settings, unread_variables
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,23 @@ def test_every_missing_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ConfigurationError) as refused:
         settings()
     for name in ("TELLTALE_DATABASE_URL", "TELLTALE_REDIS_URL"):
-        assert f"{name}: Field required" in str(refused.value)
+        assert f"{name}: it is not set" in str(refused.value)
+
+
+def test_what_is_misspelt_is_said_with_what_was_meant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "telltale_redis_uri").write_text("redis://")
+    for name, value in {"BATCHSIZE": "4", "DATA": ".", "SECRETS_DIR": str(tmp_path), "QQQ": ""}.items():
+        monkeypatch.setenv(f"TELLTALE_{name}", value)
+    meant = [said for said in unread_variables() if "TEST_" not in said]
+    assert meant == [
+        "TELLTALE_BATCHSIZE is no setting; did you mean TELLTALE_BATCH_SIZE?",
+        "TELLTALE_QQQ is no setting.",
+        "TELLTALE_REDIS_URI is no setting; did you mean TELLTALE_REDIS_URL?",
+    ]
+    monkeypatch.delenv("TELLTALE_DATABASE_URL")
+    monkeypatch.setenv("TELLTALE_DATABSE_URL", "postgresql://")
+    with pytest.raises(ConfigurationError, match="DATABSE_URL is no setting; did you mean TELLTALE_DATABASE_URL"):
+        settings()
 
 
 @pytest.mark.parametrize(
