@@ -25,7 +25,7 @@ from infra import processes
 from infra.local import Outside, adopt, embedded_services, service_program, start_services
 from infra.services import LOOPBACK, free_port, wait_until
 from infra.supervision import Supervisor, environment_with
-from moderation import db, tenants, webhooks
+from moderation import db, endpoints, tenants
 from moderation.db import transaction
 from moderation.policy import Thresholds
 from moderation.settings import settings
@@ -122,9 +122,7 @@ def new_customer(
         tenant = tenants.create_tenant(session, name)
         tenants.set_policy(session, tenant.id, Thresholds(explain=explain))
         _, token = tenants.create_key(session, tenant.id, "benchmark", list(Scope))
-        endpoint = webhooks.create_endpoint(
-            session, tenant.id, endpoint_url, [event.value for event in events], settings()
-        )
+        endpoint = endpoints.create(session, tenant.id, endpoint_url, [event.value for event in events], settings())
         return Customer(tenant.id, token, endpoint.id)
 
 

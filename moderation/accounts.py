@@ -20,7 +20,7 @@ from argon2.exceptions import VerifyMismatchError
 from sqlalchemy import ColumnElement, delete, func, select, text, update
 from sqlalchemy.orm import Session
 
-from moderation import webhooks
+from moderation import events
 from moderation.db import storable, transaction
 from moderation.errors import Conflict, Forbidden, InvalidRequest, NotFound, TooManyAttempts, Unauthenticated
 from moderation.tables import Membership, SignIn, SignInAttempt, Tenant, User
@@ -140,7 +140,7 @@ def _open(session: Session, user_id: UUID, address: str, browser: str) -> str:
         expires_at=datetime.now(UTC) + LONGEST_SIGN_IN,
     )
     session.add(opened)
-    webhooks.record(
+    events.record(
         session, EventType.USER_SIGNED_IN, tenant_id=None, actor=f"user:{user_id}", after={"address": address}
     )
     return token
@@ -205,7 +205,7 @@ def _end(session: Session, person: Person, which: ColumnElement[bool]) -> int:
     query = delete(SignIn).where(SignIn.user_id == person.user_id, which).returning(SignIn.id)
     ended = session.scalars(query).all()
     if ended:
-        webhooks.record(
+        events.record(
             session, EventType.USER_SIGNED_OUT, tenant_id=None, actor=person.actor, before={"sign_ins": len(ended)}
         )
     return len(ended)
@@ -229,7 +229,7 @@ def change_password(person: Person, old: str, new: str, *, address: str) -> None
     with transaction() as session:
         _forget_attempts(session, person.email, address)
         session.execute(update(User).where(User.id == person.user_id).values(password_hash=fresh_hash))
-        webhooks.record(session, EventType.USER_PASSWORD_CHANGED, tenant_id=None, actor=person.actor)
+        events.record(session, EventType.USER_PASSWORD_CHANGED, tenant_id=None, actor=person.actor)
         _end(session, person, SignIn.id != person.sign_in_id)
 
 
@@ -242,7 +242,7 @@ def set_password(session: Session, user: User, new: str, *, actor: str) -> int:
         raise InvalidRequest(f"A password has at least {MIN_PASSWORD_LENGTH} characters.")
     user.password_hash = _hash(new)
     session.execute(delete(SignInAttempt).where(SignInAttempt.account_sha256 == digest(user.email)))
-    webhooks.record(
+    events.record(
         session, EventType.USER_PASSWORD_CHANGED, tenant_id=None, actor=actor, after={"user": f"user:{user.id}"}
     )
     return end_sign_ins(session, user, actor=actor)
@@ -253,7 +253,7 @@ def disable(session: Session, user: User, *, actor: str) -> int:
     if user.disabled_at is not None:
         raise Conflict(f"The account of {user.email} is disabled already.")
     user.disabled_at = datetime.now(UTC)
-    webhooks.record(session, EventType.USER_DISABLED, tenant_id=None, actor=actor, after={"user": f"user:{user.id}"})
+    events.record(session, EventType.USER_DISABLED, tenant_id=None, actor=actor, after={"user": f"user:{user.id}"})
     return end_sign_ins(session, user, actor=actor)
 
 
@@ -262,7 +262,7 @@ def enable(session: Session, user: User, *, actor: str) -> None:
     if user.disabled_at is None:
         raise Conflict(f"The account of {user.email} is not disabled.")
     user.disabled_at = None
-    webhooks.record(session, EventType.USER_ENABLED, tenant_id=None, actor=actor, after={"user": f"user:{user.id}"})
+    events.record(session, EventType.USER_ENABLED, tenant_id=None, actor=actor, after={"user": f"user:{user.id}"})
 
 
 def set_operator(session: Session, user: User, operator: bool, *, actor: str) -> None:
@@ -276,7 +276,7 @@ def set_operator(session: Session, user: User, operator: bool, *, actor: str) ->
     if operator:
         end_sign_ins(session, user, actor=actor)
     type_ = EventType.OPERATOR_GRANTED if operator else EventType.OPERATOR_REVOKED
-    webhooks.record(session, type_, tenant_id=None, actor=actor, after={"user": f"user:{user.id}"})
+    events.record(session, type_, tenant_id=None, actor=actor, after={"user": f"user:{user.id}"})
 
 
 def make_first_operator(session: Session, user: User, *, actor: str) -> bool:

@@ -3,7 +3,7 @@
 Newest first, by time and id (keyset paging). Those who acted are shown by name: people by address, keys and sources by
 what they are called. Of a case of which something is hidden from whoever reads (moderation/sights.py), an event that
 would tell it is there, without who did it and what it changed. It writes nothing; events are written by
-moderation/webhooks.py.
+moderation/events.py.
 """
 
 from __future__ import annotations

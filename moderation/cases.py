@@ -22,9 +22,10 @@ from uuid import UUID
 from sqlalchemy import bindparam, func, select, text
 from sqlalchemy.orm import Session, joinedload, selectinload
 
-from moderation import backlog, metrics, webhooks
+from moderation import backlog, events, metrics
 from moderation.db import afterwards, new_id, storable
 from moderation.errors import IllegalTransition, LostLease, NotFound
+from moderation.events import Rows
 from moderation.tables import WAITING, Case, Image, Policy, Submission, Tenant, Verdict, written
 from moderation.vocabulary import (
     OUTBOUND,
@@ -37,7 +38,6 @@ from moderation.vocabulary import (
     Priority,
     ReviewReason,
 )
-from moderation.webhooks import Rows
 
 LEGAL: Mapping[CaseStatus, frozenset[CaseStatus]] = {
     CaseStatus.FETCHING: frozenset({CaseStatus.FETCHING, CaseStatus.QUEUED, CaseStatus.FAILED}),
@@ -169,7 +169,7 @@ def take(
     taken = session.execute(_TAKE, values).one_or_none()
     if taken is None:
         return None
-    webhooks.record(
+    events.record(
         session,
         EventType.CASE_TAKEN,
         tenant_id=taken.tenant_id,
@@ -566,7 +566,7 @@ def _write_event(
     flush: bool = True,
 ) -> None:
     """The event of the case's newest sequence, and `along` the rows of one statement with it."""
-    webhooks.record(
+    events.record(
         session,
         type_,
         tenant_id=case.tenant_id,

@@ -18,7 +18,7 @@ from uuid import UUID
 from sqlalchemy import ARRAY, Text, Uuid, bindparam, delete, func, or_, select, text, update
 from sqlalchemy.orm import Session
 
-from moderation import cases, idempotency, originals, webhooks
+from moderation import cases, events, idempotency, originals
 from moderation.db import transaction
 from moderation.errors import Conflict, NotFound
 from moderation.storage import Storage
@@ -87,7 +87,7 @@ def erase(session: Session, tenant_id: UUID, image_id: UUID, *, actor: str, requ
             cases.fail(session, case, FailureReason.IMAGE_ERASED, "The image was erased before it was judged.")
     if image.erased_at is None:
         originals.drop(session, image)
-    webhooks.record(
+    events.record(
         session,
         EventType.IMAGE_ERASED,
         tenant_id=tenant_id,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from sqlalchemy import func, select, union_all
 from sqlalchemy.orm import Session
 
-from moderation import sealing, webhooks
+from moderation import events, sealing
 from moderation.errors import Unreadable
 from moderation.tables import Endpoint, Source
 from moderation.vocabulary import OPERATOR, EventType
@@ -85,7 +85,7 @@ def _seal_anew(session: Session, outdated: Callable[[str], bool], actor: str) ->
             source.s3_secret_key = _anew(source, source.s3_secret_key, outdated, changed)
     if changed:
         after = {"key": sealing.key_ids()[0], **changed}
-        webhooks.record(session, EventType.SECRETS_SEALED, tenant_id=None, actor=actor, after=after)
+        events.record(session, EventType.SECRETS_SEALED, tenant_id=None, actor=actor, after=after)
     return changed.total()
 
 

@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from moderation import cases, claims, tenants, webhooks
+from moderation import cases, claims, events, tenants
 from moderation.accounts import Person
 from moderation.db import storable
 from moderation.errors import Conflict, NotFound
@@ -126,7 +126,7 @@ def remove(session: Session, tenant_id: UUID, user_id: UUID, *, actor: str) -> R
     session.delete(membership)
     session.flush()
     before = {"user": user.email, "role": membership.role.value}
-    webhooks.record(session, EventType.MEMBER_REMOVED, tenant_id=tenant_id, actor=actor, before=before)
+    events.record(session, EventType.MEMBER_REMOVED, tenant_id=tenant_id, actor=actor, before=before)
     return _give_back(session, tenant_id, user_id, only_for_leads=False, actor=actor)
 
 

@@ -17,7 +17,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from moderation import checkpoints, db, notices, webhooks
+from moderation import checkpoints, db, events, notices
 from moderation.errors import Conflict, InvalidRequest, NotFound
 from moderation.storage import Storage
 from moderation.tables import Event, ModelVersion, TrainingRun
@@ -112,6 +112,12 @@ def rollback(
 
 def previous(session: Session) -> ModelVersion | None:
     """The version that `rollback` would make champion, if any: a rollback undoes a promotion, and is not one."""
+    names = line(session)
+    return version_named(session, names[-2]) if len(names) > 1 else None
+
+
+def line(session: Session) -> list[str]:
+    """The names of the versions that became champion one after another, without what was rolled back; it is last."""
     query = select(Event.after).where(Event.type == EventType.MODEL_PROMOTED).order_by(Event.id)
     names: list[str] = []
     for after in session.scalars(query):
@@ -119,7 +125,7 @@ def previous(session: Session) -> ModelVersion | None:
         if after.get("rollback"):
             del names[-2:]
         names.append(after["version"])
-    return version_named(session, names[-2]) if len(names) > 1 else None
+    return names
 
 
 def _promote(
@@ -175,7 +181,7 @@ def _tell(
 ) -> None:
     """The reason stays in the audit trail and among operators: it may speak of one tenant, and others are told too."""
     instead = before.name if before else None
-    event_id = webhooks.record(
+    event_id = events.record(
         session,
         EventType.MODEL_PROMOTED,
         tenant_id=None,
@@ -205,7 +211,7 @@ def swapped(session: Session, version: ModelVersion, *, worker: str, instead_of:
     """Write down that a worker judges with another version from now on; `seconds` since that became champion."""
     after = {"version": version.name, "worker": worker, "seconds": round(seconds, 3)}
     before = {"version": instead_of}
-    webhooks.record(session, EventType.MODEL_SWAPPED, tenant_id=None, actor="worker", before=before, after=after)
+    events.record(session, EventType.MODEL_SWAPPED, tenant_id=None, actor="worker", before=before, after=after)
 
 
 def swap_refused(
@@ -219,7 +225,7 @@ def swap_refused(
         "reason": db.storable(reason),
         "tries_again": again,
     }
-    webhooks.record(session, EventType.MODEL_SWAP_REFUSED, tenant_id=None, actor="worker", after=after)
+    events.record(session, EventType.MODEL_SWAP_REFUSED, tenant_id=None, actor="worker", after=after)
 
 
 @dataclass(frozen=True)
@@ -296,7 +302,7 @@ def remove(storage: Storage, *, keep: int, older_than: timedelta, actor: str) ->
         for version in gone:
             version.removed_at = datetime.now(UTC)
             after = {"version": version.name}
-            webhooks.record(session, EventType.MODEL_REMOVED, tenant_id=None, actor=actor, after=after)
+            events.record(session, EventType.MODEL_REMOVED, tenant_id=None, actor=actor, after=after)
         kept = set(session.scalars(select(ModelVersion.checkpoint).where(ModelVersion.removed_at.is_(None))))
     for place in {version.checkpoint for version in gone} - kept:  # two versions may have one adapter
         checkpoints.remove(storage, checkpoints.digest_of(place) or "")

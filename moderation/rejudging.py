@@ -14,7 +14,7 @@ from sqlalchemy import exists, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, selectinload
 
-from moderation import cases, errands, model_versions, screening, webhooks
+from moderation import cases, errands, events, model_versions, screening
 from moderation.cases import FRESH, WORKER, Lease
 from moderation.db import insistent, transaction
 from moderation.errors import Conflict, LostLease
@@ -52,7 +52,7 @@ def ask(session: Session, *, actor: str, tenant_id: UUID | None = None) -> int:
     ).all()
     if added:
         after = {"version": champion.name, "cases": len(added)}
-        webhooks.record(session, EventType.REJUDGING_ASKED, tenant_id=tenant_id, actor=actor, after=after)
+        events.record(session, EventType.REJUDGING_ASKED, tenant_id=tenant_id, actor=actor, after=after)
     return len(added)
 
 

@@ -22,7 +22,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, and_, case, delete, func, null, or_, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
-from moderation import db, erasure, originals, webhooks
+from moderation import db, erasure, events, originals
 from moderation.db import transaction
 from moderation.errors import InvalidRequest
 from moderation.tables import Case, Image, RetentionPass, Tenant
@@ -91,7 +91,7 @@ def set_periods(session: Session, tenant_id: UUID, periods: Periods, *, actor: s
         setattr(tenant, COLUMNS[name], days)
     if after:
         session.execute(delete(RetentionPass).where(RetentionPass.tenant_id == tenant_id))
-        webhooks.record(
+        events.record(
             session,
             EventType.TENANT_CHANGED,
             tenant_id=tenant_id,
@@ -184,7 +184,7 @@ def _end(session: Session, swept: RetentionPass, periods: Periods) -> None:
     swept.ended_at = datetime.now(UTC)
     if swept.gone:
         days = {"days": periods.days(swept.kept), "restricted_days": periods.restricted}
-        webhooks.record(
+        events.record(
             session,
             EventType.RETENTION_SWEPT,
             tenant_id=swept.tenant_id,

@@ -20,7 +20,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from moderation import outbound, sealing, signing, submissions, tenants, webhooks
+from moderation import events, outbound, sealing, signing, submissions, tenants
 from moderation.db import new_id, transaction
 from moderation.errors import (
     AddressRefused,
@@ -194,7 +194,7 @@ def _note(
     after: dict[str, Any] | None = None,
 ) -> None:
     after = {"source": str(source.id), "name": source.name, **(after or {})}
-    webhooks.record(session, type_, tenant_id=source.tenant_id, actor=actor, before=before, after=after)
+    events.record(session, type_, tenant_id=source.tenant_id, actor=actor, before=before, after=after)
 
 
 def _shown(source: Source) -> dict[str, Any]:

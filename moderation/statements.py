@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from moderation import cases, webhooks
+from moderation import cases, events
 from moderation.db import storable, transaction
 from moderation.errors import Conflict, InvalidRequest
 from moderation.tables import Case, Event, Review, Tenant
@@ -225,7 +225,7 @@ def set_defaults(session: Session, tenant_id: UUID, defaults: Defaults, *, actor
         return
     tenant.statement_defaults = now
     before, after = {"statement_defaults": was}, {"statement_defaults": now}
-    webhooks.record(session, EventType.TENANT_CHANGED, tenant_id=tenant_id, actor=actor, before=before, after=after)
+    events.record(session, EventType.TENANT_CHANGED, tenant_id=tenant_id, actor=actor, before=before, after=after)
 
 
 def statement_of(session: Session, tenant_id: UUID, case_id: UUID) -> Statement:
@@ -252,13 +252,13 @@ def between(tenant_id: UUID, since: datetime, until: datetime) -> Iterator[State
     after: tuple[datetime, UUID] | None = None
     while True:
         with transaction() as session:
-            events = _deciding(session, tenant_id, since, until, after)
+            read = _deciding(session, tenant_id, since, until, after)
             defaults = defaults_of(session.get_one(Tenant, tenant_id))
-            found = [statement for event in events if (statement := _if_in_force(session, event, defaults))]
+            found = [statement for event in read if (statement := _if_in_force(session, event, defaults))]
         yield from found
-        if len(events) < BATCH:
+        if len(read) < BATCH:
             return
-        after = events[-1].created_at, events[-1].id
+        after = read[-1].created_at, read[-1].id
 
 
 def _deciding(
@@ -285,9 +285,9 @@ def _path(session: Session, case: Case) -> _Path:
     query = select(Event).where(Event.case_id == case.id, Event.type.in_((*DECIDING, *_AFTERWARDS)))
     if case.restricted:
         query = select(Event).where(Event.case_id == case.id, Event.type == EventType.CASE_RESTRICTED)
-    events = session.scalars(query.order_by(Event.sequence)).all()
-    deciding = [event for event in events if event.type not in _AFTERWARDS][-1]
-    later = {event.type for event in events if (event.sequence or 0) > (deciding.sequence or 0)}
+    told = session.scalars(query.order_by(Event.sequence)).all()
+    deciding = [event for event in told if event.type not in _AFTERWARDS][-1]
+    later = {event.type for event in told if (event.sequence or 0) > (deciding.sequence or 0)}
     review_id = (deciding.after or {}).get("review")
     review = session.get(Review, UUID(review_id)) if review_id else None
     reviewed_for = None if review is None else _reviewed_for(session, review)
@@ -430,4 +430,4 @@ _WHY_REVIEWED = {
 def note_export(session: Session, tenant_id: UUID, count: int, *, actor: str) -> None:
     """Write down that statements were exported."""
     after = {"statements": count}
-    webhooks.record(session, EventType.STATEMENTS_EXPORTED, tenant_id=tenant_id, actor=actor, after=after)
+    events.record(session, EventType.STATEMENTS_EXPORTED, tenant_id=tenant_id, actor=actor, after=after)

@@ -17,7 +17,7 @@ from uuid import UUID
 from sqlalchemy import Select, literal_column, select
 from sqlalchemy.orm import Session, selectinload
 
-from moderation import cases, statements, webhooks
+from moderation import cases, events, statements
 from moderation.db import transaction
 from moderation.errors import Conflict, InvalidRequest, NotFound
 from moderation.images import SUFFIXES
@@ -67,7 +67,7 @@ def begin(session: Session, tenant_id: UUID, whose: Subject, *, actor: str) -> l
         raise NotFound("There is no case of this person: check how your submissions name them.")
     by = "subject" if whose.subject is not None else "external_ids"
     after = {"by": by, "cases": len(found)}
-    webhooks.record(session, EventType.SUBJECT_EXPORTED, tenant_id=tenant_id, actor=actor, after=after)
+    events.record(session, EventType.SUBJECT_EXPORTED, tenant_id=tenant_id, actor=actor, after=after)
     return list(found)
 
 

@@ -15,7 +15,7 @@ from argon2 import PasswordHasher
 from sqlalchemy import bindparam, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from moderation import webhooks
+from moderation import events
 from moderation.db import glance, storable
 from moderation.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
 from moderation.policy import Thresholds
@@ -60,7 +60,7 @@ def create_tenant(session: Session, name: str, *, allow_training: bool = False) 
     session.flush()
     set_policy(session, tenant.id, Thresholds())
     after = {"name": name, "allow_training": allow_training}
-    webhooks.record(session, EventType.TENANT_CREATED, tenant_id=tenant.id, actor=OPERATOR, after=after)
+    events.record(session, EventType.TENANT_CREATED, tenant_id=tenant.id, actor=OPERATOR, after=after)
     return tenant
 
 
@@ -94,7 +94,7 @@ def change_tenant(
         setattr(tenant, name, value)
     if after:
         changed = EventType.TENANT_CHANGED
-        webhooks.record(session, changed, tenant_id=tenant_id, actor=actor, before=before, after=after)
+        events.record(session, changed, tenant_id=tenant_id, actor=actor, before=before, after=after)
     return after
 
 
@@ -152,7 +152,7 @@ def create_key(
     session.add(key)
     session.flush()
     after = {"key": prefix, "name": name, "scopes": key.scopes}
-    webhooks.record(session, EventType.KEY_CREATED, tenant_id=tenant_id, actor=actor, after=after)
+    events.record(session, EventType.KEY_CREATED, tenant_id=tenant_id, actor=actor, after=after)
     return key, f"{KEY_SCHEME}_{prefix}_{secret}"
 
 
@@ -183,7 +183,7 @@ def revoke(session: Session, key: ApiKey, *, actor: str) -> ApiKey:
     if key.revoked_at is None:
         key.revoked_at = datetime.now(UTC)
         before = {"key": key.prefix, "name": key.name, "scopes": key.scopes}
-        webhooks.record(session, EventType.KEY_REVOKED, tenant_id=key.tenant_id, actor=actor, before=before)
+        events.record(session, EventType.KEY_REVOKED, tenant_id=key.tenant_id, actor=actor, before=before)
     return key
 
 
@@ -245,7 +245,7 @@ def end_sign_ins(session: Session, user: User, *, actor: str) -> int:
     ended = session.scalars(delete(SignIn).where(SignIn.user_id == user.id).returning(SignIn.id)).all()
     if ended:
         before = {"user": f"user:{user.id}", "sign_ins": len(ended)}
-        webhooks.record(session, EventType.USER_SIGNED_OUT, tenant_id=None, actor=actor, before=before)
+        events.record(session, EventType.USER_SIGNED_OUT, tenant_id=None, actor=actor, before=before)
     return len(ended)
 
 
@@ -266,4 +266,4 @@ def add_member(session: Session, user: User, tenant: Tenant, role: Role, *, acto
         known.role = role
     after = {"user": user.email, "role": role.value}
     if before != after:
-        webhooks.record(session, type_, tenant_id=tenant.id, actor=actor, before=before, after=after)
+        events.record(session, type_, tenant_id=tenant.id, actor=actor, before=before, after=after)

@@ -20,7 +20,7 @@ from sqlalchemy import ARRAY, ColumnElement, Float, Select, and_, cast, func, li
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
-from moderation import tenants, webhooks
+from moderation import events, tenants
 from moderation.errors import Conflict, NotFound
 from moderation.estimates import Observation, Share, share
 from moderation.policy import Thresholds
@@ -272,7 +272,7 @@ def change(session: Session, tenant_id: UUID, thresholds: Thresholds, *, actor: 
     if thresholds_of(before) == thresholds:
         return before
     policy = tenants.set_policy(session, tenant_id, thresholds)
-    webhooks.record(
+    events.record(
         session,
         EventType.POLICY_CHANGED,
         tenant_id=tenant_id,

@@ -8,10 +8,10 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from moderation import sources, tenants, webhooks
+from moderation import attempts, endpoints, sources, tenants
+from moderation.attempts import Outcome
 from moderation.tables import ApiKey, Case, Delivery, Endpoint, Source, Tenant
 from moderation.vocabulary import CaseStatus, Scope, SourceKind, SourceScheme
-from moderation.webhooks import Outcome
 from tests.factories import champion_or_new, make_case, make_endpoint
 
 LEASE = timedelta(seconds=30)
@@ -42,7 +42,7 @@ def furnish(session: Session, tenant: Tenant) -> Furnished:
     source = sources.create_source(session, make_source(tenant))
     endpoint = make_endpoint(session, tenant, "https://pixelgram.example/hooks/telltale")
     failed = make_case(session, tenant, CaseStatus.FAILED, external_id="post-404")
-    delivery = webhooks.ping(session, endpoint)
+    delivery = endpoints.ping(session, endpoint)
     session.flush()
     attempt(session, delivery.id, Outcome(204, "", None, 38))
     return Furnished(tenant, key, source, endpoint, delivery, failed)
@@ -63,7 +63,7 @@ def make_source(tenant: Tenant, scheme: SourceScheme = SourceScheme.STANDARD) ->
 
 def attempt(session: Session, delivery_id: UUID, outcome: Outcome) -> None:
     """One attempt of a delivery, and what came of it."""
-    parcel = webhooks.take(session, delivery_id, LEASE)
+    parcel = attempts.take(session, delivery_id, LEASE)
     assert parcel is not None
-    webhooks.settle(session, parcel, outcome)
+    attempts.settle(session, parcel, outcome)
     session.flush()

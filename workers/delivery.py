@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID
 
-from moderation import logs, webhooks
+from moderation import attempts, logs
+from moderation.attempts import Outcome, Parcel, Settled
 from moderation.db import glance, insistent, transaction, wake
 from moderation.metrics import DELIVERY_ATTEMPTS, DELIVERY_LAG_SECONDS
 from moderation.settings import settings
-from moderation.webhooks import Outcome, Parcel, Settled
 from workers.celery_app import DELIVER, app
 from workers.departure import departure
 
@@ -26,7 +26,7 @@ def deliver(delivery_id: str) -> None:
     """Send one delivery. No session is open while the endpoint is called."""
     lease = timedelta(seconds=settings().delivery_timeout_s) + MARGIN
     with glance() as session:
-        parcel = webhooks.take(session, UUID(delivery_id), lease)
+        parcel = attempts.take(session, UUID(delivery_id), lease)
     if parcel is None:
         return
     logs.add(
@@ -37,7 +37,7 @@ def deliver(delivery_id: str) -> None:
         attempt=parcel.attempt,
     )
     with departure.holding(partial(_give_back, parcel)):
-        outcome = webhooks.attempt(parcel, settings())
+        outcome = attempts.send(parcel, settings())
         settled = _settle(parcel, outcome)
     _count(parcel, outcome)
     logs.add(status=outcome.status)
@@ -65,11 +65,11 @@ def _word(outcome: Outcome) -> str:
 @insistent
 def _give_back(parcel: Parcel) -> None:
     with transaction() as session:
-        webhooks.give_back(session, parcel)
+        attempts.give_back(session, parcel)
 
 
 @insistent
 def _settle(parcel: Parcel, outcome: Outcome) -> Settled | None:
     """Through a short outage of the database: forgotten, what was delivered would be sent again."""
     with glance() if outcome.succeeded else transaction() as session:
-        return webhooks.settle(session, parcel, outcome)
+        return attempts.settle(session, parcel, outcome)

@@ -12,7 +12,7 @@ from api.auth import requires_role
 from api.dashboard import filters
 from api.dashboard.access import person
 from api.dashboard.queue import id_in
-from moderation import sights, webhooks
+from moderation import attempts, deliveries, endpoints, events, sights
 from moderation.db import transaction
 from moderation.errors import ConfigurationError
 from moderation.tables import Delivery, DeliveryAttempt
@@ -36,8 +36,8 @@ def page(tenant_id: UUID) -> str:
     since, until = filters.moment_in(request.args, "since"), filters.moment_in(request.args, "until")
     before = id_in(request.args, "before")
     with transaction() as session:
-        endpoints = webhooks.endpoints_of(session, tenant_id)
-        found = webhooks.deliveries_of(
+        own = endpoints.listed(session, tenant_id)
+        found = deliveries.listed(
             session,
             tenant_id,
             before=before,
@@ -49,12 +49,12 @@ def page(tenant_id: UUID) -> str:
             until=until,
         )
         shown = found[:PAGE]
-        attempts = webhooks.attempts_of(session, shown)
+        logs = deliveries.attempts_of(session, shown)
     return render_template(
         "deliveries/page.html",
         deliveries=shown,
-        last={id_: log[-1] for id_, log in attempts.items() if log},
-        endpoints=endpoints,
+        last={id_: log[-1] for id_, log in logs.items() if log},
+        endpoints=own,
         statuses=list(DeliveryStatus),
         types=TYPES,
         status=status,
@@ -73,8 +73,8 @@ def page(tenant_id: UUID) -> str:
 def page_of(tenant_id: UUID, delivery_id: UUID) -> str:
     """One delivery: the request as it is sent, and what came of every attempt. While one is due, it is followed."""
     with transaction() as session:
-        delivery = webhooks.delivery_of(session, tenant_id, delivery_id, lock=False)
-        log = webhooks.attempts_of(session, [delivery])[delivery.id]
+        delivery = deliveries.delivery_of(session, tenant_id, delivery_id, lock=False)
+        log = deliveries.attempts_of(session, [delivery])[delivery.id]
         endpoint, event = delivery.endpoint, delivery.event
         headers, body, unsent = _request(delivery, log)
         # It says all of the case: what the case page hides from this person would be told here.
@@ -97,8 +97,8 @@ def page_of(tenant_id: UUID, delivery_id: UUID) -> str:
 def replay(tenant_id: UUID, delivery_id: UUID) -> Response:
     """Send it again, under the same id."""
     with transaction(wake=True) as session:
-        delivery = webhooks.delivery_of(session, tenant_id, delivery_id)
-        webhooks.replay(session, delivery, actor=person().actor)
+        delivery = deliveries.delivery_of(session, tenant_id, delivery_id)
+        deliveries.replay(session, delivery, actor=person().actor)
     address = url_for("platforms.deliveries.page_of", tenant_id=tenant_id, delivery_id=delivery_id)
     return redirect(f"{address}?said=delivery_replayed", 303)
 
@@ -113,7 +113,7 @@ def _request(delivery: Delivery, log: list[DeliveryAttempt]) -> tuple[dict[str, 
     """Headers and body as of the last attempt, or as of now before the first; or why it cannot be sent."""
     at = log[-1].created_at if log else datetime.now(UTC)
     try:
-        headers, body = webhooks.request_of(delivery, at)
+        headers, body = attempts.request_of(delivery, at)
     except ConfigurationError as error:
-        return {}, webhooks.payload(delivery.event).decode(), error.message
+        return {}, events.payload(delivery.event).decode(), error.message
     return headers, body.decode(), None

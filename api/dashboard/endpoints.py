@@ -14,7 +14,7 @@ from api.auth import requires_role
 from api.dashboard import filters
 from api.dashboard.access import person
 from api.process import current
-from moderation import webhooks
+from moderation import deliveries, endpoints
 from moderation.db import transaction
 from moderation.errors import AddressRefused, InvalidRequest
 from moderation.tables import Endpoint
@@ -33,7 +33,7 @@ REPLAYED_AT_FIRST = timedelta(days=1)
 def page(tenant_id: UUID) -> str:
     """All of the platform's endpoints."""
     with transaction() as session:
-        found = webhooks.endpoints_of(session, tenant_id)
+        found = endpoints.listed(session, tenant_id)
     return render_template("endpoints/page.html", endpoints=found, now=datetime.now(UTC))
 
 
@@ -51,9 +51,7 @@ def create(tenant_id: UUID) -> AnyResponse | str:
     url = request.form.get("url", "").strip()
     try:
         with transaction() as session:
-            endpoint = webhooks.create_endpoint(
-                session, tenant_id, url, _types(), current().settings, actor=person().actor
-            )
+            endpoint = endpoints.create(session, tenant_id, url, _types(), current().settings, actor=person().actor)
     except (AddressRefused, InvalidRequest) as error:
         return problems.beside(error, _new(error))
     return _secret_page(endpoint, "The endpoint is made")
@@ -71,8 +69,8 @@ def page_of(tenant_id: UUID, endpoint_id: UUID) -> str:
 def change(tenant_id: UUID, endpoint_id: UUID) -> AnyResponse:
     """Send it other types of events from now on."""
     with transaction() as session:
-        endpoint = webhooks.endpoint_of(session, tenant_id, endpoint_id)
-        webhooks.change_endpoint(session, endpoint, _types(), actor=person().actor)
+        endpoint = endpoints.endpoint_of(session, tenant_id, endpoint_id)
+        endpoints.change(session, endpoint, _types(), actor=person().actor)
     return _back(tenant_id, endpoint_id, "endpoint_changed")
 
 
@@ -81,8 +79,8 @@ def change(tenant_id: UUID, endpoint_id: UUID) -> AnyResponse:
 def rotate(tenant_id: UUID, endpoint_id: UUID) -> str:
     """A new secret, shown once; the one before signs too, until the next is made."""
     with transaction() as session:
-        endpoint = webhooks.endpoint_of(session, tenant_id, endpoint_id)
-        webhooks.rotate_secret(session, endpoint, actor=person().actor)
+        endpoint = endpoints.endpoint_of(session, tenant_id, endpoint_id)
+        endpoints.rotate_secret(session, endpoint, actor=person().actor)
     return _secret_page(endpoint, "The secret is new")
 
 
@@ -91,7 +89,7 @@ def rotate(tenant_id: UUID, endpoint_id: UUID) -> str:
 def enable(tenant_id: UUID, endpoint_id: UUID) -> AnyResponse:
     """Send to it again, at once."""
     with transaction(wake=True) as session:
-        webhooks.enable(session, webhooks.endpoint_of(session, tenant_id, endpoint_id), actor=person().actor)
+        endpoints.enable(session, endpoints.endpoint_of(session, tenant_id, endpoint_id), actor=person().actor)
     return _back(tenant_id, endpoint_id, "endpoint_enabled")
 
 
@@ -100,9 +98,9 @@ def enable(tenant_id: UUID, endpoint_id: UUID) -> AnyResponse:
 def disable(tenant_id: UUID, endpoint_id: UUID) -> AnyResponse:
     """Send nothing more to it, and tell the platform's other endpoints."""
     with transaction(wake=True) as session:
-        endpoint = webhooks.endpoint_of(session, tenant_id, endpoint_id)
+        endpoint = endpoints.endpoint_of(session, tenant_id, endpoint_id)
         if endpoint.disabled_at is None:
-            webhooks.disable(session, endpoint, REMOVED, actor=person().actor)
+            endpoints.disable(session, endpoint, REMOVED, actor=person().actor)
     return _back(tenant_id, endpoint_id, "endpoint_disabled")
 
 
@@ -111,8 +109,8 @@ def disable(tenant_id: UUID, endpoint_id: UUID) -> AnyResponse:
 def ping(tenant_id: UUID, endpoint_id: UUID) -> AnyResponse:
     """Send a test event, and on to its delivery, whose page follows what becomes of it."""
     with transaction(wake=True) as session:
-        endpoint = webhooks.endpoint_of(session, tenant_id, endpoint_id)
-        delivery = webhooks.ping(session, endpoint, actor=person().actor)
+        endpoint = endpoints.endpoint_of(session, tenant_id, endpoint_id)
+        delivery = endpoints.ping(session, endpoint, actor=person().actor)
     return redirect(url_for("platforms.deliveries.page_of", tenant_id=tenant_id, delivery_id=delivery.id), 303)
 
 
@@ -125,8 +123,8 @@ def ask_replay(tenant_id: UUID, endpoint_id: UUID) -> AnyResponse | str:
     except InvalidRequest as error:
         return problems.beside(error, _page_of(tenant_id, endpoint_id, error=error))
     with transaction() as session:
-        endpoint = webhooks.endpoint_of(session, tenant_id, endpoint_id)
-        count = webhooks.count_range(session, endpoint, since, until)
+        endpoint = endpoints.endpoint_of(session, tenant_id, endpoint_id)
+        count = deliveries.count_range(session, endpoint, since, until)
     return render_template("endpoints/replay.html", endpoint=endpoint, since=since, until=until, count=count)
 
 
@@ -136,8 +134,8 @@ def replay(tenant_id: UUID, endpoint_id: UUID) -> AnyResponse:
     """Send all of the range again."""
     since, until = _range()
     with transaction(wake=True) as session:
-        endpoint = webhooks.endpoint_of(session, tenant_id, endpoint_id)
-        webhooks.replay_range(session, endpoint, since, until, actor=person().actor)
+        endpoint = endpoints.endpoint_of(session, tenant_id, endpoint_id)
+        deliveries.replay_range(session, endpoint, since, until, actor=person().actor)
     log = url_for("platforms.deliveries.page", tenant_id=tenant_id, to=endpoint_id, said="deliveries_replayed")
     return redirect(log, 303)
 
@@ -170,9 +168,9 @@ def _new(error: AddressRefused | InvalidRequest | None = None) -> str:
 
 def _page_of(tenant_id: UUID, endpoint_id: UUID, *, error: InvalidRequest | None = None) -> str:
     with transaction() as session:
-        endpoint = webhooks.endpoint_of(session, tenant_id, endpoint_id)
-        latest = webhooks.deliveries_of(session, tenant_id, endpoint_id=endpoint_id, limit=5)
-        attempts = webhooks.attempts_of(session, latest)
+        endpoint = endpoints.endpoint_of(session, tenant_id, endpoint_id)
+        latest = deliveries.listed(session, tenant_id, endpoint_id=endpoint_id, limit=5)
+        attempts = deliveries.attempts_of(session, latest)
     shown: dict[str, Any] = {"endpoint": endpoint, "latest": latest, "attempts": attempts, "types": TYPES}
     since = request.args.get("since") or filters.field_value(datetime.now(UTC) - REPLAYED_AT_FIRST)
     at_fault = (error.pointer or "").removeprefix("/") if error else None
@@ -189,5 +187,5 @@ def _page_of(tenant_id: UUID, endpoint_id: UUID, *, error: InvalidRequest | None
 
 def _secret_page(endpoint: Endpoint, title: str) -> str:
     return render_template(
-        "endpoints/secret.html", endpoint=endpoint, secret=webhooks.secrets_of(endpoint)[0], heading=title
+        "endpoints/secret.html", endpoint=endpoint, secret=endpoints.secrets_of(endpoint)[0], heading=title
     )

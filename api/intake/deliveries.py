@@ -14,7 +14,7 @@ from api import problems
 from api.auth import SECURITY, caller, requires
 from api.bodies import Answer, Shown
 from api.paging import Page
-from moderation import webhooks
+from moderation import deliveries
 from moderation.db import transaction
 from moderation.tables import Delivery, DeliveryAttempt
 from moderation.vocabulary import DeliveryStatus, EventType, Scope
@@ -79,7 +79,7 @@ class DeliveriesShown(Shown):
 def list_deliveries(query: DeliveryFilter) -> Answer:
     """With the log of every attempt."""
     with transaction() as session:
-        found = webhooks.deliveries_of(
+        found = deliveries.listed(
             session,
             caller().tenant_id,
             before=query.before,
@@ -88,7 +88,7 @@ def list_deliveries(query: DeliveryFilter) -> Answer:
             status=query.status,
         )
         page, following = query.cut(found)
-        log = webhooks.attempts_of(session, page)
+        log = deliveries.attempts_of(session, page)
         return {"deliveries": [_shown(delivery, log[delivery.id]) for delivery in page], "next": following}
 
 
@@ -103,9 +103,9 @@ def replay_delivery(path: DeliveryPath) -> Answer:
     """Whatever became of it, from the start of the schedule, under the same `webhook-id`."""
     with transaction(wake=True) as session:
         who = caller()
-        delivery = webhooks.delivery_of(session, who.tenant_id, path.delivery_id)
-        webhooks.replay(session, delivery, actor=who.actor)
-        return _shown(delivery, webhooks.attempts_of(session, [delivery])[delivery.id]), HTTPStatus.ACCEPTED
+        delivery = deliveries.delivery_of(session, who.tenant_id, path.delivery_id)
+        deliveries.replay(session, delivery, actor=who.actor)
+        return _shown(delivery, deliveries.attempts_of(session, [delivery])[delivery.id]), HTTPStatus.ACCEPTED
 
 
 def _shown(delivery: Delivery, log: list[DeliveryAttempt]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from api import problems
 from api.auth import SECURITY, caller, requires
 from api.bodies import Answer, Moment, Sent, Shown, Url
 from api.process import current
-from moderation import webhooks
+from moderation import deliveries, endpoints
 from moderation.db import transaction
 from moderation.errors import AddressRefused, InvalidRequest
 from moderation.tables import Endpoint
@@ -95,13 +95,11 @@ def create_endpoint(body: EndpointBody) -> Answer:
     who = caller()
     with transaction() as session:
         try:
-            endpoint = webhooks.create_endpoint(
-                session, who.tenant_id, body.url, types, current().settings, actor=who.actor
-            )
+            endpoint = endpoints.create(session, who.tenant_id, body.url, types, current().settings, actor=who.actor)
         except AddressRefused as error:
             error.pointer = "/url"
             raise
-        return _with_secret(endpoint, webhooks.secrets_of(endpoint)[0]), HTTPStatus.CREATED
+        return _with_secret(endpoint, endpoints.secrets_of(endpoint)[0]), HTTPStatus.CREATED
 
 
 @api.get(
@@ -114,7 +112,7 @@ def create_endpoint(body: EndpointBody) -> Answer:
 def list_endpoints() -> Answer:
     """With the disabled ones."""
     with transaction() as session:
-        return {"endpoints": [_shown(endpoint) for endpoint in webhooks.endpoints_of(session, caller().tenant_id)]}
+        return {"endpoints": [_shown(endpoint) for endpoint in endpoints.listed(session, caller().tenant_id)]}
 
 
 @api.get(
@@ -127,7 +125,7 @@ def list_endpoints() -> Answer:
 def get_endpoint(path: EndpointPath) -> Answer:
     """Its secret is not shown again; rotate it if it is lost."""
     with transaction() as session:
-        return _shown(webhooks.endpoint_of(session, caller().tenant_id, path.endpoint_id))
+        return _shown(endpoints.endpoint_of(session, caller().tenant_id, path.endpoint_id))
 
 
 @api.delete(
@@ -141,9 +139,9 @@ def disable_endpoint(path: EndpointPath) -> Answer:
     """Nothing more is sent to it. It stays in the list with its deliveries, and can be enabled again."""
     with transaction(wake=True) as session:
         who = caller()
-        endpoint = webhooks.endpoint_of(session, who.tenant_id, path.endpoint_id)
+        endpoint = endpoints.endpoint_of(session, who.tenant_id, path.endpoint_id)
         if endpoint.disabled_at is None:
-            webhooks.disable(session, endpoint, REMOVED, actor=who.actor)
+            endpoints.disable(session, endpoint, REMOVED, actor=who.actor)
         return "", HTTPStatus.NO_CONTENT
 
 
@@ -158,8 +156,8 @@ def enable_endpoint(path: EndpointPath) -> Answer:
     """What is pending goes out at once; events from while it was disabled were not kept for it."""
     with transaction(wake=True) as session:
         who = caller()
-        endpoint = webhooks.endpoint_of(session, who.tenant_id, path.endpoint_id)
-        webhooks.enable(session, endpoint, actor=who.actor)
+        endpoint = endpoints.endpoint_of(session, who.tenant_id, path.endpoint_id)
+        endpoints.enable(session, endpoint, actor=who.actor)
         return _shown(endpoint)
 
 
@@ -174,8 +172,8 @@ def rotate_secret(path: EndpointPath) -> Answer:
     """Deliveries are signed with the new secret and with the one before, so receivers change over in peace."""
     with transaction() as session:
         who = caller()
-        endpoint = webhooks.endpoint_of(session, who.tenant_id, path.endpoint_id)
-        return _with_secret(endpoint, webhooks.rotate_secret(session, endpoint, actor=who.actor))
+        endpoint = endpoints.endpoint_of(session, who.tenant_id, path.endpoint_id)
+        return _with_secret(endpoint, endpoints.rotate_secret(session, endpoint, actor=who.actor))
 
 
 @api.post(
@@ -189,7 +187,7 @@ def ping(path: EndpointPath) -> Answer:
     """An `endpoint.ping` to this endpoint alone; its fate is in GET /v1/deliveries."""
     with transaction(wake=True) as session:
         who = caller()
-        webhooks.ping(session, webhooks.endpoint_of(session, who.tenant_id, path.endpoint_id), actor=who.actor)
+        endpoints.ping(session, endpoints.endpoint_of(session, who.tenant_id, path.endpoint_id), actor=who.actor)
     return {"queued": 1}, HTTPStatus.ACCEPTED
 
 
@@ -207,8 +205,8 @@ def replay(path: EndpointPath, body: ReplayBody) -> Answer:
         raise InvalidRequest("until must be later than since.", pointer="/until")
     with transaction(wake=True) as session:
         who = caller()
-        endpoint = webhooks.endpoint_of(session, who.tenant_id, path.endpoint_id)
-        queued = webhooks.replay_range(session, endpoint, body.since, until, actor=who.actor)
+        endpoint = endpoints.endpoint_of(session, who.tenant_id, path.endpoint_id)
+        queued = deliveries.replay_range(session, endpoint, body.since, until, actor=who.actor)
     return {"queued": queued}, HTTPStatus.ACCEPTED
 
 

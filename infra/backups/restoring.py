@@ -26,7 +26,7 @@ from infra.backups.contents import DATABASE, OBJECTS, Copied, Manifest
 from infra.backups.making import COPIED_AT_ONCE, THREADS, Say
 from infra.backups.places import Place
 from infra.backups.withdrawals import Repeated, Withdrawals
-from moderation import cases, db, dispatch, sealing, webhooks
+from moderation import cases, db, dispatch, events, sealing
 from moderation.errors import Conflict, DamagedBackup, NotFound
 from moderation.retraining import runs
 from moderation.schema import UNFINISHED_RESTORE
@@ -195,7 +195,7 @@ def _finish(manifest: Manifest, withdrawn: Withdrawals, copying: _Copying) -> Re
     with db.transaction() as session:
         settled = settle(session)
         after = {"backup": manifest.id, "in_flight": settled, "withdrawn_again": repeated.done}
-        webhooks.record(session, EventType.SERVICE_RESTORED, tenant_id=None, actor=OPERATOR, after=after)
+        events.record(session, EventType.SERVICE_RESTORED, tenant_id=None, actor=OPERATOR, after=after)
         session.execute(text(f"DROP TABLE {UNFINISHED_RESTORE}"))
     return Restored(manifest, copying.objects, settled, repeated, withdrawn.known_until, damaged=copying.damaged)
 

@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from infra.backups.places import Place
-from moderation import accounts, erasure, members, sources, tenants, webhooks
+from moderation import accounts, endpoints, erasure, members, sources, tenants
 from moderation.db import transaction
 from moderation.errors import Conflict, NotFound
 from moderation.schema import is_half_restored
@@ -213,7 +213,7 @@ def _endpoint(session: Session, each: Withdrawal) -> bool:
     endpoint = session.get(Endpoint, UUID(each.id))
     if endpoint is None or endpoint.disabled_at is not None:
         return False
-    webhooks.disable(session, endpoint, "It was disabled after the backup was made.", actor=ACTOR)
+    endpoints.disable(session, endpoint, "It was disabled after the backup was made.", actor=ACTOR)
     return True
 
 

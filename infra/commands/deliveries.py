@@ -9,7 +9,7 @@ import click
 
 from infra import listings
 from infra.printing import as_json_option, print_list
-from moderation import webhooks
+from moderation import deliveries as sent
 from moderation.db import transaction
 from moderation.vocabulary import DeliveryStatus
 
@@ -41,7 +41,7 @@ def list_(tenant: str | None, endpoint_id: UUID | None, status: str | None, limi
 @click.option("--since", type=when, help="… from this time on (UTC) …")
 @click.option("--until", type=when, help="… and before this time (UTC); default: now.")
 def replay(delivery_id: UUID | None, endpoint_id: UUID | None, since: datetime | None, until: datetime | None) -> None:
-    """Send one delivery again, or all that an endpoint was due in a time range; the receiver sees the same ids."""
+    """Send one delivery again, or all of a time range. The receiver sees the same ids."""
     if delivery_id is not None and endpoint_id is None and since is None and until is None:
         count = _replay_one(delivery_id)
     elif delivery_id is None and endpoint_id is not None and since is not None:
@@ -53,7 +53,7 @@ def replay(delivery_id: UUID | None, endpoint_id: UUID | None, since: datetime |
 
 def _replay_one(delivery_id: UUID) -> int:
     with transaction(wake=True) as session:
-        webhooks.replay(session, listings.delivery_with(session, delivery_id))
+        sent.replay(session, listings.delivery_with(session, delivery_id))
     return 1
 
 
@@ -61,4 +61,4 @@ def _replay_range(endpoint_id: UUID, since: datetime, until: datetime | None) ->
     last = until.replace(tzinfo=UTC) if until else datetime.now(UTC)
     with transaction(wake=True) as session:
         endpoint = listings.endpoint_with(session, endpoint_id)
-        return webhooks.replay_range(session, endpoint, since.replace(tzinfo=UTC), last)
+        return sent.replay_range(session, endpoint, since.replace(tzinfo=UTC), last)

@@ -8,7 +8,8 @@ import click
 
 from infra import listings
 from infra.printing import as_json_option, print_list, print_once, print_record
-from moderation import tenants, webhooks
+from moderation import endpoints as receivers
+from moderation import tenants
 from moderation.db import transaction
 from moderation.settings import settings
 from moderation.vocabulary import OUTBOUND
@@ -31,11 +32,11 @@ def endpoints() -> None:
 )
 @as_json_option
 def create(tenant: str, url: str, events: tuple[str, ...], as_json: bool) -> None:
-    """Create an endpoint; the secret its deliveries are signed with is shown once."""
+    """Create an endpoint. The secret its deliveries are signed with is shown once."""
     with transaction() as session:
         owner = tenants.tenant_named(session, tenant)
-        endpoint = webhooks.create_endpoint(session, owner.id, url, list(events), settings())
-    print_once("secret", webhooks.secrets_of(endpoint)[0], listings.endpoint_row(endpoint, tenant), as_json=as_json)
+        endpoint = receivers.create(session, owner.id, url, list(events), settings())
+    print_once("secret", receivers.secrets_of(endpoint)[0], listings.endpoint_row(endpoint, tenant), as_json=as_json)
 
 
 @endpoints.command("list")
@@ -52,10 +53,10 @@ def list_(tenant: str | None, as_json: bool) -> None:
 @click.argument("endpoint_id", type=click.UUID)
 @as_json_option
 def ping(endpoint_id: UUID, as_json: bool) -> None:
-    """Send a test event; `telltale deliveries list` then shows whether it arrived."""
+    """Send a test event. `telltale deliveries list` then shows whether it arrived."""
     with transaction(wake=True) as session:
         endpoint = listings.endpoint_with(session, endpoint_id)
-        delivery = webhooks.ping(session, endpoint)
+        delivery = receivers.ping(session, endpoint)
     print_record({"delivery": delivery.id, "url": endpoint.url}, as_json=as_json)
 
 
@@ -66,7 +67,7 @@ def enable(endpoint_id: UUID, as_json: bool) -> None:
     """Start sending again; what is pending goes out now."""
     with transaction(wake=True) as session:
         endpoint = listings.endpoint_with(session, endpoint_id)
-        webhooks.enable(session, endpoint)
+        receivers.enable(session, endpoint)
     print_record({"id": endpoint.id, "url": endpoint.url, "state": "enabled"}, as_json=as_json)
 
 
@@ -77,5 +78,5 @@ def rotate_secret(endpoint_id: UUID, as_json: bool) -> None:
     """Make a new secret, shown once. Until the next rotation deliveries are signed with the old one too."""
     with transaction() as session:
         endpoint = listings.endpoint_with(session, endpoint_id)
-        secret = webhooks.rotate_secret(session, endpoint)
+        secret = receivers.rotate_secret(session, endpoint)
     print_once("secret", secret, {"id": endpoint.id, "url": endpoint.url}, as_json=as_json)

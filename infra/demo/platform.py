@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from moderation import accounts, sources, tenants, webhooks
+from moderation import accounts, endpoints, sources, tenants
 from moderation.db import transaction
 from moderation.policy import Thresholds
 from moderation.settings import Settings
@@ -49,7 +49,7 @@ def new_platform(receiver_url: str, moderator_password: str, settings: Settings)
         tenant = tenants.create_tenant(session, name)
         _, key = tenants.create_key(session, tenant.id, "demo", list(Scope))
         source = _source(session, tenant)
-        endpoint = webhooks.create_endpoint(session, tenant.id, receiver_url, [], settings)
+        endpoint = endpoints.create(session, tenant.id, receiver_url, [], settings)
         tenants.add_member(session, _person(session, MODERATOR, moderator_password), tenant, Role.MODERATOR)
         operator = _person(session, OPERATOR, moderator_password)
         tenants.add_member(session, operator, tenant, Role.ADMIN)
@@ -59,7 +59,7 @@ def new_platform(receiver_url: str, moderator_password: str, settings: Settings)
             key=key,
             hook_url=f"{settings.public_url.rstrip('/')}/v1/hooks/{source.id}",
             hook_secret=sources.secrets_of(source)[0],
-            endpoint_secret=webhooks.secrets_of(endpoint)[0],
+            endpoint_secret=endpoints.secrets_of(endpoint)[0],
         )
 
 
@@ -84,7 +84,7 @@ def new_school(moderators: Sequence[str], lead: str, password: str) -> tuple[str
 def _retire_endpoints(session: Session) -> None:
     query = select(Endpoint).join(Tenant, Tenant.id == Endpoint.tenant_id)
     for endpoint in session.scalars(query.where(Tenant.name.startswith(PREFIX), Endpoint.disabled_at.is_(None))):
-        webhooks.disable(session, endpoint, "The demo that listened here has ended.")
+        endpoints.disable(session, endpoint, "The demo that listened here has ended.")
 
 
 def _source(session: Session, tenant: Tenant) -> Source:

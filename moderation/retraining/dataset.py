@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from moderation import webhooks
+from moderation import events
 from moderation.db import transaction
 from moderation.errors import ConfigurationError, InvalidRequest, NotFound
 from moderation.images import SUFFIXES
@@ -168,7 +168,7 @@ def _name(example: Example, sides: Mapping[UUID, Split]) -> str:
 
 def _say(digest: str, done: Exported, actor: str) -> None:
     with transaction() as session:
-        webhooks.record(
+        events.record(
             session,
             EventType.DATASET_EXPORTED,
             tenant_id=None,

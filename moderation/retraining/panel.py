@@ -18,7 +18,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session, selectinload, undefer
 
-from moderation import model_versions, notices, webhooks
+from moderation import events, model_versions, notices
 from moderation.estimates import Interval, Observation, Share, share
 from moderation.retraining import examples, runs
 from moderation.retraining.snapshot import Example, Snapshot
@@ -93,9 +93,9 @@ def put_off(session: Session, run_id: UUID) -> None:
     run.upkeep_attempts -= 1
 
 
-def snapshot_digest(session: Session) -> str | None:
-    """The newest snapshot there is."""
-    query = select(TrainingRun.snapshot_digest).where(TrainingRun.snapshot_key.is_not(None))
+def divided_last(session: Session) -> TrainingRun | None:
+    """The newest run whose snapshot is there, and by whose holdout share it is divided."""
+    query = select(TrainingRun).where(TrainingRun.snapshot_key.is_not(None))
     return session.scalar(query.order_by(TrainingRun.id.desc()).limit(1))
 
 
@@ -247,7 +247,7 @@ def _tell(session: Session, run_id: UUID, version: ModelVersion, worse: Sequence
 def _record(session: Session, version: ModelVersion, row: PanelMeasurement) -> None:
     """For the audit trail: platforms' endpoints are not told."""
     assert row.change is not None and row.change_low is not None and row.change_high is not None
-    webhooks.record(
+    events.record(
         session,
         EventType.MODEL_DRIFTED,
         tenant_id=None,

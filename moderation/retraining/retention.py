@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from moderation import model_versions, webhooks
+from moderation import events, model_versions
 from moderation.db import transaction
 from moderation.retraining import runs
 from moderation.retraining.panel import KEEP_SCORES
@@ -58,7 +58,7 @@ def _forget_snapshots(session: Session) -> list[str]:
     for run in old:
         run.snapshot_key = None
     for key in gone:
-        webhooks.record(session, EventType.SNAPSHOT_REMOVED, tenant_id=None, actor=runs.WORKER, after={"snapshot": key})
+        events.record(session, EventType.SNAPSHOT_REMOVED, tenant_id=None, actor=runs.WORKER, after={"snapshot": key})
     return gone
 
 

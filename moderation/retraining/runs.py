@@ -19,7 +19,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from moderation import notices, webhooks
+from moderation import events, notices
 from moderation.db import new_id, storable
 from moderation.errors import Conflict, LostLease, NotFound
 from moderation.tables import RUN_LIVE, ModelVersion, TrainingRun
@@ -63,7 +63,7 @@ def ask(session: Session, *, actor: str, night: date | None = None) -> TrainingR
     run_id = session.scalar(asked.on_conflict_do_nothing().returning(TrainingRun.id))
     if run_id is None:
         return _in_the_way(session, night)
-    webhooks.record(
+    events.record(
         session, EventType.RUN_ASKED, tenant_id=None, actor=actor, after={"run": str(run_id), "night": _iso(night)}
     )
     return session.get_one(TrainingRun, run_id)
@@ -256,7 +256,7 @@ def _subject(run: TrainingRun, status: RunStatus) -> str:
 
 
 def _record(session: Session, run: TrainingRun, type_: EventType, before: RunStatus, *, actor: str) -> None:
-    webhooks.record(
+    events.record(
         session,
         type_,
         tenant_id=None,

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import select, update
 
-from moderation import db, webhooks
+from moderation import db, events
 from moderation.db import transaction
 from moderation.errors import ConfigurationError, NotFound
 from moderation.retraining import runs, snapshot
@@ -97,5 +97,5 @@ def _remove(storage: Storage, digest: str) -> None:
     key = snapshot_key(digest)
     with transaction() as session:
         session.execute(update(TrainingRun).where(TrainingRun.snapshot_digest == digest).values(snapshot_key=None))
-        webhooks.record(session, EventType.SNAPSHOT_REMOVED, tenant_id=None, actor=runs.WORKER, after={"snapshot": key})
+        events.record(session, EventType.SNAPSHOT_REMOVED, tenant_id=None, actor=runs.WORKER, after={"snapshot": key})
     storage.delete(key)

@@ -9,12 +9,12 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
-from moderation import webhooks
+from moderation import attempts, endpoints
+from moderation.attempts import Outcome
 from moderation.db import transaction
 from moderation.settings import settings
 from moderation.tables import Delivery, Endpoint
 from moderation.vocabulary import CaseStatus, DeliveryStatus
-from moderation.webhooks import Outcome
 from tests.api.conftest import Client
 from tests.api.test_submissions import use
 from tests.factories import make_case, make_endpoint
@@ -32,9 +32,9 @@ def create(client: Client, **fields: Any) -> dict[str, Any]:
 def attempt(client: Client, delivery_id: str, status: int) -> None:
     """One attempt, as a delivery worker writes it down."""
     with transaction() as session:
-        parcel = webhooks.take(session, UUID(delivery_id), timedelta(seconds=30))
+        parcel = attempts.take(session, UUID(delivery_id), timedelta(seconds=30))
         assert parcel is not None
-        webhooks.settle(session, parcel, Outcome(status, "said", None, 12))
+        attempts.settle(session, parcel, Outcome(status, "said", None, 12))
 
 
 def deliveries(client: Client, query: str = "") -> list[dict[str, Any]]:
@@ -74,7 +74,10 @@ def test_a_rotated_secret_leaves_the_one_before_valid(client: Client) -> None:
     endpoint = create(client)
     rotated = client.post(f"/v1/endpoints/{endpoint['id']}/rotate-secret").get_json()
     with transaction() as session:
-        assert webhooks.secrets_of(session.get_one(Endpoint, endpoint["id"])) == [rotated["secret"], endpoint["secret"]]
+        assert endpoints.secrets_of(session.get_one(Endpoint, endpoint["id"])) == [
+            rotated["secret"],
+            endpoint["secret"],
+        ]
 
 
 def test_a_disabled_endpoint_keeps_its_log_and_can_be_enabled(client: Client) -> None:

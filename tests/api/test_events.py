@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.events import EVENTS, EventShown
-from moderation import appeals, cases, model_versions, webhooks
+from moderation import appeals, cases, endpoints, events, model_versions
 from moderation.db import new_id, transaction
 from moderation.settings import settings
 from moderation.tables import Event, Tenant
@@ -29,10 +29,10 @@ def test_what_is_sent_is_as_described() -> None:
     with transaction() as session:
         tenant = make_tenant(session)
         _everything_happens(session, tenant)
-        events = session.scalars(select(Event).where(Event.type.in_(OUTBOUND))).all()
-        assert {event.type for event in events} == OUTBOUND
-        for event in events:
-            sent = json.loads(webhooks.payload(event))
+        told = session.scalars(select(Event).where(Event.type.in_(OUTBOUND))).all()
+        assert {event.type for event in told} == OUTBOUND
+        for event in told:
+            sent = json.loads(events.payload(event))
             assert sent["type"] == event.type.value and set(sent) == set(EventShown.model_fields)
             EventShown.model_validate_json(json.dumps(sent))
             EVENTS[event.type].data.model_validate_json(json.dumps(sent["data"]))
@@ -47,7 +47,7 @@ def _everything_happens(session: Session, tenant: Tenant) -> None:
     appeals.file(session, tenant.id, decided.id, actor="platform", message=None)
     other = Label.REAL if decided.label is Label.FAKE else Label.FAKE
     cases.rule(session, decided, other, actor="somebody", review_id=new_id(), message="Look at the hands.")
-    endpoint = webhooks.create_endpoint(session, tenant.id, "https://93.184.215.14/hooks", [], settings())
-    webhooks.ping(session, endpoint)
-    webhooks.disable(session, endpoint, "It answered 410.")
+    endpoint = endpoints.create(session, tenant.id, "https://93.184.215.14/hooks", [], settings())
+    endpoints.ping(session, endpoint)
+    endpoints.disable(session, endpoint, "It answered 410.")
     model_versions.promote(session, make_version(session, champion=False).id, actor="operator")

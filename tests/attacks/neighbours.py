@@ -18,13 +18,13 @@ from uuid import UUID
 from sqlalchemy import func, text
 from sqlalchemy.orm import Session
 
-from moderation import accounts, appeals, claims, sources, tenants, webhooks
+from moderation import accounts, appeals, claims, endpoints, sources, tenants
+from moderation.attempts import Outcome
 from moderation.db import engine, new_id, transaction
 from moderation.fingerprints import Fingerprint
 from moderation.storage import upload_key
 from moderation.tables import IdempotencyKey, ImageHash, Notice, Row, SimilarImage, Tenant, TrainingRun, Upload, User
 from moderation.vocabulary import CaseStatus, NoticeKind, Role, RunStatus, Scope
-from moderation.webhooks import Outcome
 from tests.factories import champion_or_new, make_case, make_endpoint, make_image, make_key
 from tests.platforms import attempt, make_source
 from tests.reviewing import make_review_case
@@ -61,7 +61,7 @@ def settle_in(session: Session, mark: str) -> Platform:
     source.name = f"{mark} uploads"
     key, _ = tenants.create_key(session, tenant.id, f"{mark} upload service", [Scope.CASES_READ])
     endpoint = make_endpoint(session, tenant, f"https://{mark}.example/hook")
-    delivery = webhooks.ping(session, endpoint)
+    delivery = endpoints.ping(session, endpoint)
     session.flush()
     attempt(session, delivery.id, Outcome(204, mark, None, 38))
     upload = Upload(id=new_id(), tenant_id=tenant.id, s3_key="", expires_at=datetime.now(UTC) + timedelta(hours=1))

@@ -21,7 +21,7 @@ from werkzeug.test import TestResponse
 
 from api import process
 from api.app import Application
-from moderation import fetching, signing, sources, webhooks
+from moderation import attempts, endpoints, fetching, signing, sources
 from moderation.db import new_id, transaction
 from moderation.errors import InvalidRequest
 from moderation.settings import settings
@@ -172,17 +172,17 @@ def test_a_delivery(platform: Platform, wire: Wire, url: str) -> None:
     assert wire.connected == []
 
 
-def deliver(platform: Platform, wire: Wire, url: str) -> webhooks.Outcome:
+def deliver(platform: Platform, wire: Wire, url: str) -> attempts.Outcome:
     """One attempt to send a ping to this address."""
     with transaction() as session:
         endpoint = session.get_one(Endpoint, platform.endpoint_id)
         endpoint.url = url
-        delivery = webhooks.ping(session, endpoint)
+        delivery = endpoints.ping(session, endpoint)
         session.flush()
-        parcel = webhooks.take(session, delivery.id, LEASE)
+        parcel = attempts.take(session, delivery.id, LEASE)
     assert parcel is not None
     with on(wire):
-        return webhooks.attempt(parcel, settings())
+        return attempts.send(parcel, settings())
 
 
 def test_what_is_connected_to_is_what_was_checked(platform: Platform, wire: Wire) -> None:

@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 from sqlalchemy import select
 from standardwebhooks import Webhook
 
-from moderation import appeals, webhooks
+from moderation import appeals, attempts, endpoints
 from moderation.db import transaction
 from moderation.settings import settings
 from moderation.tables import Delivery, Event
@@ -39,9 +39,9 @@ def delivered(url: str, port: int) -> None:
         ids = session.scalars(query).all()
     for delivery_id in ids:
         with transaction() as session:
-            parcel = webhooks.take(session, delivery_id, webhooks.SLOW_DOWN)
+            parcel = attempts.take(session, delivery_id, attempts.SLOW_DOWN)
             assert parcel is not None and parcel.url == url
-            webhooks.settle(session, parcel, webhooks.attempt(parcel, allowed))
+            attempts.settle(session, parcel, attempts.send(parcel, allowed))
 
 
 @pytest.mark.usefixtures("bucket")
@@ -73,7 +73,7 @@ def test_an_appeal_is_answered_unseen_and_the_platform_hears_why(dashboard: Dash
         assert settle(case_id).label is Label.REAL
         delivered(platform.url(), platform.port)
     [(_, _, headers, body)] = platform.seen
-    told: Any = Webhook(webhooks.secrets_of(endpoint)[0]).verify(body, headers)
+    told: Any = Webhook(endpoints.secrets_of(endpoint)[0]).verify(body, headers)
     assert told == json.loads(body) and told["type"] == "appeal.decided"
     assert told["data"]["appeal"] == {"outcome": "overturned", "message": "The raw file settles it: sorry."}
     assert told["data"]["decision"]["label"] == "real" and "metadata agrees" not in body.decode()

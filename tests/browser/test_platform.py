@@ -21,11 +21,11 @@ from playwright.sync_api import Page, expect
 from sqlalchemy import select
 
 from moderation import cases, claims, dispatch, members, signing
+from moderation.attempts import Outcome
 from moderation.db import transaction
 from moderation.settings import settings
 from moderation.tables import Case, Delivery
 from moderation.vocabulary import CaseStatus, FailureReason, Role
-from moderation.webhooks import Outcome
 from tests.browser.conftest import TABLET, Dashboard, lines_of, overflow, serving, tenant_named
 from tests.factories import make_case, make_endpoint, take_case
 from tests.moderation.test_outbound import serving as receiving

@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 
 from infra.cli import telltale
 from infra.demo.receiver import Receiver
-from moderation import webhooks
+from moderation import attempts, endpoints
 from moderation.db import transaction
 from moderation.settings import settings
 from moderation.storage import Storage
@@ -105,7 +105,7 @@ def in_every_state(receiver: Receiver, link: str) -> tuple[UUID, dict[str, UUID]
     with transaction() as session:
         tenant = make_tenant(session, "the platform")
         endpoint = make_endpoint(session, tenant, receiver.url)
-        receiver.trust(*webhooks.secrets_of(endpoint))
+        receiver.trust(*endpoints.secrets_of(endpoint))
         known = {CaseStatus.FETCHING: make_case(session, tenant, CaseStatus.FETCHING, image_url=link).id}
         for seed, status in enumerate(set(CaseStatus) - {CaseStatus.FETCHING}):
             image = make_image(session, tenant, picture(seed))
@@ -114,7 +114,7 @@ def in_every_state(receiver: Receiver, link: str) -> tuple[UUID, dict[str, UUID]
             known[status] = make_case(session, tenant, status, image=image).id
         # One whose delivery is under way.
         due = session.scalars(select(Delivery.id).order_by(Delivery.id).limit(1)).one()
-        assert webhooks.take(session, due, timedelta(seconds=1)) is not None
+        assert attempts.take(session, due, timedelta(seconds=1)) is not None
     return tenant.id, known
 
 

@@ -24,7 +24,7 @@ from infra.backups import contents, database, making
 from infra.backups.places import Bucket, Folder, Place
 from infra.cli import telltale
 from infra.doctor import services as doctor
-from moderation import accounts, checkpoints, erasure, schema, sources, tenants, webhooks
+from moderation import accounts, checkpoints, endpoints, erasure, schema, sources, tenants
 from moderation.db import engine, listener, new_id, transaction, turn
 from moderation.errors import ConfigurationError, NotFound, Unauthenticated
 from moderation.settings import settings
@@ -214,7 +214,7 @@ def test_what_was_in_flight_is_put_in_order(acme: Tenant, fresh: Fresh, tmp_path
             again = session.get_one(Case, case.id)
             assert (again.status, again.attempts, again.lease_until) == (CaseStatus.QUEUED, 0, None)
             assert session.get_one(Endpoint, endpoint.id).failing_since is None
-            assert webhooks.secrets_of(session.get_one(Endpoint, endpoint.id)) == webhooks.secrets_of(endpoint)
+            assert endpoints.secrets_of(session.get_one(Endpoint, endpoint.id)) == endpoints.secrets_of(endpoint)
 
 
 def test_what_was_taken_back_since_is_taken_back_again(acme: Tenant, fresh: Fresh, tmp_path: Path) -> None:
@@ -232,11 +232,11 @@ def test_what_was_taken_back_since_is_taken_back_again(acme: Tenant, fresh: Fres
         accounts.disable(session, session.get_one(User, user.id), actor="test")
         tenants.change_tenant(session, acme.id, {"allow_training": False})
         for each in (endpoint, again):
-            webhooks.disable(session, session.get_one(Endpoint, each.id), "test")
+            endpoints.disable(session, session.get_one(Endpoint, each.id), "test")
         sources.disable_source(session, session.get_one(Source, source.id), actor="test")
     assert done("backup", tmp_path, "--withdrawals")["withdrawals"] == 7
     with transaction() as session:
-        webhooks.enable(session, session.get_one(Endpoint, again.id))
+        endpoints.enable(session, session.get_one(Endpoint, again.id))
     assert done("backup", tmp_path, "--withdrawals")["withdrawals"] == 6
     with fresh():
         restored = done("restore", tmp_path)

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from sqlalchemy import Engine, select
 
 from infra.cli import telltale
-from moderation import sealing, sources, tenants, webhooks
+from moderation import endpoints, sealing, sources, tenants
 from moderation.db import transaction
 from moderation.errors import Unauthenticated
 from moderation.tables import Case, Delivery, Endpoint, Event, Source, User
@@ -209,7 +209,7 @@ class TestEndpoints:
     def test_a_disabled_one_is_enabled(self, acme: str) -> None:
         made = self.create(acme)
         with transaction() as session:
-            webhooks.disable(session, session.get_one(Endpoint, made["id"]), "It answered 410 Gone.")
+            endpoints.disable(session, session.get_one(Endpoint, made["id"]), "It answered 410 Gone.")
         assert as_json("endpoints", "list")[0]["state"] == "disabled"
         succeeded("endpoints", "enable", made["id"])
         assert as_json("endpoints", "list")[0]["state"] == "enabled"
@@ -218,7 +218,7 @@ class TestEndpoints:
         made = self.create(acme)
         rotated = as_json("endpoints", "rotate-secret", made["id"])
         with transaction() as session:
-            assert webhooks.secrets_of(session.get_one(Endpoint, made["id"])) == [rotated["secret"], made["secret"]]
+            assert endpoints.secrets_of(session.get_one(Endpoint, made["id"])) == [rotated["secret"], made["secret"]]
 
     @pytest.mark.parametrize("command", ["ping", "enable", "rotate-secret"])
     def test_an_unknown_one_is_named(self, command: str) -> None:
@@ -232,7 +232,7 @@ class TestDeliveries:
         """One delivery that arrived, to one endpoint."""
         with transaction() as session:
             tenant = tenants.tenant_named(session, acme)
-            delivery = webhooks.ping(session, make_endpoint(session, tenant))
+            delivery = endpoints.ping(session, make_endpoint(session, tenant))
             delivery.status = DeliveryStatus.DELIVERED
             return delivery
 

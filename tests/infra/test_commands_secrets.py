@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 
 from infra.cli import telltale
 from infra.local import kept_secret_keys
-from moderation import sealing, webhooks
+from moderation import endpoints, sealing
 from moderation.db import transaction
 from moderation.tables import Endpoint
 from tests.factories import make_endpoint, make_tenant
@@ -37,7 +37,7 @@ def endpoint(db: Engine, with_keys: Callable[[str], None]) -> Endpoint:
 
 
 def test_changing_over_step_by_step(endpoint: Endpoint, with_keys: Callable[[str], None]) -> None:
-    (secret,), (old,) = webhooks.secrets_of(endpoint), sealing.key_ids()
+    (secret,), (old,) = endpoints.secrets_of(endpoint), sealing.key_ids()
     with_keys(f"{key(2)},{key(1)}")
     new = sealing.key_ids()[0]
 
@@ -50,7 +50,7 @@ def test_changing_over_step_by_step(endpoint: Endpoint, with_keys: Callable[[str
     assert states() == {new: (1, "encrypts"), old: (0, "decrypts")}
     with_keys(key(2))
     with transaction() as session:
-        assert webhooks.secrets_of(session.get_one(Endpoint, endpoint.id)) == [secret]
+        assert endpoints.secrets_of(session.get_one(Endpoint, endpoint.id)) == [secret]
 
 
 def test_the_wrong_key_is_said_everywhere_and_nothing_starts(
@@ -84,7 +84,7 @@ def test_migrating_encrypts_what_an_older_telltale_left(endpoint: Endpoint) -> N
         assert result.exit_code == 0, result.output
     with transaction() as session:
         stored = session.get_one(Endpoint, endpoint.id)
-    assert webhooks.secrets_of(stored) == ["whsec_b2xk"] and "whsec" not in str(stored.secrets)
+    assert endpoints.secrets_of(stored) == ["whsec_b2xk"] and "whsec" not in str(stored.secrets)
 
 
 def test_up_makes_a_key_once_for_its_owner_alone(tmp_path: Path) -> None:

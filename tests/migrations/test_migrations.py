@@ -16,7 +16,7 @@ from sqlalchemy import Engine, create_engine, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 import migrations
-from moderation import webhooks
+from moderation import events
 from moderation.db import transaction
 from moderation.tables import Event, Row
 from moderation.vocabulary import EventType
@@ -303,6 +303,6 @@ def test_the_audit_trail_only_grows(db: Engine, statement: str) -> None:
     with pytest.raises(DBAPIError, match="the table events is append only"), transaction() as session:
         session.execute(text(statement))
     with transaction() as session:
-        webhooks.record(session, EventType.CASE_RETRIED, tenant_id=None, actor="later")
+        events.record(session, EventType.CASE_RETRIED, tenant_id=None, actor="later")
     with transaction() as session:
         assert session.scalars(select(Event.actor).order_by(Event.id)).all() == ["operator", "test", "later"]

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, func, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from moderation import cases, dispatch, screening, tenants, webhooks
+from moderation import cases, dispatch, events, screening, tenants
 from moderation.cases import LEGAL, Lease
 from moderation.db import transaction
 from moderation.errors import IllegalTransition, LostLease, NotFound
@@ -437,28 +437,6 @@ def test_a_case_its_event_and_its_deliveries_are_one_commit(tenant: Tenant) -> N
     assert (after["events"], after["deliveries"]) == (before["events"] + 1, before["deliveries"] + 2)
 
 
-def test_an_event_never_goes_to_another_tenant_nor_to_who_did_not_ask(tenant: Tenant) -> None:
-    with transaction() as session:
-        other = make_tenant(session)
-        all_of_them = factories.make_endpoint(session, tenant)
-        failures = factories.make_endpoint(session, tenant, event_types=["verdict.failed"])
-        disabled = factories.make_endpoint(session, tenant)
-        webhooks.disable(session, disabled, "for the test")
-        factories.make_endpoint(session, other)
-        case = make_case(session, tenant, S.FAILED)
-        told = session.execute(
-            select(Event.type, Delivery.endpoint_id)
-            .join(Event)
-            .where(Event.case_id == case.id)
-            .order_by(Event.sequence)
-        ).all()
-    assert set(told) == {
-        (EventType.SUBMISSION_ACCEPTED, all_of_them.id),
-        (EventType.VERDICT_FAILED, all_of_them.id),
-        (EventType.VERDICT_FAILED, failures.id),
-    }
-
-
 HEAVY = {
     "four-byte characters": "\U0001f9ff",
     "characters that JSON writes as six": "\x01",
@@ -479,10 +457,10 @@ def test_the_largest_case_still_makes_an_event_under_20_kb(tenant: Tenant, chara
     assert job is not None
     screening.finish(job, factories.make_reading(explanation=character * 50_000), version.id)
     with transaction() as session:
-        events = session.scalars(select(Event).where(Event.case_id == case.id, Event.data.is_not(None))).all()
-        assert len(events) == 3
-        for event in events:
-            assert 8000 < len(webhooks.payload(event)) < 20_000
+        told = session.scalars(select(Event).where(Event.case_id == case.id, Event.data.is_not(None))).all()
+        assert len(told) == 3
+        for event in told:
+            assert 8000 < len(events.payload(event)) < 20_000
     with transaction() as session:
         whole = cases.describe(session.get_one(Case, case.id))
         assert whole["verdict"]["explanation"] == character * 50_000, "only the event's copy is cut"
@@ -495,7 +473,7 @@ def test_a_failure_with_endless_detail_still_makes_an_event_under_20_kb(tenant: 
         cases.fail(session, session.get_one(Case, case.id), FailureReason.INTERNAL, "\x00\U0001f9ff" * 10_000)
     with transaction() as session:
         event = session.scalars(select(Event).where(Event.type == EventType.VERDICT_FAILED)).one()
-        assert len(webhooks.payload(event)) < 20_000
+        assert len(events.payload(event)) < 20_000
 
 
 def test_a_nul_in_the_models_words_costs_only_itself(tenant: Tenant) -> None:

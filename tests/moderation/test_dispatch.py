@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Engine, text, update
 from sqlalchemy.orm import Session
 
-from moderation import cases, dispatch, screening, webhooks
+from moderation import attempts, cases, dispatch, endpoints, screening
 from moderation.db import transaction
 from moderation.dispatch import Work
 from moderation.settings import settings
@@ -271,12 +271,12 @@ def test_an_endpoint_has_at_most_its_cap_in_flight_and_holds_up_only_itself(tena
     with transaction() as session:
         slow, quick = factories.make_endpoint(session, tenant), factories.make_endpoint(session, tenant)
         for _ in range(10):
-            webhooks.ping(session, slow)
+            endpoints.ping(session, slow)
     first = offer_deliveries()
     assert len(first) == 4
     with transaction() as session:
         for delivery_id in first[:2]:
-            assert webhooks.take(session, delivery_id, LEASE) is not None
+            assert attempts.take(session, delivery_id, LEASE) is not None
     assert offer_deliveries() == [], "being sent counts as much as being offered"
     bulk_deliveries(quick, 2)
     assert len(offer_deliveries()) == 2
@@ -288,7 +288,7 @@ def test_disabled_and_paused_endpoints_get_nothing_until_they_are_back(tenant: T
     for endpoint in (disabled, paused):
         bulk_deliveries(endpoint, 1)
     with transaction() as session:
-        webhooks.disable(session, session.get_one(Endpoint, disabled.id), "for the test")
+        endpoints.disable(session, session.get_one(Endpoint, disabled.id), "for the test")
         session.execute(
             text("DELETE FROM deliveries WHERE event_id IN (SELECT id FROM events WHERE actor = 'delivery')")
         )
@@ -297,7 +297,7 @@ def test_disabled_and_paused_endpoints_get_nothing_until_they_are_back(tenant: T
         )
     assert offer_deliveries() == []
     with transaction() as session:
-        webhooks.enable(session, session.get_one(Endpoint, disabled.id))
+        endpoints.enable(session, session.get_one(Endpoint, disabled.id))
         session.execute(update(Endpoint).where(Endpoint.id == paused.id).values(paused_until=text("now()")))
     assert len(offer_deliveries()) == 2
 
@@ -371,14 +371,14 @@ def test_who_has_no_case_waiting_costs_an_offer_nothing(tenant: Tenant) -> None:
 def test_endpoints_with_nothing_to_send_cost_an_offer_nothing(tenant: Tenant) -> None:
     with transaction() as session:
         endpoint = factories.make_endpoint(session, tenant)
-        sent = webhooks.ping(session, endpoint)
+        sent = endpoints.ping(session, endpoint)
         sent.status = DeliveryStatus.DELIVERED
         copy(session, "endpoints", endpoint.id)
         copy(session, "deliveries", sent.id, "event_id", "endpoint_id")
         with reading_few(session, "endpoints"), reading_few(session, "deliveries"):
             assert due_in(session) == set()
             assert dispatch.offer_deliveries(session, per_endpoint=4, lease=LEASE) == []
-        waiting = webhooks.ping(session, endpoint).id
+        waiting = endpoints.ping(session, endpoint).id
         with reading_few(session, "endpoints"), reading_few(session, "deliveries"):
             assert due_in(session) == {Work.DELIVERIES}
             assert dispatch.offer_deliveries(session, per_endpoint=4, lease=LEASE) == [waiting]

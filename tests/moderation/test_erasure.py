@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, func, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from moderation import backlog, cases, erasure, idempotency, screening, sources, webhooks
+from moderation import backlog, cases, erasure, events, idempotency, screening, sources
 from moderation.db import transaction
 from moderation.errors import Conflict, LostLease
 from moderation.settings import settings
@@ -114,8 +114,8 @@ def test_deliveries_that_wait_go_out_without_it_and_keep_their_shape(tenant: Ten
     case = told(tenant)
     erase(tenant, case)
     with transaction() as session:
-        events = [each.event for each in session.scalars(select(Delivery)) if each.event.case_id is not None]
-        bodies = [json.loads(webhooks.payload(event)) for event in events]
+        its = [each.event for each in session.scalars(select(Delivery)) if each.event.case_id is not None]
+        bodies = [json.loads(events.payload(event)) for event in its]
     assert {body["type"] for body in bodies} >= {"submission.accepted", "verdict.completed", "decision.created"}
     for body in bodies:
         data = body["data"]
@@ -256,6 +256,6 @@ def test_words_can_be_taken_away_once_the_case_is_forgotten_and_not_before(forgo
         session.execute(update(Case).values(forgotten_at=func.now()))
         session.execute(less)
     with transaction() as session:
-        events = session.scalars(select(Event).where(Event.case_id.is_not(None))).all()
-        assert {event.data is None and event.request_id is None for event in events} == {True}
-        assert EventType.DECISION_CREATED in {event.type for event in events}
+        its = session.scalars(select(Event).where(Event.case_id.is_not(None))).all()
+        assert {event.data is None and event.request_id is None for event in its} == {True}
+        assert EventType.DECISION_CREATED in {event.type for event in its}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import Engine, select, text
 
-from moderation import keyring, sealing, sources, webhooks
+from moderation import endpoints, keyring, sealing, sources
 from moderation.db import transaction
 from moderation.errors import Unreadable
 from moderation.settings import settings
@@ -46,7 +46,7 @@ def opened() -> tuple[list[str], list[str], str]:
         endpoint, source = session.scalars(select(Endpoint)).one(), session.scalars(select(Source)).one()
     assert source.s3_secret_key is not None
     s3_key = sealing.unseal(source.s3_secret_key, source.id)
-    return webhooks.secrets_of(endpoint), sources.secrets_of(source), s3_key
+    return endpoints.secrets_of(endpoint), sources.secrets_of(source), s3_key
 
 
 def everything_stored() -> list[str]:
@@ -127,8 +127,8 @@ def test_no_secret_is_anywhere_in_the_database(tenant: Tenant) -> None:
     """Of the rows, and of the events that tell of them."""
     furnish(tenant)
     with transaction() as session:
-        endpoint = webhooks.create_endpoint(session, tenant.id, "https://93.184.215.14/", [], settings())
-        secrets = [*webhooks.secrets_of(endpoint), webhooks.rotate_secret(session, endpoint)]
+        endpoint = endpoints.create(session, tenant.id, "https://93.184.215.14/", [], settings())
+        secrets = [*endpoints.secrets_of(endpoint), endpoints.rotate_secret(session, endpoint)]
         source = session.scalars(select(Source)).one()
         secrets.append(sources.rotate_source_secret(session, source, None, actor="user:ada"))
     secrets += [*PLAIN, "hush"]

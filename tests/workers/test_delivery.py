@@ -12,8 +12,8 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from moderation import attempts, endpoints, keyring, outbound
 from moderation import db as db_module
-from moderation import keyring, outbound, webhooks
 from moderation.db import transaction
 from moderation.settings import settings
 from moderation.tables import Delivery, DeliveryAttempt
@@ -34,7 +34,7 @@ def open_transactions() -> list[str]:
         return list(session.scalars(text(query)).all())
 
 
-def attempts(outcome: str) -> float:
+def attempts_made(outcome: str) -> float:
     return value("telltale_delivery_attempts_total", outcome=outcome)
 
 
@@ -58,10 +58,10 @@ def test_one_task_is_one_attempt(
         allowed = settings().model_copy(update={"allowed_hosts": (f"127.0.0.1:{server.port}",)})
         monkeypatch.setattr(delivery, "settings", lambda: allowed)
         word = "delivered" if status == 204 else "refused"
-        before = attempts(word), lags()
+        before = attempts_made(word), lags()
         for _ in range(2):
             delivery.deliver(str(delivery_id))
-    assert (attempts(word) - before[0], lags() - before[1]) == (1, 1 if word == "delivered" else 0)
+    assert (attempts_made(word) - before[0], lags() - before[1]) == (1, 1 if word == "delivered" else 0)
     assert seen_open == [[]], "called once, and no transaction was open meanwhile"
     with transaction() as session:
         row: Any = session.get_one(Delivery, delivery_id)
@@ -95,7 +95,7 @@ def test_a_worker_that_must_stop_gives_back_what_is_not_answered(db: Engine, mon
 def test_what_was_sent_while_the_database_went_away_is_not_sent_again(
     db: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settle, away, sent = webhooks.settle, [OperationalError("UPDATE", {}, OSError("starting up"))], []
+    settle, away, sent = attempts.settle, [OperationalError("UPDATE", {}, OSError("starting up"))], []
 
     def settled(*args: Any) -> Delivery | None:
         if away:
@@ -107,7 +107,7 @@ def test_what_was_sent_while_the_database_went_away_is_not_sent_again(
         request.send_response(204)
         request.end_headers()
 
-    monkeypatch.setattr(webhooks, "settle", settled)
+    monkeypatch.setattr(attempts, "settle", settled)
     monkeypatch.setattr(db_module, "INSIST_EVERY_S", 0.01)
     with serving(handle) as server:
         delivery_id = pinged(server.url())
@@ -162,4 +162,4 @@ def test_a_delivery_that_is_not_there_is_no_error(db: Engine) -> None:
 
 def pinged(url: str) -> UUID:
     with transaction() as session:
-        return webhooks.ping(session, make_endpoint(session, make_tenant(session), url)).id
+        return endpoints.ping(session, make_endpoint(session, make_tenant(session), url)).id

@@ -10,11 +10,11 @@ from uuid import UUID
 
 import pytest
 
-from moderation import signing, webhooks
+from moderation import deliveries, endpoints, signing
+from moderation.attempts import Outcome
 from moderation.db import new_id, transaction
 from moderation.tables import Delivery, Endpoint, Tenant
 from moderation.vocabulary import DeliveryStatus
-from moderation.webhooks import Outcome
 from tests.api.dashboard.conftest import Browser
 from tests.factories import make_case, make_endpoint
 from tests.platforms import Furnished, attempt
@@ -38,7 +38,7 @@ def test_filters(ada: Browser, ours: Furnished) -> None:
     with transaction() as session:
         other = make_endpoint(session, ours.tenant, "https://other.example/in")
         make_case(session, ours.tenant)
-        to_other = webhooks.deliveries_of(session, ours.tenant.id, endpoint_id=other.id)
+        to_other = deliveries.listed(session, ours.tenant.id, endpoint_id=other.id)
         attempt(session, to_other[0].id, Outcome(410, "", None, 3))
     assert len(shown(ada, ours)) == 6, "a ping, three of cases, one of them twice, and that an endpoint was disabled"
     assert shown(ada, ours, "?status=delivered") == [str(ours.delivery.id)]
@@ -61,7 +61,7 @@ def test_pages_miss_and_repeat_nothing(ada: Browser, ours: Furnished, monkeypatc
     monkeypatch.setattr("api.dashboard.deliveries.PAGE", 3)
     with transaction() as session:
         endpoint = session.get_one(Endpoint, ours.endpoint.id)
-        ids = {str(webhooks.ping(session, endpoint).id) for _ in range(7)} | {str(ours.delivery.id)}
+        ids = {str(endpoints.ping(session, endpoint).id) for _ in range(7)} | {str(ours.delivery.id)}
     seen, path = [], ours.path("/deliveries?type=endpoint.ping")
     while path:
         page = html.unescape(ada.get(path).text)
@@ -81,7 +81,7 @@ def test_without_any_it_is_said_what_to_do(ada: Browser, tenant: Tenant) -> None
 
 def test_one_shows_its_request_and_every_attempt(ada: Browser, ours: Furnished) -> None:
     with transaction() as session:
-        made = webhooks.ping(session, session.get_one(Endpoint, ours.endpoint.id))
+        made = endpoints.ping(session, session.get_one(Endpoint, ours.endpoint.id))
     outcomes = [Outcome(500, "<b>not today</b>", None, 812), Outcome(None, None, "It does not resolve.", 3)]
     for outcome in outcomes:
         with transaction() as session:
@@ -94,7 +94,7 @@ def test_one_shows_its_request_and_every_attempt(ada: Browser, ours: Furnished) 
     first, *lines = blocks["Headers"].strip().splitlines()
     headers = dict(line.split(": ", 1) for line in lines)
     assert first == f"POST {ours.endpoint.url}"
-    secrets = webhooks.secrets_of(ours.endpoint)
+    secrets = endpoints.secrets_of(ours.endpoint)
     assert signing.verify_standard(secrets, headers, blocks["Body"].encode()) == str(made.event_id)
     assert json.loads(blocks["Body"])["type"] == "endpoint.ping"
     assert not [text for text in (*ours.endpoint.secrets, *secrets) if text in page]

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select
 
-from moderation import webhooks
+from moderation import endpoints
 from moderation.db import transaction
 from moderation.tables import Delivery, Endpoint, Tenant
 from moderation.vocabulary import DeliveryStatus
@@ -43,7 +43,7 @@ def test_a_new_ones_secret_is_shown_once(ada: Browser, tenant: Tenant) -> None:
     with transaction() as session:
         made = session.scalars(select(Endpoint)).one()
     assert (made.url, made.event_types) == (URL, ["verdict.failed", "case.in_review"])
-    assert webhooks.secrets_of(made) == [secret]
+    assert endpoints.secrets_of(made) == [secret]
     for shown in (path, f"{path}/{made.id}"):
         page = ada.get(shown)
         assert page.status_code == 200 and URL in page.text and secret not in page.text
@@ -93,8 +93,8 @@ def test_other_events_from_now_on(ada: Browser, ours: Furnished) -> None:
 def test_a_rotated_secret_is_shown_once_and_the_one_before_signs_too(ada: Browser, ours: Furnished) -> None:
     answer = ada.post(ours.path("/endpoints/{endpoint}/secret"))
     (fresh,) = SECRET.findall(answer.text)
-    (before,) = webhooks.secrets_of(ours.endpoint)
-    assert webhooks.secrets_of(row(ours.endpoint)) == [fresh, before]
+    (before,) = endpoints.secrets_of(ours.endpoint)
+    assert endpoints.secrets_of(row(ours.endpoint)) == [fresh, before]
     assert before not in answer.text
     assert fresh not in ada.get(ours.path("/endpoints/{endpoint}")).text
 

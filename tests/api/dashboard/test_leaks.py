@@ -20,7 +20,7 @@ from sqlalchemy.engine import make_url
 from werkzeug.test import TestResponse
 
 from api.app import Application
-from moderation import accounts, logs, sources, tenants, webhooks
+from moderation import accounts, attempts, endpoints, events, logs, sources, tenants
 from moderation.db import new_id, transaction
 from moderation.settings import settings
 from moderation.tables import Endpoint, Source, User
@@ -70,7 +70,7 @@ def secrets(ours: Furnished, ada: Browser) -> Secrets:
     """One of each, made before anything is asked for."""
     with transaction() as session:
         endpoint = session.get_one(Endpoint, ours.endpoint.id)
-        first, second = webhooks.secrets_of(endpoint)[0], webhooks.rotate_secret(session, endpoint)
+        first, second = endpoints.secrets_of(endpoint)[0], endpoints.rotate_secret(session, endpoint)
         inbound = sources.secrets_of(session.get_one(Source, ours.source.id))[0]
         bucket = Source(
             tenant_id=ours.tenant.id,
@@ -198,7 +198,7 @@ def test_a_defect_while_a_secret_is_in_hand_logs_none_of_it(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(webhooks, "record", broken)
+    monkeypatch.setattr(events, "record", broken)
     ada.http.application.config["PROPAGATE_EXCEPTIONS"] = False
     with logged() as lines:
         asked = [
@@ -220,8 +220,8 @@ def test_a_defect_while_a_secret_is_in_hand_logs_none_of_it(
 def test_nothing_that_holds_a_secret_prints_it(ours: Furnished, secrets: Secrets) -> None:
     with transaction() as session:
         endpoint = session.get_one(Endpoint, ours.endpoint.id)
-        delivery = webhooks.ping(session, endpoint)
-        parcel = webhooks.take(session, delivery.id, accounts.LONGEST_IDLE)
+        delivery = endpoints.ping(session, endpoint)
+        parcel = attempts.take(session, delivery.id, accounts.LONGEST_IDLE)
         source = session.get_one(Source, ours.source.id)
         held = [settings(), endpoint, source, delivery, parcel, vars(source), vars(endpoint)]
     assert parcel is not None and parcel.secrets

@@ -1,37 +1,31 @@
-"""Webhooks out: schedule, pauses, ends, replays, and what a real receiver with the official package verifies."""
+"""Attempts: schedule, pauses, ends, and what a real receiver with the official package verifies."""
 
 from __future__ import annotations
 
-import http.server
-import json
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, tzinfo
-from threading import Barrier
 from typing import Self
 from uuid import UUID
 
 import pytest
 import standardwebhooks
-from sqlalchemy import Engine, select, text, update
+from sqlalchemy import Engine, select, text
 
-from moderation import cases, dispatch, webhooks
+from moderation import attempts, deliveries, dispatch, endpoints, events
+from moderation.attempts import SCHEDULE
 from moderation.db import transaction
-from moderation.errors import AddressRefused, InvalidRequest, NotFound
-from moderation.settings import Settings, settings
+from moderation.errors import AddressRefused
+from moderation.settings import settings
 from moderation.tables import Delivery, DeliveryAttempt, Endpoint, Event, Tenant
 from moderation.vocabulary import CaseStatus, DeliveryStatus, EventType
-from moderation.webhooks import SCHEDULE, Outcome, Parcel
 from tests import factories
+from tests.delivering import LEASE, answered, pinged, receiver, reread, sending, settle, taken, wait_of
 from tests.factories import make_case, make_endpoint, make_tenant
 from tests.moderation.test_outbound import serving
 from tests.moderation.test_sealing import key, with_keys
-from tests.reading import copy, reading_few
 
 __all__ = ["with_keys"]
-
-LEASE = timedelta(seconds=30)
 
 
 @pytest.fixture
@@ -46,47 +40,9 @@ def endpoint(tenant: Tenant) -> Endpoint:
         return make_endpoint(session, tenant)
 
 
-def answered(status: int | None, retry_after: int | None = None) -> Outcome:
-    error = None if status is not None else "It does not answer."
-    return Outcome(status, "", error, 5, retry_after)
-
-
-def pinged(endpoint: Endpoint) -> UUID:
-    with transaction() as session:
-        return webhooks.ping(session, session.get_one(Endpoint, endpoint.id)).id
-
-
-def taken(delivery_id: UUID, lease: timedelta = LEASE) -> Parcel:
-    """The delivery under way, whenever it is due."""
-    with transaction() as session:
-        session.execute(
-            update(Delivery).where(Delivery.id == delivery_id).values(next_attempt_at=datetime(2020, 1, 1, tzinfo=UTC))
-        )
-    with transaction() as session:
-        parcel = webhooks.take(session, delivery_id, lease)
-    assert parcel is not None
-    return parcel
-
-
-def settle(parcel: Parcel, outcome: Outcome) -> Delivery:
-    with transaction() as session:
-        assert webhooks.settle(session, parcel, outcome) is not None
-        return session.get_one(Delivery, parcel.delivery_id)
-
-
-def wait_of(delivery: Delivery) -> float:
-    """Seconds until the next attempt."""
-    return (delivery.next_attempt_at - datetime.now(UTC)).total_seconds()
-
-
 def stored(delivery_id: UUID) -> Delivery:
     with transaction() as session:
         return session.get_one(Delivery, delivery_id)
-
-
-def reread(endpoint: Endpoint) -> Endpoint:
-    with transaction() as session:
-        return session.get_one(Endpoint, endpoint.id)
 
 
 def age_failure(endpoint: Endpoint, age: timedelta) -> None:
@@ -149,15 +105,15 @@ def test_a_delivery_is_taken_once_and_not_before_its_time(endpoint: Endpoint) ->
     delivery_id = pinged(endpoint)
     parcel = taken(delivery_id)
     with transaction() as session:
-        assert webhooks.take(session, delivery_id, LEASE) is None
+        assert attempts.take(session, delivery_id, LEASE) is None
     settle(parcel, answered(500))
     with transaction() as session:
-        assert webhooks.take(session, delivery_id, LEASE) is None
+        assert attempts.take(session, delivery_id, LEASE) is None
     settle(taken(delivery_id), answered(200))
     with transaction() as session:
         session.get_one(Delivery, delivery_id).next_attempt_at = datetime(2020, 1, 1, tzinfo=UTC)
         session.flush()
-        assert webhooks.take(session, delivery_id, LEASE) is None, "a delivered event stays delivered"
+        assert attempts.take(session, delivery_id, LEASE) is None, "a delivered event stays delivered"
 
 
 def test_a_late_sender_writes_nothing(endpoint: Endpoint) -> None:
@@ -165,7 +121,7 @@ def test_a_late_sender_writes_nothing(endpoint: Endpoint) -> None:
     late = taken(delivery_id, lease=timedelta(seconds=-1))
     newer = taken(delivery_id)
     with transaction() as session:
-        assert webhooks.settle(session, late, answered(410)) is None
+        assert attempts.settle(session, late, answered(410)) is None
     assert reread(endpoint).disabled_at is None
     assert settle(newer, answered(200)).status is DeliveryStatus.DELIVERED
     with transaction() as session:
@@ -177,7 +133,7 @@ def test_an_outcome_that_is_written_once_more_changes_nothing(endpoint: Endpoint
     parcel = taken(pinged(endpoint))
     first = settle(parcel, answered(500))
     with transaction() as session:
-        assert webhooks.settle(session, parcel, answered(500)) is None
+        assert attempts.settle(session, parcel, answered(500)) is None
         assert session.get_one(Delivery, parcel.delivery_id).next_attempt_at == first.next_attempt_at
         assert session.scalars(select(DeliveryAttempt.attempt)).all() == [1]
 
@@ -218,7 +174,7 @@ def test_a_machine_whose_clock_is_wrong_keeps_to_the_schedule(
 ) -> None:
     parcel = taken(pinged(endpoint))
     with monkeypatch.context() as wrong:
-        wrong.setattr(webhooks, "datetime", _HoursAhead)
+        wrong.setattr(attempts, "datetime", _HoursAhead)
         delivery = settle(parcel, answered(429, 60))
     assert 55 < wait_of(delivery) <= 60
     paused_until = reread(endpoint).paused_until
@@ -261,7 +217,7 @@ def test_gone_disables_at_once_and_tells_the_tenants_others(tenant: Tenant, endp
         assert stranger.id != other.id
         event = told[0].event
         assert event.data == {"endpoint_id": str(endpoint.id), "url": endpoint.url, "reason": now.disabled_reason}
-        assert webhooks.take(session, waiting, LEASE) is None, "what is pending waits"
+        assert attempts.take(session, waiting, LEASE) is None, "what is pending waits"
 
 
 def test_two_endpoints_disabled_at_once_tell_each_other(tenant: Tenant) -> None:
@@ -272,7 +228,7 @@ def test_two_endpoints_disabled_at_once_tell_each_other(tenant: Tenant) -> None:
     with transaction() as first, transaction() as second:
         for session, parcel in zip((first, second), parcels, strict=True):
             session.execute(text("SET LOCAL lock_timeout = '1s'"))
-            webhooks.settle(session, parcel, answered(410))
+            attempts.settle(session, parcel, answered(410))
             session.flush()
     with transaction() as session:
         query = select(Delivery.endpoint_id).join(Event).where(Event.type == EventType.ENDPOINT_DISABLED)
@@ -298,92 +254,7 @@ def test_one_success_starts_the_five_days_anew(endpoint: Endpoint) -> None:
     assert failing_since is not None and datetime.now(UTC) - failing_since < timedelta(minutes=1)
 
 
-def test_an_endpoint_that_is_enabled_again_gets_what_was_pending(endpoint: Endpoint) -> None:
-    waiting = pinged(endpoint)
-    with transaction() as session:
-        webhooks.disable(session, session.get_one(Endpoint, endpoint.id), "for the test")
-    with transaction() as session:
-        assert dispatch.offer_deliveries(session, per_endpoint=4, lease=LEASE) == []
-        webhooks.enable(session, session.get_one(Endpoint, endpoint.id))
-    with transaction() as session:
-        assert dispatch.offer_deliveries(session, per_endpoint=4, lease=LEASE) == [waiting]
-
-
-# --- Replay and ping ---
-
-
-def test_a_replay_starts_over_with_the_same_event(endpoint: Endpoint) -> None:
-    first = taken(pinged(endpoint))
-    settle(first, answered(200))
-    with transaction() as session:
-        webhooks.replay(session, session.get_one(Delivery, first.delivery_id))
-    with transaction() as session:
-        again = webhooks.take(session, first.delivery_id, LEASE)
-    assert again is not None
-    assert (again.event_id, again.body) == (first.event_id, first.body)
-    assert settle(again, answered(500)).attempts == 1
-
-
-def test_a_replay_shuts_out_the_attempt_that_was_under_way(endpoint: Endpoint) -> None:
-    old = taken(pinged(endpoint))
-    with transaction() as session:
-        webhooks.replay(session, session.get_one(Delivery, old.delivery_id))
-        assert webhooks.settle(session, old, answered(410)) is None
-    assert reread(endpoint).disabled_at is None
-
-
-def test_a_range_is_replayed_for_one_endpoint_from_since_until_just_before_until(
-    tenant: Tenant, endpoint: Endpoint
-) -> None:
-    with transaction() as session:
-        make_endpoint(session, tenant)
-    for _ in range(4):
-        with transaction() as session:
-            make_case(session, tenant)
-    with transaction() as session:
-        query = select(Delivery).join(Event).where(Delivery.endpoint_id == endpoint.id).order_by(Event.created_at)
-        mine = session.scalars(query).all()
-        times = [delivery.event.created_at for delivery in mine]
-    for delivery in mine:
-        settle(taken(delivery.id), answered(200))
-    with transaction() as session:
-        assert webhooks.replay_range(session, session.get_one(Endpoint, endpoint.id), times[1], times[3]) == 2
-    with transaction() as session:
-        assert set(dispatch.offer_deliveries(session, per_endpoint=10, lease=LEASE)) >= {mine[1].id, mine[2].id}
-        pending = session.scalars(query.where(Delivery.status == DeliveryStatus.PENDING)).all()
-        assert [delivery.id for delivery in pending] == [mine[1].id, mine[2].id]
-
-
-def test_a_ping_goes_to_its_endpoint_alone_whatever_it_subscribed_to(tenant: Tenant) -> None:
-    with transaction() as session:
-        picky = make_endpoint(session, tenant, event_types=["verdict.failed"])
-        make_endpoint(session, tenant)
-    delivery_id = pinged(picky)
-    with transaction() as session:
-        assert session.scalars(select(Delivery.id)).all() == [delivery_id]
-    body = json.loads(taken(delivery_id).body)
-    assert (body["type"], body["data"]) == ("endpoint.ping", {"endpoint_id": str(picky.id)})
-
-
 # --- Real sending ---
-
-
-def receiver(
-    status: int, headers: dict[str, str] | None = None
-) -> Callable[[http.server.BaseHTTPRequestHandler], None]:
-    def handle(request: http.server.BaseHTTPRequestHandler) -> None:
-        request.send_response(status)
-        for name, value in (headers or {}).items():
-            request.send_header(name, value)
-        request.end_headers()
-        request.wfile.write(b"got it")
-
-    return handle
-
-
-def sending(*ports: int) -> Settings:
-    hosts = tuple(f"127.0.0.1:{port}" for port in ports)
-    return settings().model_copy(update={"allowed_hosts": hosts, "delivery_timeout_s": 1.0})
 
 
 def test_the_official_package_verifies_what_is_sent_also_while_a_secret_rotates(tenant: Tenant) -> None:
@@ -391,16 +262,16 @@ def test_the_official_package_verifies_what_is_sent_also_while_a_secret_rotates(
         with transaction() as session:
             factories.make_version(session)
             endpoint = make_endpoint(session, tenant, server.url("/hook"))
-            old = webhooks.secrets_of(endpoint)[0]
-            fresh = webhooks.rotate_secret(session, endpoint)
+            old = endpoints.secrets_of(endpoint)[0]
+            fresh = endpoints.rotate_secret(session, endpoint)
             case = make_case(session, tenant, CaseStatus.DECIDED, external_id="post-9", details={"ü": "\U0001f9ff"})
         with transaction() as session:
             due = dispatch.offer_deliveries(session, per_endpoint=10, lease=LEASE)
         for delivery_id in due:
             with transaction() as session:
-                parcel = webhooks.take(session, delivery_id, LEASE)
+                parcel = attempts.take(session, delivery_id, LEASE)
             assert parcel is not None
-            outcome = webhooks.attempt(parcel, sending(server.port))
+            outcome = attempts.send(parcel, sending(server.port))
             assert outcome.succeeded, outcome
             settle(parcel, outcome)
     assert len(server.seen) == 3
@@ -422,7 +293,7 @@ def test_an_answer_is_kept_in_the_log(tenant: Tenant) -> None:
         with transaction() as session:
             endpoint = make_endpoint(session, tenant, server.url())
         parcel = taken(pinged(endpoint))
-        outcome = webhooks.attempt(parcel, sending(server.port))
+        outcome = attempts.send(parcel, sending(server.port))
     assert (outcome.status, outcome.retry_after) == (429, 77)
     settle(parcel, outcome)
     with transaction() as session:
@@ -434,17 +305,17 @@ def test_redirects_are_not_followed(tenant: Tenant) -> None:
     with serving(receiver(200)) as inner, serving(receiver(307, {"Location": inner.url()})) as outer:
         with transaction() as session:
             endpoint = make_endpoint(session, tenant, outer.url())
-        outcome = webhooks.attempt(taken(pinged(endpoint)), sending(inner.port, outer.port))
+        outcome = attempts.send(taken(pinged(endpoint)), sending(inner.port, outer.port))
     assert (outcome.status, outcome.succeeded, inner.seen) == (307, False, [])
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/hook", "http://169.254.169.254/latest", "ftp://example.com/"])
 def test_an_address_that_is_not_public_is_never_called(tenant: Tenant, url: str) -> None:
     with pytest.raises(AddressRefused), transaction() as session:
-        webhooks.create_endpoint(session, tenant.id, url, [], settings())
+        endpoints.create(session, tenant.id, url, [], settings())
     with transaction() as session:
         endpoint = make_endpoint(session, tenant, url)
-    outcome = webhooks.attempt(taken(pinged(endpoint)), settings())
+    outcome = attempts.send(taken(pinged(endpoint)), settings())
     assert outcome.status is None and outcome.error is not None and not outcome.succeeded
 
 
@@ -453,7 +324,7 @@ def test_an_endpoint_that_hangs_costs_its_timeout_and_no_more(tenant: Tenant) ->
         with transaction() as session:
             endpoint = make_endpoint(session, tenant, server.url())
         started = time.monotonic()
-        outcome = webhooks.attempt(taken(pinged(endpoint)), sending(server.port))
+        outcome = attempts.send(taken(pinged(endpoint)), sending(server.port))
         assert time.monotonic() - started < 2
     assert outcome.status is None and outcome.error is not None
 
@@ -466,7 +337,7 @@ def test_an_event_that_cannot_be_signed_is_not_sent_and_everybody_can_see_it(
         with transaction() as session:
             endpoint = make_endpoint(session, tenant, server.url(), secrets=secrets)
         parcel = taken(pinged(endpoint))
-        delivery = settle(parcel, webhooks.attempt(parcel, sending(server.port)))
+        delivery = settle(parcel, attempts.send(parcel, sending(server.port)))
     assert server.seen == []
     assert delivery.status is DeliveryStatus.PENDING
     with transaction() as session:
@@ -486,7 +357,7 @@ def test_a_key_that_we_lack_is_no_failure_of_the_endpoint(
         with_keys(key(2))
         for _ in range(2):
             parcel = taken(delivery_id)
-            settle(parcel, webhooks.attempt(parcel, sending(server.port)))
+            settle(parcel, attempts.send(parcel, sending(server.port)))
         waiting = stored(delivery_id)
         assert (waiting.status, waiting.attempts, waiting.lease_until) == (DeliveryStatus.PENDING, 0, None)
         assert 290 < wait_of(waiting) <= 300
@@ -501,136 +372,22 @@ def test_a_key_that_we_lack_is_no_failure_of_the_endpoint(
         ]
         with_keys(f"{key(2)},{key(1)}")
         parcel = taken(delivery_id)
-        assert settle(parcel, webhooks.attempt(parcel, sending(server.port))).status is DeliveryStatus.DELIVERED
+        assert settle(parcel, attempts.send(parcel, sending(server.port))).status is DeliveryStatus.DELIVERED
 
 
 def test_an_event_that_is_too_large_is_not_sent_and_everybody_can_see_it(tenant: Tenant) -> None:
     with serving(receiver(200)) as server:
         with transaction() as session:
             make_endpoint(session, tenant, server.url())
-            webhooks.record(
+            events.record(
                 session, EventType.CASE_IN_REVIEW, tenant_id=tenant.id, actor="test", data={"text": "x" * 20_000}
             )
             delivery_id = session.scalars(select(Delivery.id)).one()
         parcel = taken(delivery_id)
-        settle(parcel, webhooks.attempt(parcel, sending(server.port)))
+        settle(parcel, attempts.send(parcel, sending(server.port)))
     assert server.seen == []
     with transaction() as session:
         assert "20 kB" in (session.scalars(select(DeliveryAttempt.error)).one() or "")
-
-
-# --- Endpoints ---
-
-
-def test_an_endpoint_is_made_with_a_secret_and_known_event_types_only(tenant: Tenant) -> None:
-    with transaction() as session:
-        made = webhooks.create_endpoint(session, tenant.id, "https://example.com/hook", ["verdict.failed"], settings())
-    (secret,) = webhooks.secrets_of(made)
-    assert secret.startswith("whsec_") and secret not in str(made.secrets)
-    for unknown in ("verdict.done", "case.taken", ""):
-        with pytest.raises(InvalidRequest, match=r"verdict\.completed") as refused, transaction() as session:
-            webhooks.create_endpoint(session, tenant.id, "https://example.com/hook", [unknown], settings())
-        assert refused.value.pointer == "/event_types"
-
-
-def test_at_most_two_secrets_sign(endpoint: Endpoint) -> None:
-    with transaction() as session:
-        row = session.get_one(Endpoint, endpoint.id)
-        first, second = webhooks.rotate_secret(session, row), webhooks.rotate_secret(session, row)
-    assert webhooks.secrets_of(reread(endpoint)) == [second, first]
-
-
-def test_of_two_rotations_at_once_both_secrets_sign(tenant: Tenant, endpoint: Endpoint) -> None:
-    both_have_read = Barrier(2)
-
-    def rotated(_: int) -> str:
-        with transaction() as session:
-            row = webhooks.endpoint_of(session, tenant.id, endpoint.id)
-            both_have_read.wait()
-            return webhooks.rotate_secret(session, row)
-
-    with ThreadPoolExecutor(2) as pool:
-        fresh = list(pool.map(rotated, range(2)))
-    assert sorted(webhooks.secrets_of(reread(endpoint))) == sorted(fresh)
-
-
-def test_another_tenants_endpoints_and_deliveries_do_not_exist(tenant: Tenant, endpoint: Endpoint) -> None:
-    delivery_id = pinged(endpoint)
-    with transaction() as session:
-        other = make_tenant(session)
-        with pytest.raises(NotFound):
-            webhooks.endpoint_of(session, other.id, endpoint.id)
-        with pytest.raises(NotFound):
-            webhooks.delivery_of(session, other.id, delivery_id)
-        assert webhooks.endpoints_of(session, other.id) == []
-        assert webhooks.deliveries_of(session, other.id) == []
-        assert webhooks.delivery_of(session, tenant.id, delivery_id).id == delivery_id
-
-
-def test_events_that_stay_inside_are_delivered_to_nobody(tenant: Tenant, endpoint: Endpoint) -> None:
-    with transaction() as session:
-        case = make_case(session, tenant)
-        cases.postpone(session, factories.take_case(session, case), timedelta(0), counts=True)
-        assert len(factories.events_of(session, case.id)) == 3
-        assert len(session.scalars(select(Delivery)).all()) == 1
-
-
-# --- What is written down, and what is shown before it is done ---
-
-
-def told(tenant_id: UUID, type_: EventType) -> list[Event]:
-    with transaction() as session:
-        query = select(Event).where(Event.tenant_id == tenant_id, Event.type == type_).order_by(Event.id)
-        return list(session.scalars(query))
-
-
-def test_an_endpoints_life_is_written_down_without_its_secrets(tenant: Tenant) -> None:
-    with transaction() as session:
-        made = webhooks.create_endpoint(session, tenant.id, "https://example.com/in", [], settings(), actor="user:ada")
-        webhooks.change_endpoint(session, made, [], actor="user:ada")
-        webhooks.change_endpoint(session, made, ["verdict.failed"], actor="user:ada")
-        secrets = [*webhooks.secrets_of(made), webhooks.rotate_secret(session, made, actor="user:ada")]
-        webhooks.disable(session, made, "Enough.", actor="user:ada")
-        webhooks.enable(session, made, actor="user:ada")
-    (changed,) = told(tenant.id, EventType.ENDPOINT_CHANGED)
-    named = {"endpoint": str(made.id), "url": "https://example.com/in"}
-    assert (changed.before, changed.after) == ({"event_types": []}, {**named, "event_types": ["verdict.failed"]})
-    (enabled,) = told(tenant.id, EventType.ENDPOINT_ENABLED)
-    assert (enabled.actor, enabled.before) == ("user:ada", {"disabled_reason": "Enough."})
-    (disabled,) = told(tenant.id, EventType.ENDPOINT_DISABLED)
-    assert disabled.after == {**named, "disabled_reason": "Enough."}
-    for type_ in (EventType.ENDPOINT_CREATED, EventType.ENDPOINT_SECRET_ROTATED, EventType.ENDPOINT_DISABLED):
-        (event,) = told(tenant.id, type_)
-        assert event.actor == "user:ada"
-        assert not [secret for secret in secrets if secret in f"{event.before} {event.after} {event.data}"]
-
-
-def test_an_unknown_event_type_changes_nothing(endpoint: Endpoint) -> None:
-    with pytest.raises(InvalidRequest), transaction() as session:
-        webhooks.change_endpoint(session, session.get_one(Endpoint, endpoint.id), ["verdict.felt"], actor="user:ada")
-    assert reread(endpoint).event_types == []
-
-
-def test_a_range_is_counted_before_it_is_sent_and_written_down_once(tenant: Tenant, endpoint: Endpoint) -> None:
-    for _ in range(3):
-        pinged(endpoint)
-    since, until = datetime.now(UTC) - timedelta(minutes=1), datetime.now(UTC) + timedelta(minutes=1)
-    with transaction() as session:
-        row = session.get_one(Endpoint, endpoint.id)
-        assert webhooks.count_range(session, row, since, until) == 3
-        assert webhooks.count_range(session, row, until, until + LEASE) == 0
-        assert webhooks.replay_range(session, row, since, until, actor="user:ada") == 3
-        assert webhooks.replay_range(session, row, until, until + LEASE, actor="user:ada") == 0
-    (event,) = told(tenant.id, EventType.DELIVERY_REPLAYED)
-    assert event.after is not None and (event.actor, event.after["deliveries"]) == ("user:ada", 3)
-
-
-def test_events_that_are_everybodys_are_in_the_range_too(tenant: Tenant, endpoint: Endpoint) -> None:
-    with transaction() as session:
-        event_id = webhooks.record(session, EventType.MODEL_PROMOTED, tenant_id=None, actor="operator", data={})
-        row = session.get_one(Endpoint, endpoint.id)
-        at = session.get_one(Event, event_id).created_at
-        assert webhooks.count_range(session, row, at, at + LEASE) == 1
 
 
 def test_the_request_that_is_shown_is_the_one_that_is_sent(tenant: Tenant) -> None:
@@ -638,46 +395,11 @@ def test_the_request_that_is_shown_is_the_one_that_is_sent(tenant: Tenant) -> No
         with transaction() as session:
             made = make_endpoint(session, tenant, server.url("/hook"))
         parcel = taken(pinged(made))
-        assert webhooks.attempt(parcel, sending(server.port)).succeeded
+        assert attempts.send(parcel, sending(server.port)).succeeded
     _, _, sent, body = server.seen[0]
     with transaction() as session:
-        delivery = webhooks.delivery_of(session, tenant.id, parcel.delivery_id, lock=False)
+        delivery = deliveries.delivery_of(session, tenant.id, parcel.delivery_id, lock=False)
         at = datetime.fromtimestamp(int(sent["webhook-timestamp"]), UTC)
-        headers, shown = webhooks.request_of(delivery, at)
+        headers, shown = attempts.request_of(delivery, at)
     assert shown == body
     assert {name: sent[name] for name in headers} == headers
-
-
-def test_deliveries_are_found_by_event_and_time(tenant: Tenant, endpoint: Endpoint) -> None:
-    ping = pinged(endpoint)
-    with transaction() as session:
-        make_case(session, tenant)
-
-        def ids(**wanted: object) -> list[UUID]:
-            return [row.id for row in webhooks.deliveries_of(session, tenant.id, **wanted)]  # type: ignore[arg-type]
-
-        assert len(ids()) == 2
-        assert ids(type_=EventType.ENDPOINT_PING) == [ping]
-        assert ids(until=datetime.now(UTC) - LEASE) == [] and len(ids(since=datetime.now(UTC) - LEASE)) == 2
-
-
-def test_of_many_deliveries_only_those_of_the_page_are_read(tenant: Tenant, endpoint: Endpoint) -> None:
-    with transaction() as session:
-        other = make_endpoint(session, make_tenant(session))
-        webhooks.ping(session, other)
-        # Of many endpoints and events: among few, another way to the rows would look as good to the planner.
-        ping = webhooks.ping(session, other)
-        copy(session, "deliveries", ping.id, "event_id", "endpoint_id")
-        copy(session, "events", ping.event_id)
-        copy(session, "endpoints", other.id, "tenant_id")
-        second = make_endpoint(session, tenant)
-        pings = [webhooks.ping(session, to).id for to in (endpoint, second, endpoint, second)]
-        for wanted in ({}, {"type_": EventType.ENDPOINT_PING}, {"status": DeliveryStatus.PENDING}):
-            with reading_few(session, "deliveries"):
-                found = webhooks.deliveries_of(session, tenant.id, limit=3, **wanted)  # type: ignore[arg-type]
-            assert [delivery.id for delivery in found] == pings[:0:-1]
-        with reading_few(session, "deliveries"):
-            found = webhooks.deliveries_of(session, tenant.id, limit=3, endpoint_id=second.id)
-        assert [delivery.id for delivery in found] == [pings[3], pings[1]]
-        with reading_few(session, "deliveries"):
-            assert len(webhooks.deliveries_of(session, other.tenant_id, limit=2)) == 2
