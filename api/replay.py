@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from api.auth import caller
 from api.bodies import Asked, Text
-from moderation import cases, idempotency
+from moderation import descriptions, idempotency
 from moderation.idempotency import Claim
 from moderation.submissions import OnCommit
 from moderation.tables import Case
@@ -56,7 +56,7 @@ def accept_once(key: str | None, fingerprint: Callable[[], str], act: Callable[[
     shown: list[dict[str, Any]] = []
 
     def show(session: Session, opened: Sequence[Case]) -> None:
-        shown.extend(cases.describe(case) for case in opened)
+        shown.extend(descriptions.describe(case) for case in opened)
 
     if key is None:
         act(show)

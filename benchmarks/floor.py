@@ -12,7 +12,7 @@ import uuid
 import psycopg
 
 from benchmarks.stage import Customer
-from moderation import cases
+from moderation import descriptions
 from moderation.db import CONNECTION, engine, new_id, transaction
 from moderation.storage import Storage, original_key
 from moderation.tables import Case
@@ -75,4 +75,4 @@ class Floor:
 def example_of(case_id: uuid.UUID) -> str:
     """The data of the event that says the case was accepted, as the service wrote it."""
     with transaction() as session:
-        return json.dumps(cases.describe(session.get_one(Case, case_id)))
+        return json.dumps(descriptions.describe(session.get_one(Case, case_id)))

@@ -9,8 +9,6 @@ the database is the database's own. It knows neither how an image is judged nor 
 
 from __future__ import annotations
 
-import itertools
-import json
 import math
 import random
 from collections.abc import Mapping
@@ -20,9 +18,9 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import bindparam, func, select, text
-from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy.orm import Session, joinedload
 
-from moderation import backlog, events, metrics
+from moderation import backlog, descriptions, events, metrics
 from moderation.db import afterwards, new_id, storable
 from moderation.errors import IllegalTransition, LostLease, NotFound
 from moderation.events import Rows
@@ -49,8 +47,6 @@ LEGAL: Mapping[CaseStatus, frozenset[CaseStatus]] = {
     CaseStatus.IN_REVIEW: frozenset({CaseStatus.DECIDED}),
     CaseStatus.FAILED: frozenset({CaseStatus.FETCHING, CaseStatus.QUEUED}),
 }
-# Bytes as JSON; with 8 kB of metadata and the longest id an event stays under its 20 kB, whatever the script.
-MAX_EXPLANATION_IN_EVENT = 8000
 MAX_FAILURE_DETAIL = 500  # characters
 MAX_CATEGORY = 100  # characters
 WORKER = "worker"
@@ -107,7 +103,7 @@ def open_case(session: Session, submission: Submission, image: Image | None, pri
     return case
 
 
-# What `describe` reads that no case has at first: said here, or each would be looked up.
+# What a description reads that no case has at first: said here, or each would be looked up.
 _UNSETTLED = ("verdict", "policy", "label", "decided_by", "review_reason", "failure_reason", "settled_at")
 
 
@@ -410,16 +406,6 @@ def case_of(session: Session, tenant_id: UUID, case_id: UUID, *, lock: bool = Fa
     return case
 
 
-# What `describe` reads: a query each for a whole page of cases.
-_DESCRIBED = (
-    selectinload(Case.submission),
-    selectinload(Case.image),
-    selectinload(Case.policy),
-    selectinload(Case.verdict).selectinload(Verdict.explanation),
-    selectinload(Case.verdict).selectinload(Verdict.model_version),
-)
-
-
 def listed(
     session: Session,
     tenant_id: UUID,
@@ -431,7 +417,8 @@ def listed(
     external_id: str | None = None,
 ) -> list[Case]:
     """The tenant's cases, newest first, from just before the case `before` on (keyset paging)."""
-    query = select(Case).where(Case.tenant_id == tenant_id).order_by(Case.id.desc()).limit(limit).options(*_DESCRIBED)
+    newest = select(Case).where(Case.tenant_id == tenant_id).order_by(Case.id.desc()).limit(limit)
+    query = newest.options(*descriptions.DESCRIBED)
     if before is not None:
         query = query.where(Case.id < before)
     if status is not None:
@@ -441,80 +428,6 @@ def listed(
     if external_id is not None:
         query = query.join(Submission).where(Submission.external_id == external_id)
     return list(session.scalars(query))
-
-
-def describe(case: Case) -> dict[str, Any]:
-    """The case as the API and webhooks show it: JSON values only, no image bytes, no other tenant's ids."""
-    return {
-        "id": str(case.id),
-        "status": case.status.value,
-        "sequence": case.sequence,
-        "external_id": case.submission.external_id,
-        "metadata": case.submission.details,
-        "priority": list(Priority)[case.priority].value,
-        "image": _describe_image(case.image),
-        "verdict": _describe_verdict(case.verdict),
-        "decision": _describe_decision(case),
-        "review_reason": case.review_reason.value
-        if case.status is CaseStatus.IN_REVIEW and case.review_reason
-        else None,
-        "failure": _describe_failure(case),
-        "created_at": case.created_at.isoformat(),
-        "settled_at": case.settled_at.isoformat() if case.settled_at else None,
-    }
-
-
-def _describe_image(image: Image | None) -> dict[str, Any] | None:
-    if image is None:
-        return None
-    return {
-        "id": str(image.id),
-        "sha256": image.sha256,
-        "media_type": image.media_type,
-        "width": image.width,
-        "height": image.height,
-        "bytes": image.bytes,
-        "frames": image.frames,
-        "judged_frame": "first of several" if image.frames > 1 else "only",
-        "erased": image.erased_at is not None,
-    }
-
-
-def _describe_verdict(verdict: Verdict | None) -> dict[str, Any] | None:
-    if verdict is None:
-        return None
-    manifest = verdict.model_version.manifest
-    return {
-        "label": verdict.label.value,
-        "p_fake": round(verdict.p_fake, 6),
-        "logit": round(verdict.logit, 6),
-        "pair_mass": round(verdict.pair_mass, 6),
-        "explanation": verdict.explanation.text if verdict.explanation else None,
-        "model": {
-            "version": verdict.model_version.name,
-            "kind": manifest["kind"],
-            "prompt": manifest["prompt"]["text"],
-            "calibration": manifest["calibration"]["method"],
-            "engine": verdict.engine,
-            "dtype": verdict.dtype,
-        },
-    }
-
-
-def _describe_decision(case: Case) -> dict[str, Any] | None:
-    if case.label is None or case.decided_by is None:
-        return None
-    return {
-        "label": case.label.value,
-        "by": case.decided_by.value,
-        "policy_version": case.policy.version if case.policy else None,
-    }
-
-
-def _describe_failure(case: Case) -> dict[str, Any] | None:
-    if case.failure_reason is None:
-        return None
-    return {"reason": case.failure_reason.value, "detail": case.failure_detail}
 
 
 def _move(case: Case, to: CaseStatus) -> CaseStatus:
@@ -575,32 +488,8 @@ def _write_event(
         sequence=case.sequence,
         before={"status": before.value, **change.was} if before else None,
         after={"status": case.status.value, "attempt": case.attempts, **change.now},
-        data=_event_data(case, data or {}) if type_ in OUTBOUND else None,
+        data=descriptions.in_event(case, data or {}) if type_ in OUTBOUND else None,
         request_id=case.submission.request_id,
         along=along,
         flush=flush,
     )
-
-
-def _event_data(case: Case, more: Mapping[str, Any]) -> dict[str, Any]:
-    """The case and `more`, with the explanation cut to what an event has room for beside them."""
-    data = describe(case)
-    verdict = data["verdict"]
-    if verdict and verdict["explanation"]:
-        verdict["explanation"] = _cut(
-            verdict["explanation"], MAX_EXPLANATION_IN_EVENT - _size(json.dumps(more, ensure_ascii=False))
-        )
-    return {**data, **more}
-
-
-def _cut(explanation: str, room: int) -> str:
-    """As much of it as fits into so many bytes of JSON: it takes one to six bytes for a character."""
-    if _size(json.dumps(explanation, ensure_ascii=False)) - 2 <= room:
-        return explanation
-    sizes = itertools.accumulate(_size(json.dumps(character, ensure_ascii=False)) - 2 for character in explanation)
-    kept = sum(1 for _ in itertools.takewhile(lambda size: size <= room, sizes))
-    return explanation[:kept] + "…"
-
-
-def _size(text: str) -> int:
-    return len(text.encode())

@@ -17,7 +17,7 @@ from uuid import UUID
 from sqlalchemy import Select, literal_column, select
 from sqlalchemy.orm import Session, selectinload
 
-from moderation import cases, events, statements
+from moderation import descriptions, events, statements
 from moderation.db import transaction
 from moderation.errors import Conflict, InvalidRequest, NotFound
 from moderation.images import SUFFIXES
@@ -150,7 +150,7 @@ def _held(session: Session, image_ids: Sequence[UUID]) -> set[UUID]:
 def _case(case: Case, reviews: Sequence[Review], held: Collection[UUID]) -> Line:
     sent, left_out = case.submission, _left_out(case, held)
     return {
-        **cases.describe(case),
+        **descriptions.describe(case),
         "sent": {"image_url": sent.image_url, "s3_bucket": sent.s3_bucket, "s3_object": sent.s3_object},
         "image_file": _name(case.image) if case.image is not None and left_out is None else None,
         "image_left_out": left_out,

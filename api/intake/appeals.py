@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 from api import problems
 from api.auth import SECURITY, caller, requires
 from api.bodies import Answer, CasePath, CaseShown, Sent, Text
-from moderation import appeals, cases
+from moderation import appeals, descriptions
 from moderation.db import transaction
 from moderation.vocabulary import Scope
 
@@ -46,4 +46,6 @@ def appeal(path: CasePath, body: AppealBody) -> Answer:
     """
     with transaction(wake=True) as session:
         who = caller()
-        return cases.describe(appeals.file(session, who.tenant_id, path.case_id, actor=who.actor, message=body.message))
+        return descriptions.describe(
+            appeals.file(session, who.tenant_id, path.case_id, actor=who.actor, message=body.message)
+        )

@@ -17,7 +17,7 @@ from api.auth import SECURITY, caller, requires
 from api.bodies import Answer, CasePath, CaseShown, CasesShown, ExternalId
 from api.paging import Page
 from api.process import current
-from moderation import cases
+from moderation import cases, descriptions
 from moderation.db import transaction
 from moderation.vocabulary import SETTLED, CaseStatus, Label, Scope
 
@@ -48,7 +48,7 @@ class CaseFilter(Page):
 def get_case(path: CasePath) -> Answer:
     """Its status, verdict, explanation and decision, as far as they have come."""
     with transaction() as session:
-        return cases.describe(cases.case_of(session, caller().tenant_id, path.case_id))
+        return descriptions.describe(cases.case_of(session, caller().tenant_id, path.case_id))
 
 
 @api.get(
@@ -71,7 +71,7 @@ def list_cases(query: CaseFilter) -> Answer:
             external_id=query.external_id,
         )
         page, following = query.cut(found)
-        return {"cases": [cases.describe(case) for case in page], "next": following}
+        return {"cases": [descriptions.describe(case) for case in page], "next": following}
 
 
 def case_url(case_id: object) -> str:
@@ -93,7 +93,7 @@ def settled_within(case_id: UUID, seconds: float) -> dict[str, Any] | None:
                 with transaction() as session:
                     case = cases.case_of(session, caller().tenant_id, case_id)
                     if case.status in SETTLED:
-                        return cases.describe(case)
+                        return descriptions.describe(case)
             except (OperationalError, PoolTimeout) as error:
                 log.warning("a long poll ends early: %s", error)
                 return None

@@ -9,7 +9,7 @@ from flask_openapi3 import APIBlueprint, Tag
 from api import problems
 from api.auth import SECURITY, caller, requires
 from api.bodies import Answer, CasePath, CaseShown
-from moderation import cases
+from moderation import cases, descriptions
 from moderation.db import transaction
 from moderation.vocabulary import Scope
 
@@ -28,4 +28,4 @@ def retry(path: CasePath) -> Answer:
     with transaction(wake=True) as session:
         who = caller()
         case = cases.retry(session, who.tenant_id, path.case_id, actor=who.actor)
-        return cases.describe(case), HTTPStatus.ACCEPTED
+        return descriptions.describe(case), HTTPStatus.ACCEPTED

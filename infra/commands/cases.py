@@ -16,8 +16,8 @@ from rich.live import Live
 from infra import listings
 from infra.printing import as_json_option, console, print_json, print_list, print_record, table
 from moderation import cases as judged
+from moderation import descriptions, tenants
 from moderation import statements as reasons
-from moderation import tenants
 from moderation.db import transaction
 from moderation.statements import Statement
 from moderation.vocabulary import SETTLED, CaseStatus, Label
@@ -61,7 +61,7 @@ def show(case_id: UUID, as_json: bool) -> None:
     """Show one case and its history."""
     with transaction() as session:
         case = listings.case_with(session, case_id)
-        described, events = judged.describe(case), listings.case_events(session, case_id)
+        described, events = descriptions.describe(case), listings.case_events(session, case_id)
         row = listings.case_row(case)
     if as_json:
         print_json({**described, "events": events})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from sqlalchemy import Engine, func, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from moderation import cases, dispatch, events, screening, tenants
+from moderation import cases, descriptions, dispatch, screening, tenants
 from moderation.cases import LEGAL, Lease
 from moderation.db import transaction
 from moderation.errors import IllegalTransition, LostLease, NotFound
@@ -28,7 +27,6 @@ from moderation.vocabulary import (
     EventType,
     FailureReason,
     Label,
-    Priority,
     ReviewReason,
 )
 from tests import factories
@@ -437,45 +435,6 @@ def test_a_case_its_event_and_its_deliveries_are_one_commit(tenant: Tenant) -> N
     assert (after["events"], after["deliveries"]) == (before["events"] + 1, before["deliveries"] + 2)
 
 
-HEAVY = {
-    "four-byte characters": "\U0001f9ff",
-    "characters that JSON writes as six": "\x01",
-    "quotes": '"',
-}
-
-
-@pytest.mark.parametrize("character", HEAVY.values(), ids=HEAVY.keys())
-def test_the_largest_case_still_makes_an_event_under_20_kb(tenant: Tenant, character: str) -> None:
-    """The largest metadata that is let in, the longest id, a very long explanation: worst script for each."""
-    metadata = {"note": character * 10_000}
-    while len(json.dumps(metadata, ensure_ascii=False).encode()) > settings().max_metadata_bytes:
-        metadata["note"] = metadata["note"][:-1]
-    with transaction() as session:
-        version = factories.make_version(session)
-        case = make_case(session, tenant, details=metadata, external_id=character * 255)
-    job = screening.begin(case.id, version.id, settings())
-    assert job is not None
-    screening.finish(job, factories.make_reading(explanation=character * 50_000), version.id)
-    with transaction() as session:
-        told = session.scalars(select(Event).where(Event.case_id == case.id, Event.data.is_not(None))).all()
-        assert len(told) == 3
-        for event in told:
-            assert 8000 < len(events.payload(event)) < 20_000
-    with transaction() as session:
-        whole = cases.describe(session.get_one(Case, case.id))
-        assert whole["verdict"]["explanation"] == character * 50_000, "only the event's copy is cut"
-
-
-def test_a_failure_with_endless_detail_still_makes_an_event_under_20_kb(tenant: Tenant) -> None:
-    case = case_in(tenant, S.QUEUED, details={"note": "\U0001f9ff" * 2000})
-    with transaction() as session:
-        take_case(session, session.get_one(Case, case.id))
-        cases.fail(session, session.get_one(Case, case.id), FailureReason.INTERNAL, "\x00\U0001f9ff" * 10_000)
-    with transaction() as session:
-        event = session.scalars(select(Event).where(Event.type == EventType.VERDICT_FAILED)).one()
-        assert len(events.payload(event)) < 20_000
-
-
 def test_a_nul_in_the_models_words_costs_only_itself(tenant: Tenant) -> None:
     """A byte-level tokenizer can write one, and Postgres cannot hold it."""
     with transaction() as session:
@@ -525,30 +484,6 @@ def test_lists_are_newest_first_filtered_and_paged_without_gaps(tenant: Tenant) 
         assert [case.id for case in cases.listed(session, tenant.id, external_id="x4")] == [made[4].id]
 
 
-def test_a_case_is_described_in_json_and_in_full(tenant: Tenant) -> None:
-    with transaction() as session:
-        version = factories.make_version(session, "demo-1")
-        image = make_image(session, tenant, frames=12)
-        case = make_case(session, tenant, image=image, priority=Priority.URGENT, external_id="a", details={"k": [1]})
-    job = screening.begin(case.id, version.id, settings())
-    assert job is not None
-    screening.finish(job, factories.make_reading(0.5), version.id)
-    with transaction() as session:
-        shown = json.loads(json.dumps(cases.describe(session.get_one(Case, case.id))))
-    assert (shown["status"], shown["priority"], shown["review_reason"]) == ("in_review", "urgent", "uncertain")
-    assert (shown["external_id"], shown["metadata"], shown["decision"]) == ("a", {"k": [1]}, None)
-    assert shown["image"]["judged_frame"] == "first of several"
-    assert shown["verdict"]["model"] == {
-        "version": "demo-1",
-        "kind": "demo",
-        "prompt": "<image>Does the image looks real/fake?",
-        "calibration": "none",
-        "engine": "transformers",
-        "dtype": "float32",
-    }
-    assert shown["verdict"]["explanation"] == "Seams."
-
-
 def test_one_submission_has_one_case(tenant: Tenant) -> None:
     case = case_in(tenant, S.QUEUED)
     with pytest.raises(IntegrityError), transaction() as session:
@@ -570,5 +505,5 @@ def test_the_policy_that_was_begun_with_is_the_one_that_decides(tenant: Tenant) 
         tenants.set_policy(session, tenant.id, Thresholds(fake_from=0.99, real_up_to=0.01))
     screening.finish(job, factories.make_reading(0.9), version.id)
     with transaction() as session:
-        shown = cases.describe(session.get_one(Case, case.id))
+        shown = descriptions.describe(session.get_one(Case, case.id))
     assert shown["decision"] == {"label": "fake", "by": "policy", "policy_version": 1}

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, func, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from moderation import backlog, cases, erasure, events, idempotency, screening, sources
+from moderation import backlog, cases, descriptions, erasure, events, idempotency, screening, sources
 from moderation.db import transaction
 from moderation.errors import Conflict, LostLease
 from moderation.settings import settings
@@ -71,7 +71,7 @@ def told(tenant: Tenant) -> Case:
     claim = idempotency.begin(tenant.id, "k", "print")
     assert isinstance(claim, idempotency.Claim)
     with transaction() as session:
-        idempotency.complete(session, claim, {"cases": [cases.describe(session.get_one(Case, case.id))]})
+        idempotency.complete(session, claim, {"cases": [descriptions.describe(session.get_one(Case, case.id))]})
     return case
 
 
@@ -101,7 +101,7 @@ def test_the_case_keeps_its_decision_and_is_shown_without_the_rest(tenant: Tenan
     case = told(tenant)
     erase(tenant, case)
     with transaction() as session:
-        shown = cases.describe(session.get_one(Case, case.id))
+        shown = descriptions.describe(session.get_one(Case, case.id))
     assert (shown["external_id"], shown["metadata"], shown["image"]["erased"]) == (None, {}, True)
     assert shown["decision"]["label"] == "fake"
     assert (shown["verdict"]["label"], shown["verdict"]["explanation"]) == ("real", None) or shown["verdict"]["p_fake"]
@@ -138,7 +138,7 @@ def test_another_answer_of_the_day_stays_as_it_is(tenant: Tenant) -> None:
     with transaction() as session:
         other = make_case(session, tenant, external_id="post-8")
         key = IdempotencyKey(
-            tenant_id=tenant.id, key="other", fingerprint="p", answer={"cases": [cases.describe(other)]}
+            tenant_id=tenant.id, key="other", fingerprint="p", answer={"cases": [descriptions.describe(other)]}
         )
         key.lease_until = key.expires_at = func.now()
         session.add(key)

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, select, update
 
-from moderation import appeals, cases, claims, erasure, queue, retention, reviews, screening, sights
+from moderation import appeals, cases, claims, descriptions, erasure, queue, retention, reviews, screening, sights
 from moderation.accounts import Person
 from moderation.db import transaction
 from moderation.errors import Conflict, Forbidden, IllegalTransition, InvalidRequest, LostLease
@@ -127,7 +127,7 @@ def test_a_share_of_what_the_policy_decides_is_looked_at_and_nobody_is_told(tena
     assert told(case_id)[-1] is EventType.DECISION_CREATED
     with transaction() as session:
         assert events_of(session, case_id)[-2:] == ["decision.created", "case.sampled"]
-        shown = cases.describe(session.get_one(Case, case_id))
+        shown = descriptions.describe(session.get_one(Case, case_id))
     assert shown["decision"] == {"label": "fake", "by": "policy", "policy_version": 1}
     assert (shown["status"], shown["review_reason"]) == ("in_review", "audit")
 

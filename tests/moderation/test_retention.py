@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, func, select, text, update
 
-from moderation import cases, retention
+from moderation import cases, descriptions, retention
 from moderation.db import transaction, turn
 from moderation.errors import InvalidRequest
 from moderation.retention import Periods
@@ -86,7 +86,7 @@ def test_each_kind_has_its_own_time(tenant: Tenant) -> None:
     assert oldest.label is not None and oldest.decided_by is not None, "the decision stays"
     assert oldest.image is not None and oldest.image.sha256, "and the tombstone"
     with transaction() as session:
-        shown = cases.describe(session.get_one(Case, oldest.id))
+        shown = descriptions.describe(session.get_one(Case, oldest.id))
     assert (shown["verdict"], shown["metadata"], shown["decision"]["label"]) == (None, {}, "fake")
 
 
