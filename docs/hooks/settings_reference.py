@@ -19,8 +19,8 @@ OPENING = """# Settings
 
 A deployment is set by variables of its environment, read once by every process; a wrong one ends it with a line that
 names it. A `TELLTALE_…` that is no setting, such as a misspelt one, is a warning in every process's log, and `telltale
-doctor` says what was meant. They are the same for all processes, unless a line says whose they are. This page is made from
-`moderation/settings.py`.
+doctor` says what was meant. They are the same for all processes, unless a line says whose they are. This page is made
+from `moderation/settings.py`.
 """
 
 
