@@ -39,7 +39,7 @@ def furnish(session: Session, tenant: Tenant) -> Furnished:
     """Give a tenant one of everything."""
     champion_or_new(session)
     key, _ = tenants.create_key(session, tenant.id, "upload service", USUAL)
-    source = sources.create_source(session, make_source(tenant))
+    source = sources.create(session, make_source(tenant))
     endpoint = make_endpoint(session, tenant, "https://pixelgram.example/hooks/telltale")
     failed = make_case(session, tenant, CaseStatus.FAILED, external_id="post-404")
     delivery = endpoints.ping(session, endpoint)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from functools import cache, partial
 
-from moderation import backlog, erasure, idempotency, originals, orphans, retention, sources, submissions
+from moderation import backlog, erasure, idempotency, inbound, originals, orphans, retention, submissions
 from moderation.db import transaction
 from moderation.retraining import runs, tombstones
 from moderation.settings import settings
@@ -65,7 +65,7 @@ def _old_answers() -> int:
 
 def _old_webhooks() -> int:
     with transaction() as session:
-        return sources.forget_received(session)
+        return inbound.forget_received(session)
 
 
 def _past_their_time() -> str:

@@ -15,7 +15,7 @@ from api import problems
 from api.auth import requires_role
 from api.dashboard.access import person
 from api.process import current
-from moderation import sources
+from moderation import inbound, sources
 from moderation.db import transaction
 from moderation.errors import Conflict, InvalidRequest
 from moderation.sources import EDITABLE, POINTERS, SECRET
@@ -47,7 +47,7 @@ SECRET_VARIABLE = "$TELLTALE_SOURCE_SECRET"
 def page(tenant_id: UUID) -> str:
     """All of the platform's sources."""
     with transaction() as session:
-        found = sources.sources_of(session, tenant_id)
+        found = sources.listed(session, tenant_id)
     return render_template("sources/page.html", sources=found, schemes=SCHEMES, kinds=KINDS)
 
 
@@ -67,7 +67,7 @@ def create(tenant_id: UUID) -> AnyResponse | str:
         with transaction() as session:
             said = _said(request.form)
             secret = {"secret": own, **{name: said.pop(name) for name in SECRET}}
-            source = sources.create_source(session, Source(tenant_id=tenant_id, **said), **secret, actor=person().actor)
+            source = sources.create(session, Source(tenant_id=tenant_id, **said), **secret, actor=person().actor)
     except (InvalidRequest, Conflict) as error:
         return problems.beside(error, _new(error))
     if own:
@@ -92,7 +92,7 @@ def change(tenant_id: UUID, source_id: UUID) -> AnyResponse:
     try:
         with transaction() as session:
             source = sources.source_of(session, tenant_id, source_id)
-            sources.change_source(session, source, wanted, actor=person().actor)
+            sources.change(session, source, wanted, actor=person().actor)
     except (InvalidRequest, Conflict) as error:
         return problems.beside(error, _page_of(tenant_id, source_id, error=error, typed=request.form))
     return redirect(_address("page_of", tenant_id, source_id, said="source_changed"), 303)
@@ -106,7 +106,7 @@ def rotate(tenant_id: UUID, source_id: UUID) -> AnyResponse | str:
     try:
         with transaction() as session:
             source = sources.source_of(session, tenant_id, source_id)
-            sources.rotate_source_secret(session, source, own or None, actor=person().actor)
+            sources.rotate_secret(session, source, own or None, actor=person().actor)
     except InvalidRequest as error:
         return problems.beside(error, _page_of(tenant_id, source_id, error=error))
     if own:
@@ -119,7 +119,7 @@ def rotate(tenant_id: UUID, source_id: UUID) -> AnyResponse | str:
 def disable(tenant_id: UUID, source_id: UUID) -> AnyResponse:
     """Take no more of its webhooks."""
     with transaction() as session:
-        sources.disable_source(session, sources.source_of(session, tenant_id, source_id), actor=person().actor)
+        sources.disable(session, sources.source_of(session, tenant_id, source_id), actor=person().actor)
     return redirect(_address("page_of", tenant_id, source_id, said="source_disabled"), 303)
 
 
@@ -128,7 +128,7 @@ def disable(tenant_id: UUID, source_id: UUID) -> AnyResponse:
 def enable(tenant_id: UUID, source_id: UUID) -> AnyResponse:
     """Take its webhooks again."""
     with transaction() as session:
-        sources.enable_source(session, sources.source_of(session, tenant_id, source_id), actor=person().actor)
+        sources.enable(session, sources.source_of(session, tenant_id, source_id), actor=person().actor)
     return redirect(_address("page_of", tenant_id, source_id, said="source_enabled"), 303)
 
 
@@ -142,8 +142,8 @@ def try_out(tenant_id: UUID, source_id: UUID) -> str:
     text = request.form.get("body", "").replace("\r\n", "\n")
     body = text.encode("utf-8", "replace")
     own = request.form.get("headers", "").strip()
-    signed = sources.signed(source, body)
-    trial = sources.try_out(source, _headers(own) if own else signed, body, current().settings)
+    signed = inbound.signed(source, body)
+    trial = inbound.try_out(source, _headers(own) if own else signed, body, current().settings)
     return _page_of(
         tenant_id, source_id, trial=trial, tried={"body": text, "headers": own, "curl": _curl(source, text)}
     )
@@ -157,7 +157,7 @@ def _headers(text: str) -> dict[str, str]:
 
 def _curl(source: Source, body: str) -> str:
     """A command line that sends this body for real, signed now; a bearer's secret is for its reader to put in."""
-    headers = {"content-type": "application/json", **sources.signed(source, body.encode("utf-8", "replace"))}
+    headers = {"content-type": "application/json", **inbound.signed(source, body.encode("utf-8", "replace"))}
     lines = [f"curl {shlex.quote(_hook(source))}"]
     for name, value in headers.items():
         secret = name == "authorization"

@@ -24,8 +24,8 @@ from api.process import current
 from api.reference import SIGNATURE
 from api.replay import REPLAYED_HEADER
 from api.requests import request_id
-from moderation import logs, sources, submissions
-from moderation.sources import Reference
+from moderation import inbound, logs, sources, submissions
+from moderation.inbound import Reference
 from moderation.tables import Case, Source
 from moderation.vocabulary import CaseStatus
 
@@ -81,14 +81,14 @@ def take_webhook(path: SourcePath) -> Answer:
     logs.add(tenant_id=source.tenant_id)
     body = request.get_data(cache=False)
     headers = {name.lower(): value for name, value in request.headers.items()}
-    webhook_id = sources.verify(source, headers, body)
-    known = sources.answer_of(source.id, webhook_id)
+    webhook_id = inbound.verify(source, headers, body)
+    known = inbound.answer_of(source.id, webhook_id)
     if known is not None:
         return _again(known)
     try:
-        answer = _accept(source, webhook_id, sources.references(source, body))
+        answer = _accept(source, webhook_id, inbound.references(source, body))
     except CameTwice:
-        return _again(sources.answer_of(source.id, webhook_id))
+        return _again(inbound.answer_of(source.id, webhook_id))
     return answer, HTTPStatus.ACCEPTED
 
 
@@ -101,7 +101,7 @@ def _accept(source: Source, webhook_id: str, references: list[Reference]) -> dic
 
     def remember(session: Session, opened: Sequence[Case]) -> None:
         answer["cases"] = [_shown(case) for case in opened]
-        if not sources.remember(session, source.id, webhook_id, answer):
+        if not inbound.remember(session, source.id, webhook_id, answer):
             raise CameTwice
 
     links = [(_said(source, reference), reference.link) for reference in references]

@@ -50,7 +50,7 @@ def new_platform(name: str) -> Platform:
             external_id_pointer="/data/id",
             metadata_pointer="/data/metadata",
         )
-        sources.create_source(session, source)
+        sources.create(session, source)
         return Platform(name, tenant.id, key, f"/v1/hooks/{source.id}", sources.secrets_of(source)[0])
 
 

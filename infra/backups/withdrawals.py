@@ -221,7 +221,7 @@ def _source(session: Session, each: Withdrawal) -> bool:
     source = session.get(Source, UUID(each.id))
     if source is None or source.disabled_at is not None:
         return False
-    sources.disable_source(session, source, actor=ACTOR)
+    sources.disable(session, source, actor=ACTOR)
     return True
 
 

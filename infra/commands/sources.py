@@ -8,7 +8,7 @@ import click
 
 from infra import listings
 from infra.printing import as_json_option, print_list, print_once
-from moderation import sources as inbound
+from moderation import sources as senders
 from moderation import tenants
 from moderation.db import transaction
 from moderation.errors import InvalidRequest
@@ -73,9 +73,9 @@ def create(
             kind=SourceKind(kind),
             **given,
         )
-        inbound.create_source(session, source, secret=secret, s3_secret_key=s3_secret)
+        senders.create(session, source, secret=secret, s3_secret_key=s3_secret)
     print_once(
-        "secret", inbound.secrets_of(source)[0], listings.source_row(source, tenant, settings()), as_json=as_json
+        "secret", senders.secrets_of(source)[0], listings.source_row(source, tenant, settings()), as_json=as_json
     )
 
 

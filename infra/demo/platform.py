@@ -96,7 +96,7 @@ def _source(session: Session, tenant: Tenant) -> Source:
         image_url_pointer="/data/image/url",
         external_id_pointer="/data/image/id",
     )
-    return sources.create_source(session, source)
+    return sources.create(session, source)
 
 
 def _person(session: Session, email: str, password: str) -> User:

@@ -68,7 +68,7 @@ def _narrow(client: Client) -> TestResponse:
 def make_source(client: Client, scheme: SourceScheme = SourceScheme.STANDARD, name: str = "platform") -> Source:
     """A source of the client's whose webhooks have the link at /image/url."""
     with transaction() as session:
-        return sources.create_source(
+        return sources.create(
             session,
             Source(
                 tenant_id=client.tenant.id,

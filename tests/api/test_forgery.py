@@ -156,7 +156,7 @@ def test_the_secret_before_the_one_before_is_no_secret_any_more(client: Client) 
     for _ in range(2):
         with transaction() as session:
             row = sources.source_of(session, client.tenant.id, source.id)
-            secrets.append(sources.rotate_source_secret(session, row, None, actor="user:ada"))
+            secrets.append(sources.rotate_secret(session, row, None, actor="user:ada"))
     assert [knock(client, source, standard(secret)) for secret in secrets] == [401, 202, 202]
 
 

@@ -26,7 +26,7 @@ SENDER, RECEIVER = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 def test_the_sender_of_the_example_is_accepted(server: Server, client: Client) -> None:
     with transaction() as session:
-        source = sources.create_source(
+        source = sources.create(
             session,
             Source(
                 tenant_id=client.tenant.id,

@@ -81,7 +81,7 @@ def test_an_api_key_does_not_open_a_hook(client: Client) -> None:
 
 def bucket_source(client: Client) -> Source:
     with transaction() as session:
-        return sources.create_source(
+        return sources.create(
             session,
             Source(
                 tenant_id=client.tenant.id,

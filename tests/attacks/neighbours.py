@@ -57,7 +57,7 @@ def settle_in(session: Session, mark: str) -> Platform:
     people = {role: _person(session, platform, role) for role in Role}
     tenants.create_user(session, platform.email("outsider"), PASSWORD)
     cases_ = _cases(session, platform, people[Role.MODERATOR])
-    source = sources.create_source(session, make_source(tenant))
+    source = sources.create(session, make_source(tenant))
     source.name = f"{mark} uploads"
     key, _ = tenants.create_key(session, tenant.id, f"{mark} upload service", [Scope.CASES_READ])
     endpoint = make_endpoint(session, tenant, f"https://{mark}.example/hook")

@@ -56,11 +56,11 @@ def platform(app: Application, engine: Engine) -> Platform:
     with transaction() as session:
         fields = {"tenant_id": client.tenant.id, "image_url_pointer": "/image"}
         source = Source(name="uploads", scheme=SourceScheme.STANDARD, kind=SourceKind.JSON, **fields)
-        sources.create_source(session, source, secret=secret)
+        sources.create(session, source, secret=secret)
         bucket = Source(
             name="bucket", scheme=SourceScheme.BEARER, kind=SourceKind.S3_EVENT, s3_access_key="k", **fields
         )
-        sources.create_source(session, bucket, secret=token, s3_secret_key="s")
+        sources.create(session, bucket, secret=token, s3_secret_key="s")
         endpoint = make_endpoint(session, client.tenant)
     return Platform(client, source.id, secret, bucket.id, token, endpoint.id)
 
@@ -154,7 +154,7 @@ NO_STORES = {name: url for name, url in LITERAL.items() if name.startswith(("use
 def test_a_source_with_such_a_store_is_not_made(platform: Platform, url: str) -> None:
     with pytest.raises(InvalidRequest) as refused, transaction() as session:
         source = session.get_one(Source, platform.bucket_source_id)
-        sources.change_source(session, source, {"s3_endpoint_url": url}, actor="test")
+        sources.change(session, source, {"s3_endpoint_url": url}, actor="test")
     assert refused.value.pointer == "/s3_endpoint_url"
 
 

@@ -222,7 +222,7 @@ def test_what_was_taken_back_since_is_taken_back_again(acme: Tenant, fresh: Fres
     with transaction() as session:
         token, kept = make_key(session, acme), make_key(session, acme)
         endpoint, again = make_endpoint(session, acme), make_endpoint(session, acme)
-        source = sources.create_source(session, make_source(acme))
+        source = sources.create(session, make_source(acme))
         tenants.change_tenant(session, acme.id, {"allow_training": True})
         user = tenants.create_user(session, "ann@example.com", "correct horse battery")
     done("backup", tmp_path)
@@ -233,7 +233,7 @@ def test_what_was_taken_back_since_is_taken_back_again(acme: Tenant, fresh: Fres
         tenants.change_tenant(session, acme.id, {"allow_training": False})
         for each in (endpoint, again):
             endpoints.disable(session, session.get_one(Endpoint, each.id), "test")
-        sources.disable_source(session, session.get_one(Source, source.id), actor="test")
+        sources.disable(session, session.get_one(Source, source.id), actor="test")
     assert done("backup", tmp_path, "--withdrawals")["withdrawals"] == 7
     with transaction() as session:
         endpoints.enable(session, session.get_one(Endpoint, again.id))

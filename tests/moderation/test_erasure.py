@@ -149,7 +149,7 @@ def test_another_answer_of_the_day_stays_as_it_is(tenant: Tenant) -> None:
 
 def test_what_a_webhook_was_answered_forgets_the_id_it_came_with(tenant: Tenant) -> None:
     with transaction() as session:
-        source = sources.create_source(session, make_source(tenant))
+        source = sources.create(session, make_source(tenant))
         case = make_case(session, tenant, source_id=source.id, **TELLING)
         shown: dict[str, Any] = {"id": str(case.id), "url": "…", "status": "queued", "external_id": "post-anna-7"}
         session.add(ReceivedWebhook(source_id=source.id, webhook_id="m1", answer={"cases": [shown]}))

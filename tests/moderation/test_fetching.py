@@ -398,7 +398,7 @@ def s3_case(tenant: Tenant, key: str, **source: Any) -> UUID:
         made = Source(
             tenant_id=tenant.id, name="uploads", scheme=SourceScheme.BEARER, kind=SourceKind.S3_EVENT, **given
         )
-        sources.create_source(session, made, s3_secret_key=secret)
+        sources.create(session, made, s3_secret_key=secret)
         sent = {"image_url": None, "s3_bucket": settings().s3_bucket, "s3_object": key, "source_id": made.id}
         return make_case(session, tenant, CaseStatus.FETCHING, **sent).id
 

@@ -37,7 +37,7 @@ def furnish(tenant: Tenant) -> None:
             kind=SourceKind.S3_EVENT,
             s3_access_key="AKIA",
         )
-        sources.create_source(session, bucket, secret="token", s3_secret_key="hush")
+        sources.create(session, bucket, secret="token", s3_secret_key="hush")
 
 
 def opened() -> tuple[list[str], list[str], str]:
@@ -130,7 +130,7 @@ def test_no_secret_is_anywhere_in_the_database(tenant: Tenant) -> None:
         endpoint = endpoints.create(session, tenant.id, "https://93.184.215.14/", [], settings())
         secrets = [*endpoints.secrets_of(endpoint), endpoints.rotate_secret(session, endpoint)]
         source = session.scalars(select(Source)).one()
-        secrets.append(sources.rotate_source_secret(session, source, None, actor="user:ada"))
+        secrets.append(sources.rotate_secret(session, source, None, actor="user:ada"))
     secrets += [*PLAIN, "hush"]
     dump = "\n".join(everything_stored())
     assert "sealed:" in dump

@@ -79,7 +79,7 @@ def secrets(ours: Furnished, ada: Browser) -> Secrets:
             kind=SourceKind.S3_EVENT,
             s3_access_key="AKIA",
         )
-        sources.create_source(session, bucket, secret=OWN, s3_secret_key=S3_KEY)
+        sources.create(session, bucket, secret=OWN, s3_secret_key=S3_KEY)
         key = make_key(session, ours.tenant)
         assert ada.user and ada.session_cookie
         user = session.get_one(User, ada.user.id)

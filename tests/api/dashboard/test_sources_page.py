@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 from sqlalchemy import func, select
 
-from moderation import sealing, signing, sources
+from moderation import inbound, sealing, signing, sources
 from moderation.db import transaction
 from moderation.tables import Case, ReceivedWebhook, Source, Tenant
 from moderation.vocabulary import SourceKind, SourceScheme
@@ -146,7 +146,7 @@ def test_what_would_be_read_is_shown(ada: Browser, ours: Furnished) -> None:
 
 def test_lines_are_as_the_platform_signed_them(ada: Browser, ours: Furnished) -> None:
     body = BODY.replace(", ", ",\n")
-    headers = sources.signed(ours.source, body.encode())
+    headers = inbound.signed(ours.source, body.encode())
     pasted = "\r\n".join(f"{name.title()}: {value}" for name, value in headers.items())
     assert "holds" in tried(ada, ours, body=body.replace("\n", "\r\n"), headers=pasted)
 
@@ -171,7 +171,7 @@ def test_the_command_sends_it_and_holds_no_secret(ada: Browser, ours: Furnished,
     with transaction() as session:
         made = make_source(ours.tenant, scheme)
         made.name = "other"
-        source = sources.create_source(session, made)
+        source = sources.create(session, made)
     body = BODY.replace("17", '"o\'hare $(rm) `x`"')
     shown = tried(ada, ours, source, body=body)
     command = shown[shown.index("curl ") :].partition("\n      ")[0]
