@@ -29,6 +29,7 @@ from benchmarks.ear import Ear
 from benchmarks.intake import File, Intake, files, measure, say
 from benchmarks.pipeline import Pipeline, environment, pipeline
 from benchmarks.stage import Stage, stage
+from model.checkpoint import DEMO_FOLDER
 from moderation import db, tenants
 from moderation.db import transaction
 from moderation.vocabulary import ExplainMode
@@ -154,7 +155,7 @@ def main() -> None:
     options = parser.parse_args()
     results: list[Figures] = []
     watched: Memory | None = None
-    with Ear() as ear, stage(environment(ear, "demo", 1), first=people) as place:
+    with Ear() as ear, stage(environment(ear, str(DEMO_FOLDER), 1), first=people) as place:
         done = 0
         for size in options.cases:
             say(f"filling up to {size:,} cases …")
