@@ -155,7 +155,7 @@ def main() -> None:
     options = parser.parse_args()
     results: list[Figures] = []
     watched: Memory | None = None
-    with Ear() as ear, stage(environment(ear, str(DEMO_FOLDER), 1), first=people) as place:
+    with Ear() as ear, stage(environment(ear, DEMO_FOLDER, 1), first=people) as place:
         done = 0
         for size in options.cases:
             say(f"filling up to {size:,} cases …")

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from uuid import UUID
 
 from rich.console import Console
@@ -197,10 +198,10 @@ def pipeline(stage_: Stage, ear: Ear, threads: int, explain: ExplainMode, first:
         stage_.stop_workers()
 
 
-def environment(ear: Ear, model: str, threads: int) -> dict[str, str]:
+def environment(ear: Ear, checkpoint: Path, threads: int) -> dict[str, str]:
     """What the stage's processes are told beside the defaults."""
     hosts = json.dumps([ear.server.host])
-    return {"TELLTALE_MODEL": model, "TELLTALE_ALLOWED_HOSTS": hosts, "OMP_NUM_THREADS": str(threads)}
+    return {"TELLTALE_MODEL": str(checkpoint), "TELLTALE_ALLOWED_HOSTS": hosts, "OMP_NUM_THREADS": str(threads)}
 
 
 def summary(service: Sequence[Way], alone: Sequence[Way], found: Hops) -> dict[str, float]:
@@ -265,7 +266,7 @@ def main() -> None:
     service, alone = [], []
     with (
         Ear() as ear,
-        stage(environment(ear, str(small.FOLDER), options.threads)) as place,
+        stage(environment(ear, small.FOLDER, options.threads)) as place,
         pipeline(place, ear, options.threads, ExplainMode.ALWAYS, sent[0]) as line,
     ):
         for turn in range(options.turns):
