@@ -10,6 +10,9 @@ from workers.celery_app import RETRAIN, app
 
 @app.task(name=RETRAIN)
 def retrain() -> None:
-    """Write the row that the retraining worker looks for."""
+    """Write the row that the retraining worker looks for; nothing where nights were turned off since it was sent."""
+    hour = settings().retrain_hour
+    if hour is None:
+        return
     with transaction() as session:
-        runs.ask_for_the_night(session, settings().retrain_timezone)
+        runs.ask_for_the_night(session, settings().retrain_timezone, hour)

@@ -38,6 +38,11 @@ class Sighting:
     pdq: bytes | None = None
     quality: int = 0
 
+    @property
+    def comparable(self) -> bytes | None:
+        """The hash, unless there is too little to see: then others that have nothing in common are near it."""
+        return self.pdq if self.pdq and self.quality >= MIN_QUALITY else None
+
 
 def grouped(sightings: Sequence[Sighting], alike: Iterable[tuple[UUID, UUID]], burst: timedelta) -> list[str]:
     """The group of each sighting. `alike` are pairs of images that somebody has found to be near each other."""
@@ -75,7 +80,7 @@ def _same_bytes(sightings: Sequence[Sighting]) -> Iterator[Pair]:
 
 def _near(sightings: Sequence[Sighting]) -> Iterator[Pair]:
     """Pairs of hashes at most NEAR_BITS apart: every two are compared, so the time grows with the square."""
-    hashed = [(index, each.pdq) for index, each in enumerate(sightings) if each.pdq and each.quality >= MIN_QUALITY]
+    hashed = [(index, pdq) for index, each in enumerate(sightings) if (pdq := each.comparable)]
     if not hashed:
         return
     places = [index for index, _ in hashed]

@@ -64,19 +64,24 @@ def answer(reviews: Sequence[Review], label: Label, wording: Wording) -> str:
     """The answer a model should give: its opening sentence, then what the last review with this label left standing.
 
     A sentence graded right as it was said, an edited one as it was written, then what was added; none that any review
-    of the case calls wrong, and none that is unclear. Where nothing is left, the opening sentence alone.
+    of the case calls wrong, also where somebody wrote it again, and none that is unclear. Where nothing is left, the
+    opening sentence alone.
     """
     deciding = [review for review in reviews if review.answer.value == label.value][-1]
-    wrong = {said.said for review in reviews for said in review.sentences if said.grade is Grade.WRONG}
-    openings = {wording.real.casefold(), wording.fake.casefold()}
-    kept = [text for said in deciding.sentences if (text := _standing(said, wrong))]
-    return " ".join([wording.opening(label), *(text for text in kept if text.casefold() not in openings)])
+    wrong = [said.said for review in reviews for said in review.sentences if said.grade is Grade.WRONG]
+    unsaid = {_line(text).casefold() for text in (wording.real, wording.fake, *wrong)}
+    kept = [text for said in deciding.sentences if (text := _standing(said))]
+    return " ".join([wording.opening(label), *(text for text in kept if text.casefold() not in unsaid)])
 
 
-def _standing(sentence: ReviewedSentence, wrong: Collection[str | None]) -> str | None:
-    """What is left of one sentence, as one line that ends."""
-    text = sentence.written
-    if text is None and sentence.grade is Grade.RIGHT and sentence.said not in wrong:
-        text = sentence.said
+def _standing(sentence: ReviewedSentence) -> str:
+    """What is left of one sentence."""
+    if sentence.written is None and sentence.grade is not Grade.RIGHT:
+        return ""
+    return _line(sentence.said if sentence.written is None else sentence.written)
+
+
+def _line(text: str | None) -> str:
+    """As one line that ends."""
     text = " ".join((text or "").split())
     return text if not text or text.rstrip("\"'”’)]").endswith((".", "!", "?")) else f"{text}."

@@ -69,9 +69,18 @@ def ask(session: Session, *, actor: str, night: date | None = None) -> TrainingR
     return session.get_one(TrainingRun, run_id)
 
 
-def ask_for_the_night(session: Session, zone: ZoneInfo) -> TrainingRun:
+def ask_for_the_night(session: Session, zone: ZoneInfo, hour: int) -> TrainingRun:
     """What beat does: ask for this night's run, once, however many schedulers there are."""
-    return ask(session, actor=BEAT, night=datetime.now(zone).date())
+    return ask(session, actor=BEAT, night=night_of(datetime.now(zone), hour))
+
+
+def night_of(now: datetime, hour: int) -> date:
+    """The night that this local time is in, by the date on which it began; nights begin at `hour`, 0 to 23.
+
+    What beat sent before midnight may be heard after it, where the broker or its worker was away: by the clock's date
+    it would be the next night's, which would then have none.
+    """
+    return (now - timedelta(hours=hour)).date()
 
 
 def _in_the_way(session: Session, night: date | None) -> TrainingRun:

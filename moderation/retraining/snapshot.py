@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session, contains_eager, selectinload
 
+from moderation import model_versions
 from moderation.db import transaction
 from moderation.errors import ConfigurationError, NotFound
 from moderation.retraining import groups, runs
@@ -32,13 +33,14 @@ from moderation.tables import (
     Image,
     ImageHash,
     Membership,
+    ModelVersion,
     Review,
     SimilarImage,
     Tenant,
     TrainingExample,
     TrainingRun,
 )
-from moderation.vocabulary import CaseStatus, DecidedBy, Label, ReviewReason, Role, RunStatus, Split
+from moderation.vocabulary import CaseStatus, DecidedBy, Label, ReviewReason, Role, Split
 
 MAX_BYTES = 2 * 1024**3
 MEDIA_TYPE = "application/json"
@@ -57,7 +59,10 @@ class Probabilities(_Frozen):
 
 
 class Example(_Frozen):
-    """One reviewed case. `pdq` in hex; `group` names all that are near it; `new`: no promoted run has trained on it."""
+    """One reviewed case. `group` names all that are near it; `new`: the champion has not learned it.
+
+    `pdq` is in hex, None where there is too little to see for it to be compared.
+    """
 
     case: UUID
     image: UUID
@@ -166,6 +171,16 @@ class _Candidate:
     label: Label
 
 
+@dataclass(frozen=True)
+class _Remembered:
+    """An image that earlier runs had on one side."""
+
+    image_id: UUID
+    sha256: str
+    tenant_id: UUID
+    split: Split
+
+
 def taken(until: datetime, wording: Wording, burst: timedelta, run_id: UUID) -> Snapshot:
     """Everything that may be learned from the reviews that had taken effect by `until`.
 
@@ -176,10 +191,10 @@ def taken(until: datetime, wording: Wording, burst: timedelta, run_id: UUID) -> 
         history = _history(session, run_id)
         sightings = _sightings(session, candidates, history)
         alike = _alike(session, sightings)
-        learned, judged = _seen(session, (RunStatus.PROMOTED,)), _seen(session, runs.JUDGED)
+        learned, judged = _learned(session), _judged(session)
     named = groups.grouped(sightings, alike, burst)
     group_of = {sighting.image_id: group for sighting, group in zip(sightings, named, strict=True)}
-    pdqs = {sighting.image_id: sighting.pdq for sighting in sightings}
+    pdqs = {sighting.image_id: sighting.comparable for sighting in sightings}
     examples = [
         _example(each, wording, group_of[each.image.id], pdqs[each.image.id], each.image.sha256 not in learned)
         for each in candidates
@@ -274,27 +289,43 @@ def _leads(session: Session) -> Mapping[UUID, set[UUID]]:
     return found
 
 
-def _history(session: Session, run_id: UUID) -> Sequence[TrainingExample]:
-    """What earlier runs have had on a side."""
-    query = select(TrainingExample).where(TrainingExample.run_id != run_id, TrainingExample.split != Split.LEFT_OUT)
-    return session.scalars(query.order_by(TrainingExample.run_id, TrainingExample.case_id)).all()
+def _history(session: Session, run_id: UUID) -> Sequence[_Remembered]:
+    """What earlier runs have had on a side, each once, however many nights it was there."""
+    columns = TrainingExample.image_id, TrainingExample.sha256, TrainingExample.tenant_id, TrainingExample.split
+    query = select(*columns).where(TrainingExample.run_id != run_id, TrainingExample.split != Split.LEFT_OUT)
+    return [_Remembered(*row) for row in session.execute(query.distinct().order_by(*columns))]
 
 
-def _seen(session: Session, ends: Sequence[RunStatus]) -> set[str]:
-    """The sha256 of every image that runs with one of these ends had as an example."""
+def _learned(session: Session) -> set[str]:
+    """The sha256 of every image that the champion, or one of those it came after, had as an example.
+
+    What was rolled back has been learned by nobody; a version that was promoted against the gate has learned; and one
+    of another kind, as FakeVLM is after the demo model, has learned nothing of what those before it did.
+    """
+    names = model_versions.line(session)
+    if not names:
+        return set()
+    line = names[: names.index(names[-1]) + 1]  # promoted again by hand, it knows no more than it did
+    kind = model_versions.version_named(session, names[-1]).manifest["kind"]
     query = select(TrainingExample.sha256).join(TrainingRun, TrainingRun.id == TrainingExample.run_id)
-    return set(session.scalars(query.where(TrainingRun.status.in_(ends)).distinct()))
+    query = query.join(ModelVersion, ModelVersion.id == TrainingRun.model_version_id)
+    of_line = ModelVersion.name.in_(line), ModelVersion.manifest["kind"].astext == kind
+    return set(session.scalars(query.where(*of_line).distinct()))
 
 
-def _sightings(
-    session: Session, candidates: Sequence[_Candidate], history: Sequence[TrainingExample]
-) -> list[Sighting]:
+def _judged(session: Session) -> set[str]:
+    """The sha256 of every image that was an example of a run which came to its gate."""
+    query = select(TrainingExample.sha256).join(TrainingRun, TrainingRun.id == TrainingExample.run_id)
+    return set(session.scalars(query.where(TrainingRun.status.in_(runs.JUDGED)).distinct()))
+
+
+def _sightings(session: Session, candidates: Sequence[_Candidate], history: Sequence[_Remembered]) -> list[Sighting]:
     """Every candidate's image, and those that are only remembered."""
-    known = {
+    known: dict[UUID, tuple[str, UUID, datetime | None]] = {
         each.image.id: (each.image.sha256, each.case.tenant_id, each.case.submission.created_at) for each in candidates
     }
     for row in history:
-        known.setdefault(row.image_id, (row.sha256, row.tenant_id, None))  # type: ignore[arg-type]
+        known.setdefault(row.image_id, (row.sha256, row.tenant_id, None))
     query = select(ImageHash).join(Image, Image.id == ImageHash.image_id)
     hashes = {row.image_id: row for row in session.scalars(query) if row.image_id in known}
     return [

@@ -320,7 +320,7 @@ def gate(work: Work) -> None:
         new=new,
         old=old,
         trained=[Fingerprint(**each) for each in work.job["trained"]],
-        holdout=[Fingerprint(**each) for each in work.job["held"]] + _fingerprints(work.rows("champion", OLD)),
+        holdout=[Fingerprint(**each) for each in (*work.job["held"], *work.job["old"])],
         proof=proof,
         speeds=Speeds(**speeds) if len(speeds := work.read(SPEEDS)) == len(VERSIONS) else None,
     )
@@ -342,10 +342,6 @@ def _recalibrated(row: Record, p_fake: Mapping[str, float]) -> Record:
     chance = p_fake[row["id"]]
     label = "fake" if chance >= 0.5 else "real"
     return {**row, "p_fake": chance, "scored": label, "predicted": label}
-
-
-def _fingerprints(rows: Sequence[Record]) -> list[Fingerprint]:
-    return [Fingerprint(row["id"], row["sha256"], row["group"]) for row in rows if row["error"] is None]
 
 
 STEPS: Mapping[str, Callable[[Work], None]] = {

@@ -10,7 +10,6 @@ those and writes nothing.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
 import shutil
@@ -18,7 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +28,7 @@ from click import ClickException
 from sqlalchemy.orm import Session
 
 from model.evaluate.records.fakeclue import LABELS
+from model.gate.leaks import Fingerprint
 from model.manifest import FILE_NAME, Manifest
 from moderation import checkpoints, model_versions
 from moderation.db import transaction
@@ -41,7 +41,7 @@ from moderation.settings import Settings
 from moderation.storage import Storage, report_key
 from moderation.tables import ModelVersion, TrainingRun
 from moderation.vocabulary import GateOutcome, Label, ReviewReason, RunStage, RunStatus, Split
-from workers.retraining import child, training
+from workers.retraining import child, sets, training
 from workers.retraining.configuration import configured, wording
 from workers.retraining.watch import Watch
 
@@ -152,15 +152,16 @@ class Stages:
         there = dataset.fetched(self._store, wanted, self._place, lambda done: self._watch.check())
         self._keep_alone(there)
         held = [each for each in there if sides[each.case] is Split.HOLDOUT]
-        trained = [each for each in there if sides[each.case] is Split.TRAIN]
-        shown, replayed = self._shown(trained, held)
+        old = self._old_set()
+        trained, known = self._unknown([each for each in there if sides[each.case] is Split.TRAIN], old)
+        shown, replayed = self._shown(trained, [*map(_fingerprint, held), *old])
         _require_both([each.label for each in shown])
         self._write_held(held)
-        self._write(JOB, self._job(trained, held, replayed))
+        self._write(JOB, self._job(trained, held, replayed, old))
         self._prepare([dict(each.record) for each in shown])
         # Those that were erased before this were never wanted: the snapshot has tombstones for them.
         gone = len(self._snapshot.tombstones) + len(wanted) - len(there)
-        numbers = {"gone": gone, "shown": len(shown), "replay_set": len(replayed)}
+        numbers = {"gone": gone, "in_old_set": known, "shown": len(shown), "replay_set": len(replayed)}
         with transaction() as session:
             runs.note(session, self._lease, RunStage.DOWNLOAD, numbers)
 
@@ -181,8 +182,24 @@ class Stages:
         if free < needed:
             raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed, and {free:,} are free", str(self.folder))
 
-    def _shown(self, trained: Sequence[Example], held: Sequence[Example]) -> tuple[list[Shown], dict[str, str]]:
-        """All that the network is shown, and of the replay set's images among it the sha256 by name."""
+    def _old_set(self) -> list[Fingerprint]:
+        """What the images of the old set are known by, under their names there; none where there is no such set."""
+        place = self._configuration["old_set"]
+        return sets.fingerprints(sets.measured_on(Path(place)), self._watch.check) if place else []
+
+    def _unknown(self, trained: Sequence[Example], old: Sequence[Fingerprint]) -> tuple[list[Example], int]:
+        """Those that are not in the old set, in any form, and how many are.
+
+        Whoever sent one of its images would otherwise have every run rejected, for it would be trained on.
+        """
+        known = sets.near([_fingerprint(each) for each in trained], old)
+        kept = [each for each in trained if str(each.case) not in known]
+        return kept, len(trained) - len(kept)
+
+    def _shown(
+        self, trained: Sequence[Example], measured: Sequence[Fingerprint]
+    ) -> tuple[list[Shown], list[Fingerprint]]:
+        """All that the network is shown, and what the replay set's images among it are known by."""
         configuration = self._configuration
         new = [self._reviewed(each) for each in trained if each.new]
         earlier = [self._reviewed(each) for each in trained if not each.new]
@@ -190,13 +207,11 @@ class Stages:
             raise NothingToLearn("Every reviewed image that is not held out has been learned already.")
         plan = Plan(configuration["replay_share"], configuration["passes"], self._seed)
         shown = replay.drawn(new, earlier, self._replay_set(), plan)
-        reviewed = {each.sha256 for each in held}
-        hashes = {
-            name: _sha256(self.folder / name) for name in {each.record["image"] for each in shown} if _is_base(name)
-        }
-        leaking = {name for name, digest in hashes.items() if digest in reviewed}
+        names = {name for each in shown if _is_base(name := each.record["image"])}
+        replayed = sets.fingerprints({name: self.folder / name for name in names}, self._watch.check)
+        leaking = sets.near(replayed, measured)
         kept = [each for each in shown if each.record["image"] not in leaking]
-        return kept, {name: digest for name, digest in hashes.items() if name not in leaking}
+        return kept, [each for each in replayed if each.id not in leaking]
 
     def _reviewed(self, example: Example) -> Shown:
         return Shown(example.label, dataset.record(example, self._name(example), self._snapshot.question))
@@ -239,7 +254,13 @@ class Stages:
             dataset.write_records(path, draft)
             self._step("prepare")
 
-    def _job(self, trained: Sequence[Example], held: Sequence[Example], replayed: Mapping[str, str]) -> dict[str, Any]:
+    def _job(
+        self,
+        trained: Sequence[Example],
+        held: Sequence[Example],
+        replayed: Sequence[Fingerprint],
+        old: Sequence[Fingerprint],
+    ) -> dict[str, Any]:
         configuration = self._configuration
         return {
             **{key: configuration[key] for key in ("base", "revision", "recipe", "old_set")},
@@ -250,9 +271,9 @@ class Stages:
             "name": configuration["name"],
             "seed": self._seed,
             "processes": 1 if configuration["accelerate"] == "single" else None,
-            "trained": [_fingerprint(each) for each in trained]
-            + [{"id": name, "sha256": digest} for name, digest in sorted(replayed.items())],
-            "held": [_fingerprint(each) for each in held],
+            "trained": [asdict(each) for each in (*map(_fingerprint, trained), *replayed)],
+            "held": [asdict(_fingerprint(each)) for each in held],
+            "old": [asdict(each) for each in old],
         }
 
     def _here(self, checkpoint: str) -> str:
@@ -378,8 +399,8 @@ def _weight(example: Example) -> float:
     return 1 / drawn if example.reason is ReviewReason.AUDIT and drawn else 1.0
 
 
-def _fingerprint(example: Example) -> dict[str, Any]:
-    return {"id": str(example.case), "sha256": example.sha256, "group": example.group, "pdq": example.pdq}
+def _fingerprint(example: Example) -> Fingerprint:
+    return Fingerprint(str(example.case), example.sha256, example.group, example.pdq)
 
 
 def _trainable(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -388,11 +409,6 @@ def _trainable(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_base(name: str) -> bool:
     return name.startswith(f"{REPLAY}/")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _require_both(labels: Sequence[Label]) -> None:

@@ -24,7 +24,7 @@ from moderation.retraining.panel import LEAST_OF_CLASS, Measured
 from moderation.retraining.snapshot import Example
 from moderation.settings import Settings
 from moderation.storage import Storage
-from moderation.tables import ModelVersion
+from moderation.tables import ModelVersion, TrainingRun
 from moderation.vocabulary import Label, PanelSet
 from workers.retraining import child
 from workers.retraining.child import ChildFailed
@@ -44,7 +44,7 @@ def turn(store: Storage, rules: Settings, stopping: threading.Event) -> bool:
         return False
     folder = rules.retrain_folder.resolve() / str(run.id)
     try:
-        note = _measured(run.id, folder, store, rules, stopping)
+        note = _measured(run.id, folder, store, stopping)
     except Stopping:
         with transaction() as session:
             panel.put_off(session, run.id)
@@ -60,14 +60,14 @@ def turn(store: Storage, rules: Settings, stopping: threading.Event) -> bool:
     return True
 
 
-def _measured(run_id: UUID, folder: Path, store: Storage, rules: Settings, stopping: threading.Event) -> str | None:
+def _measured(run_id: UUID, folder: Path, store: Storage, stopping: threading.Event) -> str | None:
     """Measure the panel; why not, where it cannot be. Raises Stopping."""
     with transaction() as session:
-        champion, digest = model_versions.champion(session), panel.snapshot_digest(session)
+        champion, divided = model_versions.champion(session), panel.divided_last(session)
     if champion is None:
         return "No version is champion, so there was nothing to measure."
     try:
-        found = _on_images(folder, store, rules, champion, digest, stopping) if digest else []
+        found = _on_images(folder, store, champion, divided, stopping) if divided else []
     except (ChildFailed, TelltaleError, OSError) as error:
         log.warning("the standing panel was not measured: %s", error)
         return f"The champion could not be measured: {error}"
@@ -81,14 +81,16 @@ def _measured(run_id: UUID, folder: Path, store: Storage, rules: Settings, stopp
 
 
 def _on_images(
-    folder: Path, store: Storage, rules: Settings, champion: ModelVersion, digest: str, stopping: threading.Event
+    folder: Path, store: Storage, champion: ModelVersion, divided: TrainingRun, stopping: threading.Event
 ) -> list[Measured]:
     def watch(_: int = 0) -> None:
         if stopping.is_set():
             raise Stopping
 
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = panel.frozen(snapshot.read(store, digest), rules.retrain_holdout_share)
+    assert divided.snapshot_digest is not None and divided.configuration is not None
+    # By the run's own share: by another, what it has just trained on could be in the holdout.
+    chosen = panel.frozen(snapshot.read(store, divided.snapshot_digest), divided.configuration["holdout_share"])
     there = dataset.fetched(store, chosen, lambda each: folder / _name(each), watch)
     if not there:
         return []

@@ -75,6 +75,13 @@ def test_what_anybody_calls_wrong_is_never_learned() -> None:
     assert answer([first, last], Label.FAKE, WORDING) == "This is a fake image. Edges melt."
 
 
+def test_what_was_graded_wrong_is_not_learned_where_it_was_written_again() -> None:
+    """As by somebody who opened the editor, and left the sentence as it was."""
+    again = sentence("The sky is green.", WRONG, "the sky is  green")
+    last = said(BEN, FAKE, sentences=[again, sentence(None, None, "Edges melt.")])
+    assert answer([last], Label.FAKE, WORDING) == "This is a fake image. Edges melt."
+
+
 def test_where_nothing_is_left_the_answer_stands_alone() -> None:
     nothing = said(ANNA, REAL, sentences=[sentence("This is a fake image.", WRONG), sentence("Seams.", UNCLEAR)])
     assert answer([nothing], Label.REAL, WORDING) == "This is a real image."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -19,6 +19,7 @@ from moderation.vocabulary import EventType, RunStage, RunStatus
 
 LEASE = timedelta(seconds=60)
 TONIGHT = date(2026, 11, 1)
+BERLIN = ZoneInfo("Europe/Berlin")
 
 
 @pytest.fixture(autouse=True)
@@ -90,11 +91,9 @@ def test_while_a_run_is_live_who_asks_gets_that_one() -> None:
 
 
 def test_two_schedulers_at_once_make_one_run() -> None:
-    zone = ZoneInfo("Europe/Berlin")
-
     def beat(_: int) -> UUID:
         with transaction() as session:
-            return runs.ask_for_the_night(session, zone).id
+            return runs.ask_for_the_night(session, BERLIN, 2).id
 
     with ThreadPoolExecutor(8) as schedulers:
         asked = set(schedulers.map(beat, range(24)))
@@ -102,6 +101,22 @@ def test_two_schedulers_at_once_make_one_run() -> None:
     with transaction() as session:
         assert session.scalar(select(func.count()).select_from(TrainingRun)) == 1
     assert [type_ for type_, _ in events()] == [EventType.RUN_ASKED]
+
+
+@pytest.mark.parametrize(
+    ("now", "hour", "night"),
+    [
+        (datetime(2026, 11, 23, 2, 0), 2, 23),
+        (datetime(2026, 11, 24, 1, 59), 2, 23),  # the worker was away for nearly a day
+        (datetime(2026, 11, 23, 23, 0), 23, 23),
+        (datetime(2026, 11, 24, 0, 10), 23, 23),  # and here for an hour
+        (datetime(2026, 11, 24, 0, 0), 0, 24),
+        (datetime(2026, 3, 29, 3, 0, tzinfo=BERLIN), 2, 29),  # 2:00 was not, for it was 3:00
+        (datetime(2026, 10, 25, 2, 0, tzinfo=BERLIN, fold=1), 2, 25),  # 2:00 for the second time
+    ],
+)
+def test_a_night_begins_at_its_hour_and_goes_on_after_midnight(now: datetime, hour: int, night: int) -> None:
+    assert runs.night_of(now, hour).day == night
 
 
 def test_a_night_has_one_run_even_when_that_has_ended() -> None:

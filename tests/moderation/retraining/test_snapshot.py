@@ -11,18 +11,18 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from moderation import cases, erasure
+from moderation import cases, erasure, model_versions
 from moderation.accounts import Person
 from moderation.db import new_id, transaction
 from moderation.errors import ConfigurationError, NotFound
-from moderation.retraining import examples, runs, snapshot
+from moderation.retraining import examples, groups, runs, snapshot
 from moderation.retraining.snapshot import Snapshot
 from moderation.reviews import Sentence
 from moderation.settings import settings
 from moderation.storage import Storage, snapshot_key
 from moderation.tables import Case, Image, Review, SimilarImage, Submission, Tenant
 from moderation.vocabulary import Answer, CaseStatus, Grade, Label, ReviewReason, Role, RunStatus, Split
-from tests.factories import make_case, make_image, make_tenant
+from tests.factories import make_case, make_image, make_tenant, make_version
 from tests.learning import WORDING, allow, make_consenting, make_hash, make_review, make_reviewed
 from tests.reviewing import make_person
 
@@ -58,13 +58,16 @@ def reviewed(tenant: Tenant, person: Person, answer: Answer = FAKE) -> Case:
         return make_reviewed(session, tenant, person, answer)
 
 
-def judged(tenant: Tenant, found: Snapshot, sides: dict[UUID, Split], status: RunStatus) -> UUID:
-    """A run that had these examples, and its end."""
+def judged(
+    tenant: Tenant, found: Snapshot, sides: dict[UUID, Split], status: RunStatus, *, makes: str | None = None
+) -> UUID:
+    """A run that had these examples, its end, and the name of the version that it made."""
     with transaction() as session:
         run = runs.ask(session, actor="test")
         lease = runs.take(session, timedelta(seconds=60))
         assert lease is not None
         examples.record(session, run.id, found, sides)
+        run.model_version_id = make_version(session, makes, champion=False).id if makes else None
         runs.end(session, lease, status)
         return run.id
 
@@ -267,16 +270,63 @@ def test_near_copies_and_bursts_share_a_group(tenant: Tenant, anna: Person) -> N
     assert burst != alike
 
 
-def test_what_was_learned_or_judged_is_neither_new_nor_fresh(tenant: Tenant, anna: Person) -> None:
+def test_what_was_judged_is_not_fresh_and_what_the_champion_learned_is_not_new(tenant: Tenant, anna: Person) -> None:
+    """Whatever the gate said of it; and what was rolled back, nobody has learned."""
+    promote("base")
     case = reviewed(tenant, anna)
     first = taken()
-    judged(tenant, first, {case.id: Split.TRAIN}, RunStatus.REJECTED)
-    second = taken()
-    assert ([each.new for each in second.examples], second.fresh) == ([True], 0)
-    judged(tenant, second, {case.id: Split.TRAIN}, RunStatus.PROMOTED)
-    reviewed(tenant, anna)
-    third = taken()
-    assert ({each.case: each.new for each in third.examples}[case.id], third.fresh) == (False, 1)
+    judged(tenant, first, {case.id: Split.TRAIN}, RunStatus.REJECTED, makes="better")
+    assert (news(taken()), taken().fresh) == ({case.id: True}, 0)
+    promote("better")
+    later = reviewed(tenant, anna)
+    assert (news(taken()), taken().fresh) == ({case.id: False, later.id: True}, 1)
+    judged(tenant, taken(), {case.id: Split.TRAIN, later.id: Split.TRAIN}, RunStatus.PROMOTED, makes="best")
+    promote("best")
+    assert news(taken()) == {case.id: False, later.id: False}
+    promote("better")
+    assert news(taken()) == {case.id: False, later.id: True}, "by hand, an earlier version came back"
+    promote("best")
+    with transaction() as session:
+        model_versions.rollback(session, actor="test")
+    assert news(taken()) == {case.id: False, later.id: True}
+    with transaction() as session:
+        for _ in range(3):
+            model_versions.rollback(session, actor="test")
+    assert news(taken()) == {case.id: True, later.id: True}
+
+
+def test_a_champion_of_another_kind_has_learned_nothing_of_what_came_before(tenant: Tenant, anna: Person) -> None:
+    promote("demo")
+    case = reviewed(tenant, anna)
+    judged(tenant, taken(), {case.id: Split.TRAIN}, RunStatus.PROMOTED, makes="demo, retrained")
+    promote("demo, retrained")
+    promote("merged by hand")
+    assert news(taken()) == {case.id: False}, "as far as anybody knows"
+    with transaction() as session:
+        version = model_versions.version_named(session, "merged by hand")
+        version.manifest = {**version.manifest, "kind": "fakevlm"}
+    assert news(taken()) == {case.id: True}
+
+
+def promote(name: str) -> None:
+    with transaction() as session:
+        make_version(session, name)
+
+
+def news(found: Snapshot) -> dict[UUID, bool]:
+    return {each.case: each.new for each in found.examples}
+
+
+def test_hashes_of_images_with_little_to_see_are_not_compared_here_nor_by_the_gate(
+    tenant: Tenant, anna: Person
+) -> None:
+    """Two blank pages have one hash: on both sides, they would have every run rejected as a leak."""
+    with transaction() as session:
+        for _ in range(2):
+            make_hash(session, make_reviewed(session, tenant, anna).image, bytes(32), quality=groups.MIN_QUALITY - 1)
+    one, other = taken().examples
+    assert one.group != other.group
+    assert (one.pdq, other.pdq) == (None, None)
 
 
 def test_the_history_of_a_group_comes_with_it_also_of_images_that_may_not_be_learned_from_any_more(
@@ -344,10 +394,13 @@ def test_a_growing_group_never_moves_what_was_learned_into_the_holdout(tenant: T
     assert set(examples.divided(taken(), 0.5).values()) == {Split.LEFT_OUT}
 
 
-def test_a_runs_own_examples_are_no_history(tenant: Tenant, anna: Person) -> None:
+def test_a_runs_own_examples_are_no_history_and_other_runs_are_one(tenant: Tenant, anna: Person) -> None:
     case = reviewed(tenant, anna)
     run_id = judged(tenant, taken(), {case.id: Split.HOLDOUT}, RunStatus.FAILED)
     assert taken(run_id).earlier == ()
+    judged(tenant, taken(), {case.id: Split.HOLDOUT}, RunStatus.FAILED)
+    with transaction() as session:
+        assert len(snapshot._history(session, new_id())) == 1, "however many nights it was there"
     assert len(taken().earlier) == 1
 
 

@@ -30,7 +30,7 @@ from model import manifest as manifests
 from model.detector import Detector
 from model.evaluate import judging
 from model.evaluate.texts import Nearness
-from model.finetune import __main__ as trainer
+from model.finetune import process as trainer
 from model.finetune import results
 from model.manifest import Adapter
 from moderation import model_versions

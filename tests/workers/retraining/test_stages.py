@@ -64,6 +64,29 @@ def test_the_night_after_a_promotion_starts_from_the_base_again_and_replays_what
     assert "replay/images/0.png" not in shown
 
 
+def test_a_reviewed_image_of_the_old_set_is_not_trained_on(
+    bench: Bench, killed_at: Callable[[RunStage | None], None]
+) -> None:
+    """Whoever sends one of its images would have every run rejected: it would be trained on and measured on."""
+    run_id = bench.ask()
+    killed_at(RunStage.SPLIT)
+    with pytest.raises(Killed):
+        bench.go_on(run_id)
+    known = next(case for case in bench.cases if bench.sides(run_id)[case.id] is Split.TRAIN)
+    old = bench.rules.retrain_old_set
+    assert old is not None and known.image is not None
+    (old.parent / "images" / "0.png").write_bytes(bench.store.get(known.image.s3_key, max_bytes=10**6))
+    bench.lapse(run_id)
+    killed_at(RunStage.DOWNLOAD)
+    with pytest.raises(Killed):
+        bench.go_on(run_id)
+    assert bench.run_of(run_id).numbers["download"]["in_old_set"] == 1
+    job = json.loads((bench.folder(run_id) / stages.JOB).read_text())
+    assert known.image.sha256 in {each["sha256"] for each in job["old"]}
+    assert known.image.sha256 not in {each["sha256"] for each in job["trained"]}
+    assert known.image.sha256 not in (bench.folder(run_id) / "train.json").read_text()
+
+
 def test_too_few_new_reviews_and_nothing_is_trained(bench: Bench) -> None:
     bench.rules = bench.rules.model_copy(update={"retrain_min_reviews": 17})
     run = bench.go()
@@ -223,6 +246,7 @@ def test_while_the_database_is_away_the_run_is_nobodys_failure(bench: Bench, mon
     [
         ({"retrain_recipe": Path("/nowhere.yaml")}, "TELLTALE_RETRAIN_RECIPE /nowhere.yaml cannot be read"),
         ({"retrain_old_set": Path("/nowhere.json")}, "TELLTALE_RETRAIN_OLD_SET /nowhere.json is no file."),
+        ({"retrain_old_set": Path(__file__)}, "TELLTALE_RETRAIN_OLD_SET: "),
         ({"retrain_accelerate": "everything"}, "--accelerate everything is neither a file nor one of"),
     ],
 )

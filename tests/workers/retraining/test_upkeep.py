@@ -14,9 +14,10 @@ from sqlalchemy import update
 from moderation import erasure, model_versions
 from moderation.db import transaction
 from moderation.retraining import panel, runs
+from moderation.retraining.snapshot import Example
 from moderation.storage import snapshot_key
 from moderation.tables import Case, Event, PanelMeasurement, TrainingRun
-from moderation.vocabulary import EventType, PanelSet, RunStatus
+from moderation.vocabulary import EventType, PanelSet, RunStatus, Split
 from tests.workers.retraining.conftest import Bench
 from workers.retraining import child, evaluation, measuring, upkeep
 from workers.retraining.child import ChildFailed
@@ -105,6 +106,20 @@ def test_new_reviews_do_not_move_the_panel_and_an_erased_image_leaves_it(
         erasure.erase(session, case.tenant_id, case.image_id, actor="test", request_id=None)
     after = names(night(held))
     assert gone not in after and before - {gone} <= after
+
+
+def test_another_share_for_later_runs_puts_nothing_that_was_trained_on_into_the_panel(
+    held: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held.rules = held.rules.model_copy(update={"retrain_holdout_share": 0.3, "retrain_min_reviews": 17})
+    run = held.go()
+    held.rules = held.rules.model_copy(update={"retrain_holdout_share": 0.9})
+    chosen: list[Example] = []
+    monkeypatch.setattr(upkeep.dataset, "fetched", lambda store, wanted, *_: chosen.extend(wanted))
+    assert upkeep.turn(held.store, held.rules, held.stopping)
+    sides = held.sides(run.id)
+    assert {each.case for each in chosen} == {case for case, side in sides.items() if side is Split.HOLDOUT}
+    assert set(sides.values()) == {Split.TRAIN, Split.HOLDOUT}
 
 
 def names(rows: dict[PanelSet, PanelMeasurement]) -> set[str]:
