@@ -21,9 +21,10 @@ from sqlalchemy import bindparam, func, select, text
 from sqlalchemy.orm import Session, joinedload
 
 from moderation import backlog, descriptions, events, metrics
-from moderation.db import afterwards, new_id, storable
+from moderation.db import FRESH, afterwards, new_id, storable
 from moderation.errors import IllegalTransition, LostLease, NotFound
 from moderation.events import Rows
+from moderation.leases import Lease
 from moderation.tables import WAITING, Case, Image, Policy, Submission, Tenant, Verdict, written
 from moderation.vocabulary import (
     OUTBOUND,
@@ -51,18 +52,6 @@ MAX_FAILURE_DETAIL = 500  # characters
 MAX_CATEGORY = 100  # characters
 WORKER = "worker"
 SAMPLING = "sampling"
-# A row that waited for its lock is read anew, also where the session had read it before.
-FRESH = {"populate_existing": True}
-
-
-@dataclass(frozen=True)
-class Lease:
-    """A worker's hold on a case. `attempt` counts from 1; above 1 an earlier attempt was lost with its worker."""
-
-    case_id: UUID
-    fence: int
-    attempt: int
-
 
 # A case and its submission, in the columns that are not left to the database.
 _OPENED = """submission AS (
@@ -177,18 +166,6 @@ def take(
         request_id=taken.request_id,
     )
     return Lease(case_id, taken.fence, taken.attempts)
-
-
-def renew(session: Session, leases: list[Lease], lease: timedelta) -> None:
-    """Push the leases a living worker still holds further into the future."""
-    if leases:
-        session.execute(
-            text(
-                "UPDATE cases SET lease_until = now() + :lease FROM unnest(:ids, :fences) AS held(id, fence) "
-                "WHERE cases.id = held.id AND cases.fence = held.fence AND cases.lease_until IS NOT NULL"
-            ),
-            {"lease": lease, "ids": [held.case_id for held in leases], "fences": [held.fence for held in leases]},
-        )
 
 
 # With what every event of it says.

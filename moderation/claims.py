@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from moderation import cases, opinions, queue
 from moderation.accounts import Person
+from moderation.db import FRESH
 from moderation.errors import Conflict, Forbidden, LostLease, NotFound
 from moderation.queue import Filter
 from moderation.tables import Case, Claim
@@ -32,7 +33,7 @@ def case_for(session: Session, person: Person, case_id: UUID, *, lock: bool = Fa
     """A case as this person may see it. Raises NotFound, also for restricted cases of others than leads."""
     query = select(Case).where(Case.id == case_id)
     if lock:
-        query = query.with_for_update(of=Case).execution_options(**cases.FRESH)
+        query = query.with_for_update(of=Case).execution_options(**FRESH)
     case = session.scalar(query)
     role = person.role_in(case.tenant_id) if case else None
     if case is None or role is None or (case.restricted and not role.covers(Role.LEAD)):
@@ -103,7 +104,7 @@ def claim_next(session: Session, person: Person, filter_: Filter) -> Claim | Non
 def live(session: Session, case_id: UUID) -> Claim | None:
     """The claim there is on a case, expired or not."""
     query = select(Claim).where(Claim.case_id == case_id, Claim.ended_at.is_(None)).options(selectinload(Claim.user))
-    return session.scalar(query, execution_options=cases.FRESH)
+    return session.scalar(query, execution_options=FRESH)
 
 
 def held(session: Session, person: Person, case_id: UUID, fence: int) -> tuple[Case, Claim]:

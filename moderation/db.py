@@ -56,6 +56,8 @@ AFTERWARDS = "telltale_afterwards"
 RING_EVERY_S = 0.01
 # Whoever finds every connection of the process in use waits so long for one, and then for nothing.
 POOL_TIMEOUT_S = 5.0
+# How a row that waited for its lock is read: anew, also where the session had read it before.
+FRESH = {"populate_existing": True}
 # Within a lease: whoever waits longer has lost what it would write.
 INSIST_S, INSIST_EVERY_S = 20.0, 0.5
 

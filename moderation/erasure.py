@@ -19,7 +19,7 @@ from sqlalchemy import ARRAY, Text, Uuid, bindparam, delete, func, or_, select, 
 from sqlalchemy.orm import Session
 
 from moderation import cases, events, idempotency, originals
-from moderation.db import transaction
+from moderation.db import FRESH, transaction
 from moderation.errors import Conflict, NotFound
 from moderation.storage import Storage
 from moderation.tables import (
@@ -102,7 +102,7 @@ def erase(session: Session, tenant_id: UUID, image_id: UUID, *, actor: str, requ
 def _lock_cases(session: Session, tenant_id: UUID, image_id: UUID) -> Sequence[Case]:
     """Cases before their image: so do workers that end one."""
     query = select(Case).where(Case.tenant_id == tenant_id, Case.image_id == image_id).order_by(Case.id)
-    return session.scalars(query.with_for_update(of=Case), execution_options=cases.FRESH).all()
+    return session.scalars(query.with_for_update(of=Case), execution_options=FRESH).all()
 
 
 def _refuse_held(of_it: Collection[Case], image_id: UUID) -> None:

@@ -5,16 +5,16 @@ As cases are, but it knows nothing of them, nor of what is to be done.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import TypeVar
 from uuid import UUID
 
-from sqlalchemy import func, or_, text, update
+from sqlalchemy import func, or_, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from moderation.cases import FRESH, MAX_FAILURE_DETAIL, Lease
-from moderation.db import storable
+from moderation.cases import MAX_FAILURE_DETAIL
+from moderation.db import FRESH, storable
+from moderation.leases import Lease
 from moderation.tables import Asked
 
 Row = TypeVar("Row", bound=Asked)
@@ -37,18 +37,6 @@ def take(
         .returning(rows)
     )
     return session.scalar(taken, execution_options=FRESH)
-
-
-def renew(session: Session, key: InstrumentedAttribute[UUID], leases: Sequence[Lease], lease: timedelta) -> None:
-    """A living worker keeps the rows that it still holds."""
-    table = key.class_.__tablename__
-    session.execute(
-        text(
-            f"UPDATE {table} SET lease_until = now() + :lease FROM unnest(:ids, :fences) AS held(id, fence) "
-            f"WHERE {table}.{key.key} = held.id AND {table}.fence = held.fence AND {table}.lease_until IS NOT NULL"
-        ),
-        {"lease": lease, "ids": [held.case_id for held in leases], "fences": [held.fence for held in leases]},
-    )
 
 
 def is_held(row: Asked, lease: Lease) -> bool:

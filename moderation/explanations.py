@@ -17,10 +17,11 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from moderation import cases, errands
-from moderation.cases import FRESH, WORKER, Lease
-from moderation.db import insistent, storable, transaction
+from moderation import cases, errands, leases
+from moderation.cases import WORKER
+from moderation.db import FRESH, insistent, storable, transaction
 from moderation.errors import Conflict, LostLease
+from moderation.leases import Lease
 from moderation.settings import Settings
 from moderation.tables import Case, Explanation, ExplanationRequest, Verdict
 from moderation.vocabulary import EventType, Label
@@ -189,7 +190,7 @@ def _held(session: Session, job: Job) -> tuple[Case, ExplanationRequest]:
     return case, request
 
 
-def renew(leases: list[Lease], settings: Settings) -> None:
+def renew(held: list[Lease], settings: Settings) -> None:
     """A living worker keeps its requests."""
     with transaction() as session:
-        errands.renew(session, ExplanationRequest.verdict_id, leases, timedelta(seconds=settings.case_lease_s))
+        leases.renew(session, ExplanationRequest.verdict_id, held, timedelta(seconds=settings.case_lease_s))

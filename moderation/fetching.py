@@ -13,7 +13,6 @@ from datetime import timedelta
 from uuid import UUID
 
 from moderation import cases, images, logs, originals, outbound, sealing, storage
-from moderation.cases import Lease
 from moderation.db import insistent, transaction
 from moderation.dispatch import FETCHING
 from moderation.errors import (
@@ -29,6 +28,7 @@ from moderation.errors import (
     Unreadable,
     UnsupportedType,
 )
+from moderation.leases import Lease
 from moderation.originals import Original
 from moderation.sandbox import Sandbox, SandboxClosed, SandboxCrash, SandboxMemory, SandboxTimeout
 from moderation.settings import Settings

@@ -27,8 +27,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from moderation import errands, notices
-from moderation.cases import FRESH, Lease
+from moderation.db import FRESH
 from moderation.errors import ConfigurationError, ImageTooLarge, InvalidRequest, NotFound, TelltaleError
+from moderation.leases import Lease
 from moderation.settings import Settings
 from moderation.storage import Storage, report_key
 from moderation.tables import Notice, NoticeMail, User

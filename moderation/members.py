@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from moderation import cases, claims, events, tenants
 from moderation.accounts import Person
-from moderation.db import storable
+from moderation.db import FRESH, storable
 from moderation.errors import Conflict, NotFound
 from moderation.tables import Case, Claim, Event, Membership, Review, Tenant, User
 from moderation.vocabulary import CaseStatus, ClaimEnd, EventType, Role
@@ -143,7 +143,7 @@ def give_back_all(session: Session, user_id: UUID, *, actor: str) -> Returned:
 def _membership(session: Session, tenant_id: UUID, user_id: UUID) -> Membership:
     """With all of the tenant's memberships locked, so that two administrators cannot each remove the other."""
     everybody = select(Membership).where(Membership.tenant_id == tenant_id).order_by(Membership.user_id)
-    locked = session.scalars(everybody.with_for_update(), execution_options=cases.FRESH).all()
+    locked = session.scalars(everybody.with_for_update(), execution_options=FRESH).all()
     found = next((membership for membership in locked if membership.user_id == user_id), None)
     if found is None:
         raise NotFound("Nobody of this id works for this platform.")
@@ -166,7 +166,7 @@ def _give_back(session: Session, tenant_id: UUID, user_id: UUID, *, only_for_lea
     if only_for_leads:
         theirs = theirs.where(or_(Case.restricted, Case.escalated_at.is_not(None)))
     locked = theirs.order_by(Case.id).with_for_update(of=Case)
-    found = session.scalars(locked, execution_options=cases.FRESH).all()
+    found = session.scalars(locked, execution_options=FRESH).all()
     ended = sum(_end_claim(session, case, user_id, actor=actor) for case in found)
     unassigned = sum(_unassign(session, case, user_id, actor=actor) for case in found)
     return Returned(ended, unassigned)

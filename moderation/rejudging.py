@@ -14,10 +14,11 @@ from sqlalchemy import exists, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, selectinload
 
-from moderation import cases, errands, events, model_versions, screening
-from moderation.cases import FRESH, WORKER, Lease
-from moderation.db import insistent, transaction
+from moderation import cases, errands, events, leases, model_versions, screening
+from moderation.cases import WORKER
+from moderation.db import FRESH, insistent, transaction
 from moderation.errors import Conflict, LostLease
+from moderation.leases import Lease
 from moderation.screening import Job, Reading
 from moderation.settings import Settings
 from moderation.tables import Case, Image, ModelVersion, Rejudging, Verdict
@@ -131,10 +132,10 @@ def postpone(job: Job, delay: timedelta, *, counts: bool) -> None:
         errands.give_back(row, delay, counts=counts)
 
 
-def renew(leases: list[Lease], settings: Settings) -> None:
+def renew(held: list[Lease], settings: Settings) -> None:
     """A living worker keeps its rows."""
     with transaction() as session:
-        errands.renew(session, Rejudging.case_id, leases, timedelta(seconds=settings.case_lease_s))
+        leases.renew(session, Rejudging.case_id, held, timedelta(seconds=settings.case_lease_s))
 
 
 def _locked(session: Session, case_id: UUID) -> Case | None:

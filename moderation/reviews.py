@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from moderation import cases, claims, opinions, sights
 from moderation.accounts import Person
-from moderation.db import storable, transaction
+from moderation.db import FRESH, storable, transaction
 from moderation.errors import Conflict, InvalidRequest
 from moderation.sights import pending
 from moderation.tables import Case, Claim, Membership, Review, ReviewedSentence, User
@@ -167,7 +167,7 @@ def settle(case_id: UUID) -> None:
     """Put an answer into effect, once its time has come. Doing it twice is harmless."""
     with transaction(wake=True) as session:
         query = select(Case).where(Case.id == case_id).with_for_update(of=Case)
-        case = session.scalar(query, execution_options=cases.FRESH)
+        case = session.scalar(query, execution_options=FRESH)
         review = pending(session, case_id)
         if case is not None and review is not None and review.due_at <= _now(session):
             take_effect(session, case, review)

@@ -16,10 +16,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
-from moderation import cases, exhibits, model_versions, policy, tenants
-from moderation.cases import Lease
+from moderation import cases, exhibits, leases, model_versions, policy, tenants
 from moderation.db import glance, insistent, new_id, storable, transaction
 from moderation.dispatch import SCREENING
+from moderation.leases import Lease
 from moderation.policy import Thresholds
 from moderation.settings import Settings
 from moderation.tables import WAITING, Case, Explanation, ModelVersion, Policy, Rejudging, Tenant, Verdict, written
@@ -190,10 +190,10 @@ def postpone(job: Job, delay: timedelta, *, counts: bool) -> None:
         cases.postpone(session, job.lease, delay, counts=counts)
 
 
-def renew(leases: list[Lease], settings: Settings) -> None:
+def renew(held: list[Lease], settings: Settings) -> None:
     """A living worker keeps its cases."""
     with transaction() as session:
-        cases.renew(session, leases, timedelta(seconds=settings.case_lease_s))
+        leases.renew(session, Case.id, held, timedelta(seconds=settings.case_lease_s))
 
 
 def _settle(session: Session, case: Case, verdict: Verdict, rules: Policy) -> None:

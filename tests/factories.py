@@ -18,8 +18,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from moderation import cases, model_versions, screening, sealing, signing, tenants
-from moderation.cases import Lease
 from moderation.db import new_id
+from moderation.leases import Lease
 from moderation.policy import Thresholds
 from moderation.screening import Reading
 from moderation.tables import Case, Endpoint, Event, Image, ImageHash, ModelVersion, Submission, Tenant, Verdict

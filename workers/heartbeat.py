@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from moderation.cases import Lease
+from moderation.leases import Lease
 
 log = logging.getLogger(__name__)
 

@@ -28,6 +28,7 @@ from infra.backups.places import Place
 from infra.backups.withdrawals import Repeated, Withdrawals
 from moderation import cases, db, dispatch, events, sealing
 from moderation.errors import Conflict, DamagedBackup, NotFound
+from moderation.leases import Lease
 from moderation.retraining import runs
 from moderation.schema import UNFINISHED_RESTORE
 from moderation.settings import Settings
@@ -103,7 +104,10 @@ def _refuse_unreadable(manifest: Manifest) -> None:
 
 
 def _refuse_running() -> None:
-    """Its workers would act on what is not in order yet, and they look whether it is only when they start."""
+    """Its workers would act on what is not in order yet: they look whether it is only when they start.
+
+    A relay that connects from now on offers them nothing until it is.
+    """
     with db.glance() as session:
         if dispatch.last_signs(session):
             raise Conflict(
@@ -218,7 +222,7 @@ def settle(session: Session) -> dict[str, int]:
 def _give_back_cases(session: Session) -> int:
     leased = session.scalars(select(Case).where(Case.lease_until.is_not(None)).order_by(Case.id)).all()
     for case in leased:
-        cases.postpone(session, cases.Lease(case.id, case.fence, case.attempts), NOTHING, counts=False)
+        cases.postpone(session, Lease(case.id, case.fence, case.attempts), NOTHING, counts=False)
     return len(leased)
 
 

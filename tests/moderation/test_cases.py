@@ -15,10 +15,11 @@ from sqlalchemy import Engine, func, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from moderation import cases, descriptions, dispatch, screening, tenants
-from moderation.cases import LEGAL, Lease
+from moderation import cases, descriptions, dispatch, leases, screening, tenants
+from moderation.cases import LEGAL
 from moderation.db import transaction
 from moderation.errors import IllegalTransition, LostLease, NotFound
+from moderation.leases import Lease
 from moderation.settings import settings
 from moderation.tables import Case, Delivery, Event, Explanation, Tenant, Verdict
 from moderation.vocabulary import (
@@ -265,12 +266,12 @@ def test_an_old_lease_is_worth_nothing_after_a_retry(tenant: Tenant, status: Cas
 def test_renewing_keeps_the_newest_lease_and_no_other(tenant: Tenant) -> None:
     kept, lost, done = (case_in(tenant, S.QUEUED) for _ in range(3))
     with transaction() as session:
-        leases = [take_case(session, case, lease=PAST) for case in (kept, lost, done)]
+        held = [take_case(session, case, lease=PAST) for case in (kept, lost, done)]
     with transaction() as session:
         take_case(session, session.get_one(Case, lost.id), lease=PAST)
         cases.fail(session, session.get_one(Case, done.id), FailureReason.INTERNAL, "It broke.")
     with transaction() as session:
-        cases.renew(session, leases, timedelta(minutes=1))
+        leases.renew(session, Case.id, held, timedelta(minutes=1))
     now = datetime.now(UTC)
     kept_until, lost_until = reread(kept.id).lease_until, reread(lost.id).lease_until
     assert kept_until is not None and kept_until > now + timedelta(seconds=30)

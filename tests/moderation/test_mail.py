@@ -16,8 +16,8 @@ from sqlalchemy import Engine, func, select, update
 
 from infra.services import LOOPBACK, free_port
 from moderation import mail, notices, tenants
-from moderation.cases import Lease
 from moderation.db import new_id, transaction
+from moderation.leases import Lease
 from moderation.mail import GIVE_UP_AFTER, WAITS, Letter, Outcome
 from moderation.settings import Settings, settings
 from moderation.storage import Storage, report_key

@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy import Engine, select, text
 
 from moderation import dispatch, model_versions, rejudging, screening
-from moderation.cases import Lease
 from moderation.db import transaction
 from moderation.errors import Conflict, LostLease
+from moderation.leases import Lease
 from moderation.settings import settings
 from moderation.tables import Case, Event, Image, ModelVersion, Rejudging, Tenant, Verdict
 from moderation.vocabulary import CaseStatus, EventType, FailureReason, Label

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from moderation import screening
-from moderation.cases import Lease
 from moderation.db import transaction
+from moderation.leases import Lease
 from moderation.settings import settings
 from moderation.tables import Case
 from tests import factories
