@@ -12,9 +12,9 @@ from pydantic import Field
 from api import problems
 from api.auth import SECURITY, caller, requires
 from api.bodies import Answer, CasePath, Shown
-from moderation import statements
+from moderation import statement_defaults, statements
 from moderation.db import transaction
-from moderation.statements import Defaults
+from moderation.statement_defaults import Defaults
 from moderation.tables import Tenant
 from moderation.vocabulary import Scope
 
@@ -69,7 +69,7 @@ def get_statement(path: CasePath) -> Answer:
 def get_defaults() -> Answer:
     """Fields that you have not said are not there."""
     with transaction() as session:
-        return _shown(statements.defaults_of(session.get_one(Tenant, caller().tenant_id)))
+        return _shown(statement_defaults.defaults_of(session.get_one(Tenant, caller().tenant_id)))
 
 
 @api.put(
@@ -82,7 +82,7 @@ def get_defaults() -> Answer:
 def put_defaults(body: Defaults) -> Answer:
     """All of it at once: what is left out is missing from statements. Names and words are the database's own."""
     with transaction() as session:
-        statements.set_defaults(session, caller().tenant_id, body, actor=caller().actor)
+        statement_defaults.change(session, caller().tenant_id, body, actor=caller().actor)
     return _shown(body)
 
 

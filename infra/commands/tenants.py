@@ -11,8 +11,7 @@ import click
 from infra import listings
 from infra.printing import as_json_option, print_json, print_list, print_record
 from moderation import retention as keeping
-from moderation import statements as reasons
-from moderation import subject_exports
+from moderation import statement_defaults, subject_exports
 from moderation import tenants as platforms
 from moderation.db import transaction
 from moderation.retention import Periods
@@ -155,10 +154,10 @@ def statements(name: str, path: Path | None) -> None:
     """Show, or set, what statements of reasons say of a tenant."""
     with transaction() as session:
         tenant = platforms.tenant_named(session, name)
-        defaults = reasons.defaults_of(tenant)
+        defaults = statement_defaults.defaults_of(tenant)
         if path is not None:
-            defaults = reasons.read_defaults(_json_in(path))
-            reasons.set_defaults(session, tenant.id, defaults)
+            defaults = statement_defaults.read(_json_in(path))
+            statement_defaults.change(session, tenant.id, defaults)
     print_json(defaults.model_dump(mode="json", exclude_defaults=True))
 
 

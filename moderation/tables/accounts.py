@@ -20,7 +20,7 @@ class Tenant(Identified, Row):
     `second_opinion_share` is asked of somebody else too; of those the policy decided, `audit_share` goes to a person.
     `keep_…_days`: how long after it was settled a case's image, verdict, events and, where it is restricted, all of it
     are kept (moderation/retention.py), None for ever; a decision may be appealed for `appeal_days`.
-    `statement_defaults` is what the platform says of itself in statements of reasons (moderation/statements.py).
+    `statement_defaults` is what the platform says of itself in statements of reasons (the module of that name).
     """
 
     __tablename__ = "tenants"
