@@ -42,7 +42,7 @@ _DATE_AND_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
 Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]
 Text = Annotated[str, AfterValidator(_storable)]
 ExternalId = Annotated[Text, Field(min_length=1, max_length=MAX_EXTERNAL_ID)]
-# As the document has it; moderation/outbound.py says what is wrong with an address in words that help.
+# As the document has it; moderation/addresses.py says what is wrong with an address in words that help.
 Url = Annotated[
     Text,
     Field(min_length=1, max_length=4096, json_schema_extra={"format": "uri", "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://"}),

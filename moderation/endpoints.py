@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from moderation import events, outbound, sealing, signing
+from moderation import addresses, events, sealing, signing
 from moderation.db import new_id
 from moderation.errors import InvalidRequest, NotFound
 from moderation.settings import Settings
@@ -27,7 +27,7 @@ def create(
 
     Raises AddressRefused where the URL is not one we would call, InvalidRequest for an unknown event type.
     """
-    outbound.check_url(url, settings)
+    addresses.check_url(url, settings)
     _check_types(event_types)
     endpoint = Endpoint(id=new_id(), tenant_id=tenant_id, url=url, event_types=event_types)
     endpoint.secrets = [sealing.seal(signing.new_secret(), endpoint.id)]

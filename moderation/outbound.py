@@ -11,7 +11,6 @@ bytes are. Messages name only what the person gave, never an address that was fo
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import queue
 import re
 import socket
@@ -26,9 +25,8 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 from urllib.parse import urljoin
 
-from urllib3.exceptions import LocationParseError
-from urllib3.util import parse_url
-
+from moderation import addresses
+from moderation.addresses import Target
 from moderation.errors import AddressRefused, BadStatus, OutboundError, ResponseTooLarge, Unreachable, UnsupportedType
 from moderation.settings import Settings
 
@@ -36,26 +34,11 @@ Resolver = Callable[[str, int], list[str]]
 """From a host name and a port to its addresses, as text; raises OSError when there are none."""
 
 USER_AGENT = "Telltale/1"
-MAX_URL_CHARACTERS = 4096  # presigned links with a session token run to 2,500
 EXCERPT_BYTES = 1024
 CHUNK_BYTES = 64 * 1024
 CONNECT_TIMEOUT_S = 5.0  # of one address; a name may have several
 ADDRESSES_TRIED = 4
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-DEFAULT_PORTS = {"http": 80, "https": 443}
-FIRST_FREE_PORT = 1024  # below it are services of other protocols, which a request could be made to look like
-# Where browsers do not connect to from there on (https://fetch.spec.whatwg.org/#port-blocking): NFS, X11, IRC, …
-REFUSED_PORTS = frozenset(
-    {1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, *range(6665, 6670), 6679, 6697, 10080}
-)
-
-# What `ipaddress` calls global in some Python versions and is not for us. IANA special-purpose registries, and
-# Azure's metadata address, which is public by its number only.
-_REFUSED_V4 = [ipaddress.IPv4Network(n) for n in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "240.0.0.0/4")]
-# Only 2000::/3 is given out as global unicast (RFC 4291); tunnels (Teredo, 6to4) hide a second address and are refused.
-_UNICAST_V6 = ipaddress.IPv6Network("2000::/3")
-_REFUSED_V6 = [ipaddress.IPv6Network(n) for n in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: how networks without IPv4 reach it
 
 
 @dataclass(frozen=True)
@@ -75,50 +58,6 @@ class Response:
     body_excerpt: str
     retry_after: int | None
     elapsed_ms: int
-
-
-@dataclass(frozen=True)
-class Target:
-    """A URL taken apart; `host` is lower case, ASCII, without brackets. `named` is what messages call it."""
-
-    scheme: str
-    host: str
-    port: int
-    path: str
-    named: str
-
-    @property
-    def url(self) -> str:
-        return f"{self.scheme}://{self.host_header}{self.path}"
-
-    @property
-    def host_header(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
-
-    @property
-    def exemption(self) -> str:
-        """How `allowed_hosts` would name it: always with the port."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def check_link(url: str) -> None:
-    """Refuse what is no http(s) address at all: for the moment at which a link is accepted.
-
-    Where it leads is found out when it is read: a private address, written or resolved, ends the case the same way.
-    Raises AddressRefused.
-    """
-    _target(url)
-
-
-def check_url(url: str, settings: Settings) -> None:
-    """Refuse what can be refused without asking DNS: for the moment at which an endpoint is accepted.
-
-    A name that resolves to something private passes here, and is refused when it is called. Raises AddressRefused.
-    """
-    target = _target(url)
-    _refuse_port(target, settings)
-    _written_address(target, settings)
 
 
 def fetch_image(url: str, settings: Settings, *, resolve: Resolver | None = None) -> Fetched:
@@ -141,7 +80,7 @@ def fetch(url: str, settings: Settings, *, max_bytes: int, resolve: Resolver | N
     deadline = _Deadline(settings.fetch_timeout_s)
     was_secure = False
     for hop in range(settings.fetch_redirects + 1):
-        target = _target(url, redirected=hop > 0)
+        target = addresses.read(url, redirected=hop > 0)
         if was_secure and target.scheme != "https":
             raise AddressRefused("The link redirects from https to http: give an address that stays with https.")
         was_secure = target.scheme == "https"
@@ -168,24 +107,10 @@ def post(
     `timeout_s` (default `delivery_timeout_s`) covers everything. Raises AddressRefused and Unreachable.
     """
     deadline = _Deadline(timeout_s if timeout_s is not None else settings.delivery_timeout_s)
-    with _answer("POST", _target(url), headers, body, settings, deadline, resolve) as answer:
+    with _answer("POST", addresses.read(url), headers, body, settings, deadline, resolve) as answer:
         excerpt = _excerpt(answer)
         retry_after = _seconds_until(answer.getheader("Retry-After"))
         return Response(answer.status, excerpt, retry_after, deadline.elapsed_ms)
-
-
-def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether an address is one that anybody on the internet could mean: unicast, global, no hidden second address.
-
-    Stricter than `ipaddress.is_global`, which changes with the Python version and calls some relays global.
-    """
-    if isinstance(address, ipaddress.IPv4Address):
-        return address.is_global and not address.is_multicast and not any(address in n for n in _REFUSED_V4)
-    if address.ipv4_mapped is not None:
-        return is_public(address.ipv4_mapped)
-    if address in _NAT64:
-        return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    return address in _UNICAST_V6 and not any(address in n for n in _REFUSED_V6)
 
 
 class _Deadline:
@@ -217,30 +142,6 @@ class _Deadline:
 # --- From a URL to a connection ---
 
 
-def _target(url: str, *, redirected: bool = False) -> Target:
-    if len(url) > MAX_URL_CHARACTERS:
-        raise AddressRefused(f"The URL has {len(url)} characters; at most {MAX_URL_CHARACTERS} are accepted.")
-    # Parsers disagree about these, and a disagreement is how a check and a connection come apart.
-    if re.search(r"[\x00-\x20\x7f\\]", url):
-        raise AddressRefused("The URL holds a space, a backslash or a control character: percent-encode it.")
-    try:
-        parsed = parse_url(url)
-    except LocationParseError as error:
-        raise AddressRefused("The URL cannot be read: give one like https://example.com/picture.jpg.") from error
-    if parsed.scheme not in DEFAULT_PORTS:
-        raise AddressRefused("The URL must begin with http:// or https://.")
-    if parsed.auth is not None:
-        raise AddressRefused("The URL must not hold a user name or password: use a link that works without them.")
-    host = (parsed.host or "").strip("[]").rstrip(".").lower()
-    if not host or "%" in host or not host.isascii():
-        raise AddressRefused("The URL must name a host, without a zone: give one like https://example.com/picture.jpg.")
-    if parsed.port == 0:
-        raise AddressRefused("The URL's port must be between 1 and 65535.")
-    # Where somebody else's server redirects to is not for the person who gave the link to learn.
-    named = "The address that the link redirects to" if redirected else f"'{host}'"
-    return Target(parsed.scheme, host, parsed.port or DEFAULT_PORTS[parsed.scheme], parsed.request_uri, named)
-
-
 def _joined(base: str, location: str) -> str:
     try:
         return urljoin(base, location)
@@ -248,62 +149,13 @@ def _joined(base: str, location: str) -> str:
         raise AddressRefused("The link redirects to something that is not a URL: give the final address.") from error
 
 
-def _literal(host: str) -> str | None:
-    """The address that `host` writes out, in any form that the system's resolver would take as one (0x7f.1, 127.1)."""
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        pass
-    try:
-        return socket.inet_ntoa(socket.inet_aton(host))
-    except OSError:
-        return None
-
-
-def _is_local_name(host: str) -> bool:
-    # RFC 6761: these never leave the machine.
-    return host == "localhost" or host.endswith(".localhost")
-
-
-def _refuse_unless_public(addresses: list[str], target: Target, settings: Settings) -> None:
-    if target.exemption in settings.allowed_hosts:
-        return
-    # One private address among public ones is how rebinding begins, so all of them must be public.
-    if not addresses or not all(_is_public_text(address) for address in addresses):
-        raise AddressRefused(f"{target.named} is not a public address: give one that anybody can reach.")
-
-
-def _is_public_text(address: str) -> bool:
-    try:
-        return is_public(ipaddress.ip_address(address))
-    except ValueError:
-        return False  # an address with a zone and the like
-
-
-def _refuse_port(target: Target, settings: Settings) -> None:
-    usual = target.port in DEFAULT_PORTS.values()
-    free = target.port >= FIRST_FREE_PORT and target.port not in REFUSED_PORTS
-    if not usual and not free and target.exemption not in settings.allowed_hosts:
-        raise AddressRefused(f"Port {target.port} is not for the web: use 443, 80 or one from {FIRST_FREE_PORT} up.")
-
-
-def _written_address(target: Target, settings: Settings) -> str | None:
-    """The address that a URL itself writes out, if any. Raises AddressRefused for one that is not public."""
-    literal = _literal(target.host)
-    if literal is not None:
-        _refuse_unless_public([literal], target, settings)
-    elif _is_local_name(target.host):
-        _refuse_unless_public([], target, settings)
-    return literal
-
-
 def _addresses(target: Target, settings: Settings, deadline: _Deadline, resolve: Resolver | None) -> list[str]:
-    _refuse_port(target, settings)
-    written = _written_address(target, settings)
+    addresses.refuse_port(target, settings)
+    written = addresses.written_address(target, settings)
     if written is not None:
         return [written]
     found = _resolved(target, deadline, resolve or system_addresses)
-    _refuse_unless_public(found, target, settings)
+    addresses.refuse_unless_public(found, target, settings)
     return found[:ADDRESSES_TRIED]
 
 
@@ -333,10 +185,10 @@ def _resolved(target: Target, deadline: _Deadline, resolve: Resolver) -> list[st
     return answer
 
 
-def _connected(target: Target, addresses: list[str], deadline: _Deadline) -> socket.socket:
+def _connected(target: Target, checked: list[str], deadline: _Deadline) -> socket.socket:
     """A socket to the first of the checked addresses that answers, with TLS for https."""
     refusal: OSError | None = None
-    for address in addresses:
+    for address in checked:
         try:
             sock = socket.create_connection((address, target.port), timeout=min(CONNECT_TIMEOUT_S, deadline.left()))
         except OSError as error:

@@ -15,7 +15,7 @@ import jsonpointer
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from moderation import events, outbound, sealing, signing, tenants
+from moderation import addresses, events, sealing, signing, tenants
 from moderation.db import new_id, transaction
 from moderation.errors import AddressRefused, ConfigurationError, Conflict, InvalidRequest, NotFound
 from moderation.tables import Source
@@ -182,7 +182,7 @@ def _check_pointer(pointer: str, field: str) -> None:
 def _check_store(url: str) -> None:
     """What is no address of the web is refused now; where it leads is found out when an object is read."""
     try:
-        outbound.check_link(url)
+        addresses.check_link(url)
     except AddressRefused as error:
         raise InvalidRequest(error.message, pointer="/s3_endpoint_url") from error
 

@@ -17,7 +17,7 @@ from uuid import UUID
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from moderation import capacity, cases, originals, outbound
+from moderation import addresses, capacity, cases, originals
 from moderation.db import new_id, transaction
 from moderation.errors import AddressRefused, InvalidRequest, NotFound, TelltaleError
 from moderation.images import ImageFacts
@@ -177,7 +177,7 @@ def check_link(request: Request, link: Link, settings: Settings) -> None:
         _refuse_unstorable(value, pointer)
     if link.url is not None:
         try:
-            outbound.check_link(link.url)
+            addresses.check_link(link.url)
         except AddressRefused as error:
             error.pointer = "/image_url"
             raise
