@@ -1,15 +1,15 @@
-"""What the insight pages show: counts by day, waiting, times, and what people's answers say of the decisions.
+"""What the insight pages count: what became of cases by day, how many wait, and how long decisions took.
 
 Everything is bound to tenants and a span of whole days (UTC), and read by one grouped query each; the indexes it reads
 are those of migration 0006. Days are those a case arrived on, but for answers and the backlog, which have their own.
-What counts say of shares is worked out in moderation/estimates.py.
+How right the decisions were is moderation/accuracy.py's.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
@@ -30,20 +30,10 @@ from sqlalchemy import (
     null,
     select,
 )
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
-from moderation.estimates import Agreement, Observation, Share, agreement, share
-from moderation.tables import (
-    ANSWERABLE,
-    ENTERED_REVIEW,
-    LEFT_REVIEW,
-    Case,
-    Event,
-    ModelVersion,
-    Review,
-    Verdict,
-)
-from moderation.vocabulary import AUDITED, Answer, CaseStatus, DecidedBy, Label, ReviewReason
+from moderation.tables import ANSWERABLE, ENTERED_REVIEW, LEFT_REVIEW, Case, Event, Review
+from moderation.vocabulary import Answer, CaseStatus, DecidedBy, Label, ReviewReason
 
 MAX_CATEGORIES = 100
 # Literally as in the indexes of migration 0006, or Postgres does not see that it may use them.
@@ -142,40 +132,6 @@ class Arrivals:
 
     by_day: dict[date, Counter[Outcome]]
     automatic: Speed
-
-
-@dataclass(frozen=True)
-class Audits:
-    """What people who looked at a random sample of automatic decisions say of all of them.
-
-    `unclear`: audited, and nobody could tell; `waiting`: sampled, and not answered yet. Neither is in the shares.
-    """
-
-    errors: Share
-    precision: dict[Label, Share]
-    recall: dict[Label, Share]
-    unclear: int
-    waiting: int
-
-
-@dataclass(frozen=True)
-class WithModel:
-    """How often reviewers say what the model said, where they had not seen that, and where they had."""
-
-    blind: Share
-    seeing: Share
-    unclear: int
-
-
-@dataclass(frozen=True)
-class Reviewers:
-    """First and second opinions against each other, and answers against verdicts: all, by category, by version."""
-
-    opinions: Agreement
-    pairs: dict[tuple[str, str], int]
-    with_model: WithModel
-    by_category: dict[str, WithModel]
-    by_version: dict[str, WithModel]
 
 
 def _day(moment: Any) -> ColumnElement[datetime]:
@@ -298,7 +254,7 @@ def review_speed(session: Session, selection: Selection) -> Speed:
     """Time to decision where a person decided first, by the day of the decision."""
     seconds = func.date_part("epoch", Review.settled_at - Case.created_at)
     facts: tuple[Any, ...] = (_day(Review.settled_at), _bucket(seconds), func.count())
-    query = _answers(selection, select(*facts))
+    query = answers(selection, select(*facts))
     query = query.where(Review.reason.in_(FIRST), Review.answer != Answer.CANNOT_TELL)
     times: dict[date, Counter[int]] = defaultdict(Counter)
     for day, bucket, count in session.execute(query.group_by(literal_column("1"), literal_column("2"))):
@@ -332,7 +288,7 @@ def _percentile(counts: Counter[int], rank: int) -> int:
     raise ValueError("there are not so many")
 
 
-def _answers(selection: Selection, query: Select[Any]) -> Select[Any]:
+def answers(selection: Selection, query: Select[Any]) -> Select[Any]:
     """Answers that took effect in the span, with their cases."""
     return query.join_from(Review, Case, Case.id == Review.case_id).where(
         Review.tenant_id.in_(selection.tenant_ids),
@@ -340,134 +296,3 @@ def _answers(selection: Selection, query: Select[Any]) -> Select[Any]:
         literal_column("reviews.settled_at IS NOT NULL"),
         selection.cases(),
     )
-
-
-def audits(session: Session, selection: Selection) -> Audits:
-    """What audits say of the automatic decisions about the cases that arrived in the span."""
-    counted = _audited(session, selection)
-    clear = {key: count for key, count in counted.items() if key[1] in (Answer.REAL, Answer.FAKE)}
-
-    def seen(hit: Any, among: Any) -> list[Observation]:
-        return [Observation(hit(*key), 1 / key[2], count) for key, count in clear.items() if among(*key)]
-
-    return Audits(
-        errors=share(seen(lambda said, answer, _: said != answer, lambda *_: True)),
-        precision={
-            label: share(seen(lambda said, answer, _: answer == label, lambda said, *_: said == label))  # noqa: B023
-            for label in Label
-        },
-        recall={
-            label: share(seen(lambda said, *_: said == label, lambda _, answer, __: answer == label))  # noqa: B023
-            for label in Label
-        },
-        unclear=sum(count for (_, answer, _), count in counted.items() if answer == Answer.CANNOT_TELL),
-        waiting=sum(count for (_, answer, _), count in counted.items() if answer is None),
-    )
-
-
-def _audited(session: Session, selection: Selection) -> dict[tuple[str, str | None, float], int]:
-    """How often the policy decided this and people answered that, by the probability of the audit.
-
-    The last answer to the audit, or to an appeal: left out, an audit would be lost just where somebody sees an error.
-    """
-    last = (
-        select(Review.answer)
-        .where(Review.case_id == Case.id, Review.reason.in_(AUDITED), Review.settled_at.is_not(None))
-        .order_by(Review.settled_at.desc())
-        .limit(1)
-        .scalar_subquery()
-        .correlate(Case)
-    )
-    query = select(Case.policy_label, last, Case.audit_probability, func.count()).where(
-        selection.cases(),
-        selection.within(Case.created_at),
-        literal_column("cases.audit_probability IS NOT NULL"),
-        Case.policy_label.is_not(None),
-    )
-    rows = session.execute(query.group_by(Case.policy_label, literal_column("2"), Case.audit_probability))
-    return {(label.value, answer.value if answer else None, p): count for label, answer, p, count in rows}
-
-
-def reviewers(session: Session, selection: Selection) -> Reviewers:
-    """How far answers of the span agree with each other and with the verdicts they are about."""
-    pairs = _opinions(session, selection)
-    rows = _against_verdicts(session, selection)
-    return Reviewers(
-        opinions=agreement(pairs),
-        pairs=pairs,
-        with_model=_with_model(rows),
-        by_category=_by(rows, lambda row: row.category or "no category"),
-        by_version=_by(rows, lambda row: row.version),
-    )
-
-
-def _opinions(session: Session, selection: Selection) -> dict[tuple[str, str], int]:
-    """How often each pair of a first and a second opinion was given, by two people who did not know of each other.
-
-    A second opinion is with the last first one before it. Who decides between two, with both in view, is no third.
-    """
-    before, other = aliased(Review), aliased(Review)
-    first = (
-        select(before.answer)
-        .where(
-            before.case_id == Review.case_id,
-            before.user_id != Review.user_id,
-            before.reason.in_(FIRST),
-            before.settled_at < Review.settled_at,
-        )
-        .order_by(before.settled_at.desc())
-        .limit(1)
-        .scalar_subquery()
-        .correlate(Review)
-    )
-    earlier = (
-        select(other.id)
-        .where(
-            other.case_id == Review.case_id,
-            other.reason == ReviewReason.SECOND_OPINION,
-            other.settled_at < Review.settled_at,
-        )
-        .correlate(Review)
-    )
-    query = _answers(selection, select(first, Review.answer, func.count()))
-    query = query.where(Review.reason == ReviewReason.SECOND_OPINION, ~earlier.exists())
-    query = query.group_by(literal_column("1"), Review.answer)
-    return {(said.value, then.value): count for said, then, count in session.execute(query) if said is not None}
-
-
-@dataclass(frozen=True)
-class _Compared:
-    blind: bool
-    category: str | None
-    version: str
-    said: Label
-    answer: Answer
-    count: int
-
-
-def _against_verdicts(session: Session, selection: Selection) -> list[_Compared]:
-    facts: tuple[Any, ...] = (Review.blind, Case.category, ModelVersion.name, Verdict.label, Review.answer)
-    query = _answers(selection, select(*facts, func.count()))
-    query = query.join(Verdict, Verdict.id == Review.verdict_id)
-    query = query.join(ModelVersion, ModelVersion.id == Verdict.model_version_id).group_by(*facts)
-    return [_Compared(*row) for row in session.execute(query)]
-
-
-def _by(rows: Iterable[_Compared], key: Any) -> dict[str, WithModel]:
-    """By whatever `key` says of a row, those with the most answers first."""
-    grouped: dict[str, list[_Compared]] = defaultdict(list)
-    for row in rows:
-        grouped[key(row)].append(row)
-    ordered = sorted(grouped.items(), key=lambda item: (-sum(row.count for row in item[1]), item[0]))
-    return {name: _with_model(group) for name, group in ordered}
-
-
-def _with_model(rows: Sequence[_Compared]) -> WithModel:
-    clear = [row for row in rows if row.answer is not Answer.CANNOT_TELL]
-
-    def agreed(blind: bool) -> Share:
-        return share(
-            Observation(row.said.value == row.answer.value, count=row.count) for row in clear if row.blind is blind
-        )
-
-    return WithModel(agreed(True), agreed(False), sum(row.count for row in rows) - sum(row.count for row in clear))

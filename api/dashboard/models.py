@@ -21,10 +21,11 @@ from api.dashboard.access import person
 from api.dashboard.figures import Table
 from api.dashboard.plots import Plot, Series
 from api.dashboard.runs import champion_seen
-from moderation import insight, model_versions, notices, rejudging
+from moderation import accuracy, insight, model_versions, notices, rejudging
+from moderation.accuracy import Reviewers
 from moderation.db import transaction
 from moderation.errors import InvalidRequest
-from moderation.insight import Reviewers, Selection
+from moderation.insight import Selection
 from moderation.retraining import decisions, panel
 from moderation.tables import ModelVersion, PanelMeasurement, TrainingRun
 from moderation.vocabulary import ModelStage, PanelSet, Role, RunStatus
@@ -74,7 +75,7 @@ def page() -> str:
         notices.seen(session, person().user_id, None)
         versions = sorted(model_versions.versions(session), key=lambda one: one.stage is not ModelStage.CHAMPION)
         judged = insight.judged(session, selection)
-        reviewers = insight.reviewers(session, selection)
+        reviewers = accuracy.reviewers(session, selection)
         before = model_versions.previous(session)
         workers = model_versions.workers(session)
         came_of = decisions.run_by_version(session, versions)

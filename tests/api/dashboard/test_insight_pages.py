@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from api.dashboard import figures, plots
-from api.dashboard.insight import PARTS
+from api.dashboard.insight_parts import PARTS
 from api.dashboard.plots import Series
 from moderation import tenants
 from moderation.db import new_id, transaction
