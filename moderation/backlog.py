@@ -25,7 +25,8 @@ from moderation.vocabulary import ReviewReason
 
 # Any constant: whoever summarises holds this advisory lock.
 SUMMARY_LOCK = 4_207_313
-# Among so many kinds with the oldest cases the oldest one is looked for first.
+# Among so many kinds with the oldest cases the oldest one is looked for first. Where the next kind begins is the bound:
+# what was there before it is of these kinds, so that of what has changed only what is as old has to be looked at.
 FEW = 50
 # How many categories of a tenant are told apart in its queue, and what the cases of all others are counted as.
 MAX_CATEGORIES, OTHER = 100, "other"
@@ -83,13 +84,14 @@ def totals(session: Session, slice_: Slice) -> Totals:
         "scores": _IN_RANGE if slice_.has_scores else "true",
         "aged": "settled_at < now() - :age" if slice_.older_than else "true",
         "counted": _counted(slice_).format(kinds=kinds),
+        "early": "settled_at <= coalesce((SELECT oldest FROM bound), 'infinity')",
     }
     first = _FIRST_SCORED if slice_.has_scores else _FIRST
     eldest = _OF_ELDEST.format(same_kind=_SAME_KIND, first=first, kinds=kinds)
     count, oldest, bound = session.execute(text(_TOTALS.format(**parts, there=eldest)), values).one()
     if count and bound is not None and (oldest is None or oldest > bound):
         # None of the kinds with the oldest cases has one that fits: look at every case of every kind.
-        everything = _OF_ALL.format(kinds=kinds, scores=parts["scores"])
+        parts["early"], everything = "true", _OF_ALL.format(kinds=kinds, scores=parts["scores"])
         count, oldest, _ = session.execute(text(_TOTALS.format(**parts, there=everything)), values).one()
     return Totals(int(count), oldest if count else None)
 
@@ -112,14 +114,14 @@ def waiting_for_leads(session: Session, tenants: Collection[UUID]) -> int:
 
 def categories(session: Session, tenants: Collection[UUID], led_tenants: Collection[UUID]) -> list[str]:
     """The MAX_CATEGORIES most frequent of the cases there are, by name; of cases for leads only where one leads."""
-    seen = "tenant_id = ANY(:tenants) AND category IS NOT NULL AND (NOT for_leads OR tenant_id = ANY(:led))"
+    conditions, values = _seen(tenants, led_tenants)
+    seen = " AND ".join([*conditions, "category IS NOT NULL"])
     query = text(
         f"SELECT category FROM (SELECT category, count AS amount FROM queue_summaries WHERE {seen} "
         f"UNION ALL SELECT category, amount FROM queue_changes WHERE {seen}) AS there "
         "GROUP BY category HAVING sum(amount) > 0 ORDER BY sum(amount) DESC, category LIMIT :most"
     )
-    values = {"tenants": list(tenants), "led": list(led_tenants), "most": MAX_CATEGORIES}
-    return sorted(session.scalars(query, values))
+    return sorted(session.scalars(query, values | {"most": MAX_CATEGORIES}))
 
 
 def admitted(session: Session, tenant_id: UUID, category: str) -> str:
@@ -141,8 +143,7 @@ def admitted(session: Session, tenant_id: UUID, category: str) -> str:
 
 def _kinds(slice_: Slice) -> tuple[list[str], dict[str, Any]]:
     """The conditions on a kind, and what is bound in them."""
-    conditions = ["tenant_id = ANY(:tenants)", "(NOT for_leads OR tenant_id = ANY(:led))"]
-    values: dict[str, Any] = {"tenants": list(slice_.tenants), "led": list(slice_.led_tenants)}
+    conditions, values = _seen(slice_.tenants, slice_.led_tenants)
     asked = {
         "review_reason": slice_.reason.value if slice_.reason else None,
         "category": slice_.category,
@@ -153,6 +154,19 @@ def _kinds(slice_: Slice) -> tuple[list[str], dict[str, Any]]:
         if value is not None:
             conditions.append(f"{column} = :{column}")
             values[column] = value
+    return conditions, values
+
+
+def _seen(tenants: Collection[UUID], led_tenants: Collection[UUID]) -> tuple[list[str], dict[str, Any]]:
+    """Of these tenants, and for leads where one leads: asked of thousands of kinds, so no more than is needed."""
+    led = set(led_tenants) & set(tenants)
+    conditions = ["tenant_id = ANY(:tenants)"]
+    values: dict[str, Any] = {"tenants": list(tenants)}
+    if not led:
+        conditions.append("NOT for_leads")
+    elif len(led) < len(set(tenants)):
+        conditions.append("(NOT for_leads OR tenant_id = ANY(:led))")
+        values["led"] = list(led)
     return conditions, values
 
 
@@ -196,24 +210,28 @@ _OF_ALL = """
     WHERE {scores}
 """
 _TOTALS = f"""
-WITH changed AS MATERIALIZED (
+WITH bound AS MATERIALIZED (
+    SELECT oldest FROM queue_summaries WHERE {{kinds}} ORDER BY oldest OFFSET :few LIMIT 1
+), changed AS MATERIALIZED (
     SELECT {_KIND}, settled_at, amount FROM queue_changes WHERE {{kinds}} AND {{scores}}
     UNION ALL
     SELECT {_KIND}, settled_at, -1 FROM ({_COUNTED} WHERE {ANSWERABLE} AND held_until > now()) AS held
     WHERE {{kinds}} AND {{scores}}
+), early AS (
+    SELECT * FROM changed WHERE {{early}}
 ), left_ AS (
-    SELECT {_KIND}, count(*) AS gone FROM changed WHERE amount < 0 GROUP BY {_KIND}
+    SELECT {_KIND}, count(*) AS gone FROM early WHERE amount < 0 GROUP BY {_KIND}
 ), there AS (
     SELECT settled_at, 1 AS amount FROM ({{there}}) AS summarised
     UNION ALL
-    SELECT settled_at, amount FROM changed
+    SELECT settled_at, amount FROM early
 ), oldest AS (
     SELECT min(settled_at) AS settled_at
     FROM (SELECT settled_at FROM there GROUP BY settled_at HAVING sum(amount) > 0) AS present
 )
 SELECT ({{counted}}) + (SELECT coalesce(sum(amount), 0) FROM changed WHERE {{aged}}),
        (SELECT settled_at FROM oldest),
-       (SELECT oldest FROM queue_summaries WHERE {{kinds}} ORDER BY oldest OFFSET :few LIMIT 1)
+       (SELECT oldest FROM bound)
 """
 _SUMMARISE = f"""
 WITH seen AS (

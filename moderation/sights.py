@@ -119,16 +119,15 @@ def _hidden(person: Person, case: Case, given: Sequence[Review]) -> frozenset[Hi
     return frozenset(Hidden)
 
 
-def swaying(session: Session, person: Person, cases: Collection[Case]) -> set[UUID]:
-    """Which of these cases, by id, share an image, or a similar one, with a case that is blind to this person.
+def swaying(session: Session, person: Person, images: Collection[UUID]) -> set[UUID]:
+    """Which of these images are those, or similar to those, of cases that are blind to this person.
 
-    How they ended is not to come to meet them in a list. Whoever opens one sees all of it: they meant to.
+    How other cases of them ended is not to come to meet somebody in a list. Whoever opens one meant to see it.
     """
-    there = [case.image_id for case in cases if case.image_id is not None]
     near = session.execute(
-        select(SimilarImage.image_id, SimilarImage.other_id).where(SimilarImage.image_id.in_(there))
+        select(SimilarImage.image_id, SimilarImage.other_id).where(SimilarImage.image_id.in_(images))
     ).all()
-    pairs = {*((row.image_id, row.other_id) for row in near), *((id_, id_) for id_ in there)}
+    pairs = {*((row.image_id, row.other_id) for row in near), *((id_, id_) for id_ in images)}
     images = {other for _, other in pairs}
     query = select(Case).where(Case.image_id.in_(images), Case.status == CaseStatus.IN_REVIEW)
     led = person.tenant_ids_as(Role.LEAD)
@@ -136,8 +135,7 @@ def swaying(session: Session, person: Person, cases: Collection[Case]) -> set[UU
     open_ = session.scalars(query).all()
     hidden = hidden_in(session, person, open_)
     kept = {case.image_id for case in open_ if Hidden.VERDICT in hidden[case.id]}
-    of = {image for image, other in pairs if other in kept}
-    return {case.id for case in cases if case.image_id in of and case.status is CaseStatus.DECIDED}
+    return {image for image, other in pairs if other in kept}
 
 
 def veiled(session: Session, person: Person, events: Sequence[Event]) -> set[UUID]:

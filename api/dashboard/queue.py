@@ -19,9 +19,9 @@ from moderation import bulk, claims, queue, reviews, sights
 from moderation.bulk import Outcome
 from moderation.db import transaction
 from moderation.errors import InvalidRequest
-from moderation.queue import Filter, Place
+from moderation.queue import Entry, Filter, Place
 from moderation.reviews import Reply
-from moderation.vocabulary import Answer, Priority, ReviewReason, Role
+from moderation.vocabulary import Answer, CaseStatus, Priority, ReviewReason, Role
 
 pages = Blueprint("queue", __name__)
 
@@ -77,8 +77,8 @@ def _page(outcome: Outcome | None = None) -> str:
         totals = queue.totals(session, person(), filter_)
         if term:
             shown = queue.found(session, person(), term)
-            swaying = sights.swaying(session, person(), [entry.case for entry in shown])
-            shown = [replace(one, score=None, hidden=True) if one.case.id in swaying else one for one in shown]
+            swaying = sights.swaying(session, person(), {one.image_id for one in shown if one.image_id})
+            shown = [_unswayed(one, swaying) for one in shown]
         else:
             place = _place(after)
             shown = queue.page(session, person(), filter_, after=place, limit=queue.PAGE + 1, rare=totals.count)
@@ -105,6 +105,12 @@ def _page(outcome: Outcome | None = None) -> str:
             spans=SPANS,
             most=bulk.MOST,
         )
+
+
+def _unswayed(entry: Entry, swaying: set[UUID]) -> Entry:
+    """Without how it ended, where that would tell what is hidden of another case of such an image."""
+    tells = entry.status is CaseStatus.DECIDED and entry.image_id in swaying
+    return replace(entry, score=None, hidden=True) if tells else entry
 
 
 def _choices(there: queue.Choices, query: Mapping[str, str]) -> list[Choice]:

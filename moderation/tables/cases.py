@@ -98,7 +98,16 @@ class Case(Identified, Row):
         _queue("ix_cases_queue_by_category", "category"),
         _queue("ix_cases_queue_by_version", "model_version_id"),
         Index("ix_cases_queue_by_age", "tenant_id", "settled_at", postgresql_where=ANSWERABLE),
-        Index("ix_cases_held", "held_until", postgresql_where=f"{ANSWERABLE} AND held_until IS NOT NULL"),
+        Index(
+            "ix_cases_put_aside",
+            "held_until",
+            postgresql_where=f"{ANSWERABLE} AND held_until IS NOT NULL",
+            postgresql_include=[
+                *("tenant_id", "id"),
+                *(column for column in _SEEN_IN_QUEUE if column != "held_until"),
+                "settled_at",
+            ],
+        ),
         Index("ix_cases_assigned", "assigned_to", postgresql_where=f"{ANSWERABLE} AND assigned_to IS NOT NULL"),
         Index("ix_cases_answered", "answer_due", postgresql_where="answer_due IS NOT NULL"),
         # What insight counts, so that no case is read for it. A case comes in when it is settled, and not before.

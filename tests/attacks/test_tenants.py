@@ -525,8 +525,8 @@ def test_a_likeness_is_of_ones_own_images(both: Neighbours) -> None:
             assert case.image is not None
             likeness.match(session, case.tenant_id, case.image.id, Fingerprint(MATCHING, 100))
             found = likeness.others(session, case, restricted=True)
-            assert found and {str(one.case.id) for one in found} <= set(platform.named["case_id"])
-            assert not {str(one.case.id) for one in found} & set(other.named["case_id"])
+            assert found and {str(one.id) for one in found} <= set(platform.named["case_id"])
+            assert not {str(one.id) for one in found} & set(other.named["case_id"])
 
 
 def test_an_upload_form_is_for_its_own_key(app: Application, both: Neighbours, bucket: str) -> None:

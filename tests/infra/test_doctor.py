@@ -79,7 +79,7 @@ def test_postgres_and_its_schema(db: Engine, monkeypatch: pytest.MonkeyPatch) ->
         newest = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
     try:
         for at, state, said in (
-            ("0009", State.BROKEN, "Not run yet: 0010 (retention), 0011 (oldest)"),
+            ("0009", State.BROKEN, "Not run yet: 0010 (retention), 0011 (oldest), 0012 (put aside)"),
             ("9999", State.DOUBTFUL, "The schema is at 9999, of a newer Telltale than this program"),
         ):
             with db.begin() as connection:
@@ -123,6 +123,14 @@ def test_the_object_store_and_its_public_address(bucket: str) -> None:
     assert found(services.public_links, s3_public_url=NOBODY).said == "127.0.0.1:9 does not answer."
     with answering({}) as other:
         assert "is answered with status 503" in found(services.public_links, s3_public_url=other.url).said
+
+
+def test_a_bucket_that_keeps_what_is_erased_is_doubted(bucket: str) -> None:
+    store = Storage(rules(s3_bucket="keeper"))
+    store.ensure_bucket()
+    for status, state in (("Enabled", State.DOUBTFUL), ("Suspended", State.WELL)):
+        store._client.put_bucket_versioning(Bucket="keeper", VersioningConfiguration={"Status": status})  # type: ignore[typeddict-item]
+        assert found(services.object_store, s3_bucket="keeper").state is state
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_what_is_reported_is_for_leads_alone(tenant: Tenant, anna: Person, lead:
     assert case.restricted and case.status is CaseStatus.IN_REVIEW
     with transaction() as session:
         assert queue.page(session, anna, Filter()) == [] and queue.found(session, anna, str(case.id)) == []
-        assert [entry.case.id for entry in queue.page(session, lead, Filter())] == [case.id]
+        assert [entry.id for entry in queue.page(session, lead, Filter())] == [case.id]
         with pytest.raises(NotFound):
             claims.case_for(session, anna, case.id)
         event = session.scalars(

@@ -289,7 +289,7 @@ def test_cannot_tell_leaves_the_case_in_review_for_a_lead(tenant: Tenant, anna: 
     with transaction() as session:
         lead = make_person(session, tenant, role=Role.LEAD)
         assert queue.page(session, anna, Filter()) == []
-        assert [entry.case.id for entry in queue.page(session, lead, Filter())] == [case_id]
+        assert [entry.id for entry in queue.page(session, lead, Filter())] == [case_id]
     assert settled(lead, case_id, REAL).label is Label.REAL
 
 
@@ -492,7 +492,7 @@ def test_a_held_case_comes_back_when_its_time_has_come(tenant: Tenant, anna: Per
         reviews.hold(session, anna, case_id, fence, timedelta(hours=1))
         session.flush()
         assert queue.candidates(session, anna, Filter(), limit=5) == []
-        assert [entry.case.id for entry in queue.page(session, anna, Filter(held=True))] == [case_id]
+        assert [entry.id for entry in queue.page(session, anna, Filter(held=True))] == [case_id]
         session.get_one(Case, case_id).held_until = func.now() - timedelta(seconds=1)
         session.flush()
         assert queue.candidates(session, anna, Filter(), limit=5) == [case_id]
@@ -545,7 +545,7 @@ def test_an_assigned_case_comes_first_for_its_person_and_not_at_all_for_others(t
         session.flush()
         assert queue.candidates(session, bert, Filter(), limit=5) == [assigned.id]
         assert queue.candidates(session, anna, Filter(), limit=5) == [urgent.id]
-        assert [e.case.id for e in queue.page(session, bert, Filter(mine=True))] == [assigned.id]
+        assert [e.id for e in queue.page(session, bert, Filter(mine=True))] == [assigned.id]
 
 
 def test_cases_are_assigned_only_to_those_who_may_answer_them(tenant: Tenant, anna: Person) -> None:
