@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import gc
 import os
 import pickle
 import shutil
@@ -31,6 +32,9 @@ from moderation import db as db_module
 from moderation.settings import settings
 from moderation.tables import Row
 from tests import packaged
+
+# What is imported stays: looking through it for garbage, again and again, took a third of the imports' own time.
+gc.disable()
 
 TEMPLATE = "telltale_template"
 # What secrets are sealed with in these tests' databases: any 32 bytes.
@@ -112,6 +116,12 @@ def pytest_configure(config: pytest.Config) -> None:
         run = pickle.loads(workerinput["services"])
     config.stash[RUN] = run
     os.environ.update(run.environment(worker_of(config)))
+
+
+def pytest_collection_finish() -> None:
+    """From here on garbage is collected, and every test module and library left out of the search for it."""
+    gc.freeze()
+    gc.enable()
 
 
 def worker_of(config: pytest.Config) -> str:

@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Error, Locator, Page, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Error,
+    Locator,
+    Page,
+    expect,
+    sync_playwright,
+)
 from sqlalchemy import Engine
 
 from infra.services import LOOPBACK, free_port, wait_until
@@ -34,8 +43,8 @@ AXE = Path(__file__).with_name("axe-4.14.1.min.js")
 PASSWORD = "correct horse battery staple"
 DESKTOP = {"width": 1280, "height": 800}
 TABLET = {"width": 768, "height": 1024}
-# The machine may be busy with other tests.
-TIMEOUT_MS = 15_000
+# The machine may be busy with other tests, and what passes waits for none of it.
+TIMEOUT_MS = 90_000
 # Of WCAG 2.2 AA, and what axe recommends beyond it.
 AXE_RUN = """async () => (await axe.run(document, {resultTypes: ["violations"]})).violations
     .map(v => `${v.id}: ${v.help}: ${v.nodes.map(n => n.target.join(" ")).join(", ")}`)"""
@@ -136,6 +145,7 @@ def browser(services: ServiceRun) -> Iterator[Browser]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         executable = chromium.executable()
         fcntl.flock(lock, fcntl.LOCK_UN)
+        expect.set_options(timeout=TIMEOUT_MS)
         # Chromium's own sandbox does not run as root.
         launched = playwright.chromium.launch(executable_path=executable, chromium_sandbox=os.geteuid() != 0)
         yield launched

@@ -31,7 +31,7 @@ from tests.reviewing import SENTENCES, expire, make_person
 
 # What the tests press for the nth case, and what is stored for it.
 KEYS = (("f", Answer.FAKE, Label.FAKE), ("r", Answer.REAL, Label.REAL), ("u", Answer.CANNOT_TELL, None))
-HEARTBEAT_MS = 1000 * (claims.HEARTBEAT.total_seconds() + 10)
+HEARTBEAT_MS = 1000 * (claims.HEARTBEAT.total_seconds() + 60)
 GRADES = (Grade.RIGHT, Grade.WRONG, Grade.UNCLEAR)
 
 

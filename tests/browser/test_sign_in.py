@@ -156,6 +156,9 @@ def test_who_signs_in_again_in_another_tab_goes_on_in_this_one(dashboard: Dashbo
     other = opened.value
     fill_in(other, EMAIL, PASSWORD)
     expect(other.get_by_role("heading", level=1)).to_have_text("Queue")
+    # The new tab has told this one its token.
+    token = other.locator("input[name=csrf_token]").first.input_value()
+    expect(page.locator("input[name=csrf_token]").first).to_have_value(token)
     with page.expect_response("**/sign-out-elsewhere") as answered:
         page.evaluate(sign_out_elsewhere)
     assert answered.value.status == 303

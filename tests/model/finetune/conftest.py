@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,6 @@ Run = Callable[..., Path]
 def goldens(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """One per label where a test needs them, none elsewhere: a tiny network's answers run to the limit."""
     monkeypatch.setattr(results, "TRIED", int("needs_goldens" in request.fixturenames))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def libraries_out_of_the_collector() -> None:
-    """Every run collects garbage as it starts, which takes half its time if it looks through all imported modules."""
-    gc.freeze()
 
 
 @pytest.fixture
