@@ -6,6 +6,7 @@ from flask import Blueprint, render_template
 
 from api.auth import requires_role
 from api.dashboard.access import person
+from api.dashboard.queue import platforms
 from moderation import queue
 from moderation.db import transaction
 from moderation.queue import Filter
@@ -24,4 +25,5 @@ def page() -> str:
             "cases/appeals.html",
             entries=queue.page(session, person(), filter_),
             totals=queue.totals(session, person(), filter_),
+            platforms=platforms(),
         )

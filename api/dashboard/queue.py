@@ -100,11 +100,17 @@ def _page(outcome: Outcome | None = None) -> str:
             led=person().tenant_ids_as(Role.LEAD),
             colleagues=queue.colleagues(session, person()),
             outcome=outcome,
+            platforms=platforms(),
             reasons=REASONS,
             priorities=PRIORITIES,
             spans=SPANS,
             most=bulk.MOST,
         )
+
+
+def platforms() -> dict[UUID, str]:
+    """The names of those that the person works for: looked up for each line of a list."""
+    return {member.tenant_id: member.tenant for member in person().memberships}
 
 
 def _unswayed(entry: Entry, swaying: set[UUID]) -> Entry:
@@ -116,7 +122,7 @@ def _unswayed(entry: Entry, swaying: set[UUID]) -> Entry:
 def _choices(there: queue.Choices, query: Mapping[str, str]) -> list[Choice]:
     """The lists of the filter. One with nothing to choose between is left out, unless it is what is filtered by."""
     lists = {
-        "tenant": ("Platform", {str(member.tenant_id): member.tenant for member in person().memberships}),
+        "tenant": ("Platform", {str(id_): name for id_, name in platforms().items()}),
         "reason": ("Reason", {reason.value: words for reason, words in REASONS.items()}),
         "category": ("Category", {category: category for category in there.categories}),
         "version": ("Model", {str(id_): name for id_, name in there.versions.items()}),
