@@ -1,4 +1,4 @@
-"""The client: submit images, read and list cases, appeal, erase.
+"""The client: submit images, read and list cases, appeal, erase, and manage what one's platform is told and keeps.
 
 One object for one service and one key; it may be shared by threads. What an answer means is the service's to say.
 """
@@ -10,6 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack, cast
@@ -19,7 +20,23 @@ import urllib3
 
 from . import wire
 from .problems import NotSettled
-from .shapes import SETTLED, Case, Explanation, Label, Link, Original, Priority, Statement, Status
+from .shapes import (
+    SETTLED,
+    Case,
+    Delivery,
+    DeliveryStatus,
+    Endpoint,
+    Explanation,
+    Label,
+    Link,
+    NewEndpoint,
+    Original,
+    Priority,
+    Retention,
+    Statement,
+    StatementDefaults,
+    Status,
+)
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 5.0
@@ -112,14 +129,7 @@ class Client:
         self, *, status: Status | None = None, label: Label | None = None, external_id: str | None = None
     ) -> Iterator[Case]:
         """Every case of this kind, newest first; pages are asked for as you go through them."""
-        asked: dict[str, Any] = {"limit": PAGE, "status": status, "label": label, "external_id": external_id}
-        while True:
-            query = urlencode({name: value for name, value in asked.items() if value is not None})
-            page = self.request("GET", f"/v1/cases?{query}")
-            yield from page["cases"]
-            if page["next"] is None:
-                return
-            asked["cursor"] = page["next"]
+        return self._pages("cases", {"status": status, "label": label, "external_id": external_id})
 
     def wait(self, case_id: str, timeout_s: float = 300) -> Case:
         """The case once it is decided, in review or failed. Raises NotSettled when the time is over.
@@ -164,6 +174,87 @@ class Client:
         """Erase an image and all words about it, for good; twice is as once. Raises Conflict under a legal hold."""
         self.request("DELETE", f"/v1/images/{image_id}")
 
+    def create_endpoint(self, url: str, event_types: Sequence[str] = ()) -> NewEndpoint:
+        """Have events sent to an address, all or those of some types; the answer has the secret, this once."""
+        return cast(NewEndpoint, self.request("POST", "/v1/endpoints", {"url": url, "event_types": list(event_types)}))
+
+    def endpoints(self) -> list[Endpoint]:
+        """Where events are sent, oldest first, with those that are disabled."""
+        return cast(list[Endpoint], self.request("GET", "/v1/endpoints")["endpoints"])
+
+    def endpoint(self, endpoint_id: str) -> Endpoint:
+        """One endpoint as it is now."""
+        return cast(Endpoint, self.request("GET", f"/v1/endpoints/{endpoint_id}"))
+
+    def disable_endpoint(self, endpoint_id: str) -> None:
+        """Have nothing sent there any more; it stays in the list."""
+        self.request("DELETE", f"/v1/endpoints/{endpoint_id}")
+
+    def enable_endpoint(self, endpoint_id: str) -> Endpoint:
+        """Have events sent there again; what was pending goes out at once."""
+        return cast(Endpoint, self.request("POST", f"/v1/endpoints/{endpoint_id}/enable", repeatable=True))
+
+    def rotate_secret(self, endpoint_id: str) -> NewEndpoint:
+        """A new secret, shown this once; the one before goes on signing beside it until the next rotation."""
+        return cast(NewEndpoint, self.request("POST", f"/v1/endpoints/{endpoint_id}/rotate-secret"))
+
+    def ping(self, endpoint_id: str) -> None:
+        """Have an `endpoint.ping` sent there; `deliveries` says whether it arrived."""
+        self.request("POST", f"/v1/endpoints/{endpoint_id}/ping")
+
+    def replay(self, endpoint_id: str, since: datetime, until: datetime | None = None) -> int:
+        """Have everything of a time sent there again, by default until now; how many deliveries that is."""
+        span = {"since": since.isoformat(), "until": until.isoformat() if until else None}
+        return int(self.request("POST", f"/v1/endpoints/{endpoint_id}/replay", span)["queued"])
+
+    def deliveries(self, *, endpoint_id: str | None = None, status: DeliveryStatus | None = None) -> Iterator[Delivery]:
+        """What was sent, newest first, with every attempt; pages are asked for as you go through them."""
+        return self._pages("deliveries", {"endpoint_id": endpoint_id, "status": status})
+
+    def replay_delivery(self, delivery_id: str) -> Delivery:
+        """Have one delivery sent again, by its `id` (not its `webhook_id`, which stays the same)."""
+        return cast(Delivery, self.request("POST", f"/v1/deliveries/{delivery_id}/replay"))
+
+    def retention(self) -> Retention:
+        """For how many days what is kept; None is for ever."""
+        return cast(Retention, self.request("GET", "/v1/retention"))
+
+    def set_retention(self, retention: Retention) -> Retention:
+        """Say how long what is kept; what is left out is kept for ever."""
+        return cast(Retention, self.request("PUT", "/v1/retention", retention))
+
+    def statement_defaults(self) -> StatementDefaults:
+        """What statements of reasons say of your platform."""
+        return cast(StatementDefaults, self.request("GET", "/v1/statement-defaults"))
+
+    def set_statement_defaults(self, defaults: StatementDefaults) -> StatementDefaults:
+        """Say what statements of reasons say of your platform; docs/privacy.md has the fields."""
+        return cast(StatementDefaults, self.request("PUT", "/v1/statement-defaults", defaults))
+
+    def export_subject(self, path: str | Path, *, subject: str | None = None, external_ids: Sequence[str] = ()) -> None:
+        """Write all that is kept of one person's images to a new file, a zip: those of `subject`, or those listed.
+
+        Raises NotFound where there is none, and OSError, such as FileExistsError.
+        """
+        body = {"subject": subject} if subject is not None else {"external_ids": list(external_ids)}
+        headers = {**self._authorization, "content-type": "application/json"}
+        url, path = f"{self._url}/v1/subject-exports", Path(path)
+        with path.open("xb") as file:
+            try:
+                wire.download(
+                    self._pool,
+                    "POST",
+                    url,
+                    json.dumps(body).encode(),
+                    headers,
+                    file,
+                    timeout_s=self._timeout_s,
+                    retries=self._retries,
+                )
+            except BaseException:
+                path.unlink()  # half a zip is none
+                raise
+
     def request(
         self,
         method: str,
@@ -184,6 +275,17 @@ class Client:
             repeatable = method != "POST" or idempotency_key is not None
         data = json.dumps(body).encode() if body is not None else None
         return self._call(method, self._url + path, data, {**self._authorization, **headers}, repeatable=repeatable)
+
+    def _pages(self, of: str, asked: dict[str, Any]) -> Iterator[Any]:
+        """Every row of a list, page after page."""
+        asked = {"limit": PAGE, **asked}
+        while True:
+            query = urlencode({name: value for name, value in asked.items() if value is not None})
+            page = self.request("GET", f"/v1/{of}?{query}")
+            yield from page[of]
+            if page["next"] is None:
+                return
+            asked["cursor"] = page["next"]
 
     def _submit_json(self, fields: dict[str, Any], options: Options) -> Case:
         return self._submit(json.dumps(fields).encode(), "application/json", options)

@@ -10,6 +10,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 Label = Literal["real", "fake"]
 Priority = Literal["low", "normal", "high", "urgent"]
+DeliveryStatus = Literal["pending", "delivered", "failed"]
 Status = Literal["fetching", "queued", "screening", "decided", "in_review", "failed"]
 # Nothing more happens by itself.
 SETTLED: frozenset[Status] = frozenset({"decided", "in_review", "failed"})
@@ -131,3 +132,66 @@ class Statement(TypedDict):
     complete: bool
     missing: list[Missing]
     statement: dict[str, Any]
+
+
+class Endpoint(TypedDict):
+    """Where events are sent. `event_types` empty: all; a disabled one is sent nothing."""
+
+    id: str
+    url: str
+    event_types: list[str]
+    created_at: str
+    failing_since: str | None
+    disabled_at: str | None
+    disabled_reason: str | None
+
+
+class NewEndpoint(Endpoint):
+    """An endpoint with its newest secret, `whsec_…`, which is shown this once."""
+
+    secret: str
+
+
+class Attempt(TypedDict):
+    """One attempt of a delivery: what the endpoint answered, or why it could not be reached."""
+
+    attempt: int
+    created_at: str
+    response_status: int | None
+    response_excerpt: str | None
+    error: str | None
+    elapsed_ms: int
+
+
+class Delivery(TypedDict):
+    """One event on its way to one endpoint. `log` has every attempt, oldest first, also of before a replay."""
+
+    id: str
+    webhook_id: str
+    type: str
+    case_id: str | None
+    endpoint_id: str
+    status: DeliveryStatus
+    attempts: int
+    next_attempt_at: str | None
+    delivered_at: str | None
+    created_at: str
+    log: list[Attempt]
+
+
+class Retention(TypedDict, total=False):
+    """Days from when a case was settled; None, or left out, keeps for ever. docs/privacy.md says what each is of."""
+
+    images: int | None
+    verdicts: int | None
+    events: int | None
+    appeals: int | None
+    restricted: int | None
+
+
+class StatementDefaults(TypedDict):
+    """What your platform does to synthetic and to illegal content, in the DSA Transparency Database's fields."""
+
+    synthetic: dict[str, Any]
+    illegal: dict[str, Any]
+    content_date_is_submission: bool

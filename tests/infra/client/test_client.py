@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
+from zipfile import ZipFile
 
 import pytest
 import urllib3
 from sqlalchemy import func, select
 
+from api.app import create_app
 from infra.client import (
     Client,
     Conflict,
@@ -20,9 +24,11 @@ from infra.client import (
     Unprocessable,
     UnsupportedType,
     client,
+    wire,
 )
 from moderation import cases, tenants
 from moderation.db import transaction
+from moderation.settings import settings
 from moderation.tables import Case, Tenant
 from moderation.vocabulary import DecidedBy, FailureReason, Label, Scope
 from tests.factories import champion_or_new, make_key, make_verdict, take_case
@@ -138,11 +144,85 @@ def test_an_image_is_erased_for_good_and_twice_is_as_once(platform: Platform) ->
         platform.client.original(image["id"])
 
 
-def test_anything_else_can_be_called(platform: Platform) -> None:
-    made = platform.client.request("POST", "/v1/endpoints", {"url": "https://example.com/hooks"})
+def test_an_endpoint_is_told_and_told_again(platform: Platform) -> None:
+    client, begun = platform.client, datetime.now(UTC)
+    made = client.create_endpoint("https://example.com/hooks", ["endpoint.ping", "submission.accepted"])
     assert made["secret"].startswith("whsec_")
-    assert [found["id"] for found in platform.client.request("GET", "/v1/endpoints")["endpoints"]] == [made["id"]]
-    assert platform.client.request("DELETE", f"/v1/endpoints/{made['id']}") == {}
+    assert client.rotate_secret(made["id"])["secret"] != made["secret"]
+    assert [found["id"] for found in client.endpoints()] == [made["id"]]
+    client.ping(made["id"])
+    client.submit_bytes(png())
+    sent = list(client.deliveries(endpoint_id=made["id"], status="pending"))
+    assert [delivery["type"] for delivery in sent] == ["submission.accepted", "endpoint.ping"]
+    assert client.replay_delivery(sent[0]["id"])["webhook_id"] == sent[0]["webhook_id"]
+    assert (
+        client.replay(made["id"], begun) == 2
+        and client.replay(made["id"], datetime(2020, 1, 1, tzinfo=UTC), begun) == 0
+    )
+    client.disable_endpoint(made["id"])
+    assert client.endpoint(made["id"])["disabled_at"] is not None
+    assert client.enable_endpoint(made["id"])["disabled_at"] is None
+
+
+def test_what_is_kept_and_said_of_a_platform(platform: Platform) -> None:
+    kept = platform.client.set_retention({"images": 190, "appeals": 183})
+    assert kept == platform.client.retention()
+    assert (kept["images"], kept["appeals"], kept["events"]) == (190, 183, None)
+    said = platform.client.statement_defaults()
+    said["content_date_is_submission"] = True
+    assert platform.client.set_statement_defaults(said) == platform.client.statement_defaults() == said
+
+
+def test_one_persons_data_is_a_file(platform: Platform, tmp_path: Path) -> None:
+    sent = platform.client.submit_bytes(png(), external_id="1", metadata={"subject": "u-17"})
+    for number, asked in enumerate(({"subject": "u-17"}, {"external_ids": ["1"]})):
+        platform.client.export_subject(tmp_path / f"{number}.zip", **asked)  # type: ignore[arg-type]
+        with ZipFile(tmp_path / f"{number}.zip") as archive:
+            assert sent["id"] in archive.read("cases.jsonl").decode()
+    with pytest.raises(NotFound):
+        platform.client.export_subject(tmp_path / "none.zip", subject="nobody")
+    assert not (tmp_path / "none.zip").exists()
+    with pytest.raises(FileExistsError):
+        platform.client.export_subject(tmp_path / "0.zip", subject="u-17")
+
+
+def test_whatever_is_new_can_be_called(platform: Platform) -> None:
+    assert platform.client.request("GET", "/v1/retention") == platform.client.retention()
+
+
+def test_every_operation_has_a_method(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, picture: Path) -> None:
+    """Ids are the names that the document has for them, so that what is called reads as its paths do."""
+    called: set[tuple[str, str]] = set()
+    lists = {"cases": [], "deliveries": [], "endpoints": [], "next": None}
+    answer = {"id": "{case_id}", "status": "decided", "url": "http://store", "fields": {}, "queued": 0, **lists}
+
+    def call(_: object, method: str, url: str, *rest: object, **options: object) -> dict[str, Any]:
+        called.add((method, url.partition("?")[0].removeprefix("http://api")))
+        return answer
+
+    monkeypatch.setattr(wire, "call", call)
+    monkeypatch.setattr(wire, "download", call)
+    calls(Client("http://api", "tt_k"), picture, tmp_path / "export.zip")
+    document = create_app(settings()).api_doc["paths"]
+    theirs = {(method.upper(), path) for path, item in document.items() for method in item}
+    # A platform's webhooks are its own, and probes are for whoever runs the service.
+    others = {(method, path) for method, path in theirs if path.startswith(("/health/", "/v1/hooks/"))}
+    assert called - {("POST", "http://store")} == theirs - others
+
+
+def calls(client: Client, picture: Path, export: Path) -> None:
+    """Every method that asks the api something."""
+    client.submit_file(picture), client.submit_upload(picture), client.submit_batch([])
+    client.case("{case_id}"), list(client.cases()), client.appeal("{case_id}"), client.retry("{case_id}")
+    client.explain("{case_id}"), client.explanation("{case_id}"), client.statement_of_reasons("{case_id}")
+    client.original("{image_id}"), client.erase("{image_id}")
+    client.create_endpoint("https://example.com"), client.endpoints(), client.endpoint("{endpoint_id}")
+    client.disable_endpoint("{endpoint_id}"), client.enable_endpoint("{endpoint_id}")
+    client.rotate_secret("{endpoint_id}"), client.ping("{endpoint_id}")
+    client.replay("{endpoint_id}", datetime.now(UTC)), client.replay_delivery("{delivery_id}")
+    list(client.deliveries()), client.retention(), client.set_retention({}), client.statement_defaults()
+    client.set_statement_defaults({"synthetic": {}, "illegal": {}, "content_date_is_submission": False})
+    client.export_subject(export, subject="u-17")
 
 
 def test_a_refusal_says_what_is_wrong_and_where(platform: Platform) -> None:

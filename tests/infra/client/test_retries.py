@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
@@ -90,8 +91,15 @@ def test_a_page_of_a_proxy_is_no_answer_but_its_status_is(moody: Moody) -> None:
 
 
 def test_a_service_that_is_not_there_is_said() -> None:
-    with pytest.raises(Unreachable, match="cannot be reached"):
+    with pytest.raises(Unreachable, match=r"cannot be reached.*\(Connection refused\)"):
         Client("http://127.0.0.1:9", "tt_k", retries=0).case("1")
+
+
+def test_a_file_that_breaks_off_is_none(moody: Moody, tmp_path: Path) -> None:
+    moody.says(503).says(200, b"PK", content_length="9")
+    with pytest.raises(Unreachable):
+        Client(moody.url, "tt_k").export_subject(tmp_path / "u-17.zip", subject="u-17")
+    assert len(moody.asked) == 2 and list(tmp_path.iterdir()) == []
 
 
 def test_a_slow_service_is_given_up(moody: Moody) -> None:

@@ -23,6 +23,12 @@ SHOWN = {
     "Statement": "StatementShown",
     "Missing": "MissingShown",
     "Link": "LinkBody",
+    "Endpoint": "EndpointShown",
+    "NewEndpoint": "NewEndpointShown",
+    "Attempt": "AttemptShown",
+    "Delivery": "DeliveryShown",
+    "Retention": "RetentionBody",
+    "StatementDefaults": "DefaultsShown",
 }
 # In an event, and not in an answer of the api.
 ONLY_IN_EVENTS = {"Case": {"appeal"}}
