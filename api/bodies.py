@@ -12,7 +12,17 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from flask import Response
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from moderation.submissions import MAX_EXTERNAL_ID
 from moderation.tables import MAX_SUBJECT
@@ -49,7 +59,20 @@ Url = Annotated[
 ]
 
 
-class Asked(BaseModel):
+class Described(BaseModel):
+    """Base of all that is in the document. flask-openapi3 drops `examples`, and knows one `example` of each member."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The first of a member's examples is the one that is shown."""
+        schema = handler(core)
+        for member in handler.resolve_ref_schema(schema).get("properties", {}).values():
+            if "examples" in member:
+                member["example"] = member.pop("examples")[0]
+        return schema
+
+
+class Asked(Described):
     """Base of what is read from a request's headers and query, and of all that is sent."""
 
     @classmethod
@@ -69,7 +92,7 @@ class Sent(Asked):
     model_config = ConfigDict(extra="forbid")
 
 
-class Shown(BaseModel):
+class Shown(Described):
     """Base of what clients are shown, readable straight from a row."""
 
     model_config = ConfigDict(from_attributes=True, extra="forbid")
@@ -145,52 +168,52 @@ class FailureShown(Shown):
     detail: str | None = Field(description="in words, for people")
 
 
+# What the document shows as one.
+A_CASE: dict[str, Any] = {
+    "id": "0199c0de-6b1c-7c3a-9d43-2f6f2f1f4a55",
+    "status": "decided",
+    "sequence": 4,
+    "external_id": "post-81723",
+    "metadata": {"uploader": "u-17"},
+    "priority": "normal",
+    "image": {
+        "id": "0199c0de-6b1c-7c3a-9d43-2f6f2f1f4a56",
+        "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "media_type": "image/jpeg",
+        "width": 1024,
+        "height": 768,
+        "bytes": 183204,
+        "frames": 1,
+        "judged_frame": "only",
+        "erased": False,
+    },
+    "verdict": {
+        "label": "fake",
+        "p_fake": 0.971253,
+        "logit": 3.518214,
+        "pair_mass": 0.998412,
+        "explanation": "This is a fake image. A regular checkerboard covers the smooth areas.",
+        "model": {
+            "version": "demo-1",
+            "kind": "demo",
+            "prompt": "<image>Does the image looks real/fake?",
+            "calibration": "none",
+            "engine": "transformers",
+            "dtype": "float32",
+        },
+    },
+    "decision": {"label": "fake", "by": "policy", "policy_version": 1},
+    "review_reason": None,
+    "failure": None,
+    "created_at": "2026-01-01T12:00:00+00:00",
+    "settled_at": "2026-01-01T12:00:01.204000+00:00",
+}
+
+
 class CaseShown(Shown):
     """A case, from its submission to its end."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "id": "0199c0de-6b1c-7c3a-9d43-2f6f2f1f4a55",
-                "status": "decided",
-                "sequence": 4,
-                "external_id": "post-81723",
-                "metadata": {"uploader": "u-17"},
-                "priority": "normal",
-                "image": {
-                    "id": "0199c0de-6b1c-7c3a-9d43-2f6f2f1f4a56",
-                    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-                    "media_type": "image/jpeg",
-                    "width": 1024,
-                    "height": 768,
-                    "bytes": 183204,
-                    "frames": 1,
-                    "judged_frame": "only",
-                    "erased": False,
-                },
-                "verdict": {
-                    "label": "fake",
-                    "p_fake": 0.971253,
-                    "logit": 3.518214,
-                    "pair_mass": 0.998412,
-                    "explanation": "This is a fake image. A regular checkerboard covers the smooth areas.",
-                    "model": {
-                        "version": "demo-1",
-                        "kind": "demo",
-                        "prompt": "<image>Does the image looks real/fake?",
-                        "calibration": "none",
-                        "engine": "transformers",
-                        "dtype": "float32",
-                    },
-                },
-                "decision": {"label": "fake", "by": "policy", "policy_version": 1},
-                "review_reason": None,
-                "failure": None,
-                "created_at": "2026-01-01T12:00:00+00:00",
-                "settled_at": "2026-01-01T12:00:01.204000+00:00",
-            }
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"example": A_CASE})
 
     id: UUID = Field(description="ids are in order of making")
     status: CaseStatus

@@ -14,9 +14,9 @@ from uuid import UUID
 from flask_openapi3 import OpenAPI
 from flask_openapi3.models import Schema
 from flask_openapi3.utils import get_model_schema
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from api.bodies import CaseShown, Shown
+from api.bodies import A_CASE, CaseShown, Shown
 from moderation.vocabulary import EventType
 
 
@@ -29,6 +29,10 @@ class AppealShown(Shown):
 
 class AppealedCaseShown(CaseShown):
     """A case whose appeal was answered."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {**A_CASE, "appeal": {"outcome": "upheld", "message": "We looked again."}}}
+    )
 
     appeal: AppealShown
 

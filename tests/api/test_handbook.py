@@ -57,6 +57,17 @@ def test_the_receiver_of_the_example_takes_what_we_sign_and_nothing_else() -> No
     assert acted == [{"id": "case"}]
 
 
+def test_the_case_and_the_problem_that_it_shows_are_the_references(app: Application) -> None:
+    schemas = app.api_doc["components"]["schemas"]
+    shown = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)]
+    assert list(map(members, shown)) == [members(schemas[name]["example"]) for name in ("CaseShown", "Problem")]
+
+
+def members(value: Any) -> Any:
+    """The names in it, without what they say."""
+    return {name: members(part) for name, part in value.items()} if isinstance(value, dict) else None
+
+
 def test_every_endpoint_is_in_it(app: Application) -> None:
     shown = {re.sub(r"\$(?!URL)[A-Z]+", "{id}", found) for found in re.findall(r"/(?:v1|health)[\w/${}-]*", TEXT)}
     shown = {re.sub(r"\{\w+\}", "{id}", found) for found in shown}

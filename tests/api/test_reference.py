@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from api.app import Application
@@ -84,6 +86,25 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
 def test_the_examples_are_true(document: dict[str, Any]) -> None:
     case = document["components"]["schemas"]["CaseShown"]["example"]
     CaseShown.model_validate_json(json.dumps(case))
+    found = list(examples(document))
+    assert len(found) > 10
+    for schema, example in found:
+        validator = Draft202012Validator({**schema, "components": document["components"]})
+        assert [error.message for error in validator.iter_errors(example)] == [], example
+
+
+def examples(node: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Every example of the document, with the schema that it is of."""
+    if isinstance(node, list):
+        for part in node:
+            yield from examples(part)
+    elif isinstance(node, dict):
+        said = node["examples"] if isinstance(node.get("examples"), list) else []
+        said += [node["example"]] if "example" in node else []
+        yield from ((node.get("schema", node), example) for example in said)
+        for name, part in node.items():
+            if name not in ("example", "examples"):
+                yield from examples(part)
 
 
 def test_a_submission_is_documented_as_file_and_as_json(document: dict[str, Any]) -> None:
