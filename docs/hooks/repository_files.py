@@ -1,7 +1,8 @@
 """Files of the repository that are pages too, and links from pages into the repository.
 
-The same Markdown is read in the repository and on the site. A link to a file that is a page leads there; one to any
-other file has nowhere to lead on the site, and stays as its text. A file that is not there at all is an error.
+The same Markdown is read in the repository and on the site. A link to a file that is a page leads there, and one to a
+file that a reference is made from leads to that reference; one to any other file has nowhere to lead on the site, and
+stays as its text. A file that is not there at all is an error.
 """
 
 from __future__ import annotations
@@ -22,6 +23,13 @@ PAGES = {
     "infra/client/README.md": "client.md",
     "infra/vllm/README.md": "vllm.md",
     "model/demo/checkpoint/README.md": "demo-model.md",
+}
+# In the repository a reader is led to the source, on the site to what is made from it.
+REFERENCES = {
+    "api/events.py": "reference/events.md",
+    "docs/openapi/v1.json": "reference/http.md",
+    "infra/commands": "reference/commands.md",
+    "moderation/settings.py": "reference/settings.md",
 }
 # The site looks like the dashboard.
 ASSETS = {
@@ -48,8 +56,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def _link(found: re.Match[str], source: str, page: str) -> str:
     text, path, anchor = found[1], found[2], found[3] or ""
     target = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
-    if target in PAGES or target.startswith("docs/"):
-        there = PAGES.get(target, target.removeprefix("docs/"))
+    made = {**PAGES, **REFERENCES}
+    if target in made or target.startswith("docs/"):
+        there = made.get(target, target.removeprefix("docs/"))
         return f"[{text}]({posixpath.relpath(there, posixpath.dirname(page) or '.')}{anchor})"
     if target == "README.md":
         return f"[{text}]({posixpath.relpath('index.md', posixpath.dirname(page) or '.')})"

@@ -43,6 +43,7 @@ NOT_HERE = {
     ),
     "telltale detect model/demo/samples/windmill.webp --json": "the same",
     "telltale up": "run by tests/infra/test_up.py; here its processes run already",
+    "TELLTALE_ALLOWED_HOSTS='[\"127.0.0.1:9000\"]' telltale up": "the same, and they may call what is there",
     "pip install ./infra/client": "installed so, once for all pages, by the fixture `client_packages`",
     ".venv/bin/telltale detect photo.jpg folder/": "run by tests/model/test_detect_command.py",
     "TELLTALE_MODEL=lingcco/fakeVLM@<40-digit commit> .venv/bin/telltale up": "needs the hub, and a GPU",

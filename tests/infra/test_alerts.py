@@ -1,4 +1,4 @@
-"""The alert rules: each reads what is served, says what to do, has a runbook whose commands exist, and is tested.
+"""The alert rules: each reads what is served, says what to do, has a runbook, and is tested.
 
 Whether an alert fires when it should is shown by promtool (infra/prometheus/tests), which no Python package brings.
 Here is held what can be held without it.
@@ -7,16 +7,12 @@ Here is held what can be held without it.
 from __future__ import annotations
 
 import re
-import shlex
-from pathlib import Path
 from typing import Any
 
-import click
 import promql_parser
 import pytest
 import yaml
 
-from infra.cli import telltale
 from infra.processes import ROOT
 from tests.infra.expressions import mistakes
 
@@ -92,33 +88,3 @@ def test_a_name_that_is_wrong_is_found(expression: str, wrong: list[str]) -> Non
 def test_what_is_no_promql_is_found() -> None:
     with pytest.raises(ValueError):
         promql_parser.parse("sum by (job (up)")
-
-
-def commands(page: Path) -> list[str]:
-    """Every `telltale …` of a page, in its blocks and in its text."""
-    text = page.read_text()
-    inline = re.findall(r"`(telltale [^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
-    blocks = re.findall(r"^(telltale [^\n#]+)", text, re.MULTILINE)
-    return [" ".join(command.split()) for command in [*inline, *blocks]]
-
-
-@pytest.mark.parametrize("page", ["runbooks.md", "operations.md"])
-def test_every_command_of_the_page_exists_with_its_options(page: str) -> None:
-    found = commands(ROOT / "docs" / page)
-    assert len(found) > 10
-    assert {command: wrong for command in found if (wrong := unknown(command))} == {}
-
-
-def unknown(command: str) -> str:
-    """What of a command line there is not: a command, or an option; empty where all of it is there."""
-    here: click.Command = telltale
-    context = click.Context(here)
-    for word in shlex.split(command)[1:]:
-        if isinstance(here, click.Group):
-            below = here.get_command(context, word)
-            if below is None:
-                return word
-            here = below
-        elif word.startswith("-") and not any(word in parameter.opts for parameter in here.params):
-            return word
-    return ""

@@ -6,6 +6,7 @@ Grafana itself is in no Python package; its own types of dashboards and panels a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
@@ -17,6 +18,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from infra.processes import ROOT
+from tests import measuring
 from tests.infra.expressions import mistakes
 from tests.infra.test_alerts import ADDRESS, ALERTS
 
@@ -117,6 +119,12 @@ def test_marks_read_what_is_served(name: str) -> None:
 def plain(expression: str) -> str:
     """As Prometheus is asked: Grafana puts a duration into the place of its variable."""
     return expression.replace("$__rate_interval", "1m")
+
+
+def test_every_metric_is_on_a_panel_or_in_an_alert() -> None:
+    queries = [target["expr"] for panel in WITH_QUERIES.values() for target in panel["targets"]]
+    read = set(re.findall(r"\w+", " ".join([*queries, *(rule["expr"] for rule in ALERTS.values())])))
+    assert [metric.name for metric in measuring.served() if not read & {metric.name, *metric.series}] == []
 
 
 def test_every_alert_is_linked_from_a_panel() -> None:
