@@ -142,11 +142,15 @@ class Stack:
         outside = outside or Outside()
         self.folder = folder.resolve()
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # First, for a stack that runs in this folder most often has the port too.
+        self._lock = self._locked()
         if port and not is_free(port):
-            raise ConfigurationError(f"Something else listens on port {port}; choose another with --port.")
+            self._lock.close()
+            raise ConfigurationError(
+                f"Something else listens on port {port}; choose another with --port (0: a free one)."
+            )
         self.port = port or free_port()
         self.url = f"http://{LOOPBACK}:{self.port}"
-        self._lock = self._locked()
         self.services = embedded_services(self.folder, outside)
         self.environment = {name: value for service in self.services for name, value in service.environment.items()}
         self.environment |= {} if outside.public_url else {"TELLTALE_PUBLIC_URL": self.url}
@@ -222,7 +226,9 @@ class Stack:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigurationError(f"Telltale already runs on {self.folder}; use another --data.") from None
+            file.close()
+            said = f"Telltale already runs on {self.folder}: commands speak to it. For another one, use another --data."
+            raise ConfigurationError(said) from None
         return file
 
     def _prepare(self, say: Callable[[str], None]) -> None:

@@ -60,3 +60,12 @@ def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
         port = server.getsockname()[1]
         with pytest.raises(ConfigurationError, match=f"port {port}"):
             Stack(tmp_path, port=port, outside=Outside.nothing())
+
+
+def test_a_second_start_in_one_folder_is_told_of_the_first_and_not_of_its_port(tmp_path: Path) -> None:
+    first = Stack(tmp_path, outside=Outside.nothing())
+    try:
+        with socket.create_server((LOOPBACK, 0)) as server, pytest.raises(ConfigurationError, match="already runs on"):
+            Stack(tmp_path, port=server.getsockname()[1], outside=Outside.nothing())
+    finally:
+        first.stop()
