@@ -90,9 +90,15 @@ class Pair:
         rows += [each for each in theirs if each[0]["sha256"] not in known]
         return _paired(rows, self.failed + other.failed)
 
-    def independent(self, label: Label) -> int:
-        """How many groups have an image that is `label`."""
-        return len(set(self.groups[self.champion.truth == label]))
+    def independent(self, label: Label) -> float:
+        """How many groups have an image that is `label`; where some count for more, how many equal ones they are worth.
+
+        Kish's (1965) effective number: ten audited images that count fifty each decide alone, however many there are.
+        """
+        which = self.champion.truth == label
+        _, member = np.unique(self.groups[which], return_inverse=True)
+        weight = np.bincount(member, self.weight[which]) / np.bincount(member)
+        return float(weight.sum() ** 2 / (weight**2).sum()) if len(weight) else 0.0
 
 
 def pair(champion: Sequence[Record], challenger: Sequence[Record]) -> Pair:

@@ -24,6 +24,7 @@ from model.gate.margins import Margins
 from model.manifest import Prompt
 
 NO_CHANGE = 1e-5  # of a logit, as `model.adapters` has it: above rounding, far below one update of any use
+ROUNDING = 1e-9  # of an effective number of images
 EXAMPLES = 3  # named in a reason
 
 Rule = Callable[[Evidence, Margins], Iterable[Finding]]
@@ -103,9 +104,11 @@ def enough_images(evidence: Evidence, margins: Margins) -> Iterable[Finding]:
     if evidence.new is None or evidence.old is None:
         return
     counts = {(name, label): each.independent(label) for name, each in evidence.pairs for label in metrics.LABELS}
-    told = ", ".join(f"{count} {label} in {name}" for (name, label), count in counts.items())
-    lacking = min(counts.values()) < margins.least_of_class
+    told = ", ".join(f"{count:.0f} {label} in {name}" for (name, label), count in counts.items())
+    lacking = min(counts.values()) < margins.least_of_class - ROUNDING
     reason = f"Images that are not alike: {told}; at least {margins.least_of_class} of each are needed."
+    if any((each.weight != each.weight[:1]).any() for _, each in evidence.pairs):
+        reason += " Audited ones stand for many that nobody looked at, so all together count for fewer."
     if lacking:
         reason += " Review more before this can be decided by numbers."
     yield Finding(
@@ -122,7 +125,7 @@ def new_is_better(evidence: Evidence, margins: Margins) -> Iterable[Finding]:
     """On what is new, both by the order of scores and by decisions."""
     if evidence.new is None:
         return
-    few = min(evidence.new.independent(label) for label in metrics.LABELS) < margins.least_of_class
+    few = min(evidence.new.independent(label) for label in metrics.LABELS) < margins.least_of_class - ROUNDING
     for rule, title, change in (
         ("new_auc", "AUC on new images is higher", comparison.area(evidence.new)),
         ("new_balanced_accuracy", "Balanced accuracy on new images is higher", comparison.balanced(evidence.new)),

@@ -123,6 +123,20 @@ def test_many_alike_images_are_few() -> None:
     assert judgement.finding("enough_images").answer == "unsure"
 
 
+def test_images_of_which_a_few_audits_decide_alone_are_few() -> None:
+    """Five of each class stand for fifty images each: (70 + 250)² / (70 + 5 · 50²) = 8.1 equal ones."""
+    rng = np.random.default_rng(0)
+    plain, old = drawn(rng, "new", 150, (0.6, 0.95)), drawn(rng, "old", 800, (0.93, 0.93), shared=0.95)
+    heavy = [place for fake in (True, False) for place in np.flatnonzero(plain.fake == fake)[:5]]
+    weight = np.where(np.isin(np.arange(150), heavy), 50.0, 1.0)
+    few, enough = (
+        judge(evidence(replace(plain, weight=each), old)).finding("enough_images") for each in (weight, plain.weight)
+    )
+    assert (few.answer, enough.answer) == ("unsure", "pass")
+    assert "8 fake in new" in few.reason and "Audited ones stand for many" in few.reason
+    assert "Audited" not in enough.reason
+
+
 def test_no_gain_rejects_and_a_gain_that_is_not_shown_asks_for_more_images() -> None:
     rng = np.random.default_rng(1)
     same = list(
