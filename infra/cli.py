@@ -62,6 +62,9 @@ COMMANDS = {
 WITHOUT_A_STACK = {"detect", "demo", "demo-retrain", "evaluate", "finetune", "merge", "up"}
 
 
+INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
+
+
 class Commands(click.Group):
     """A group whose commands are imported when they are asked for."""
 
@@ -92,11 +95,17 @@ class Commands(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what Telltale raises on purpose becomes one line on stderr and exit code 1."""
+        """Run the command; what Telltale raises on purpose becomes one line on stderr and exit code 1.
+
+        Ctrl-C, where a command has nothing of its own to say about it, is 130, as for any program.
+        """
         try:
             return super().invoke(ctx)
         except _told() as error:
             raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("\nStopped.", err=True)
+            raise SystemExit(INTERRUPTED) from None
 
 
 def _told() -> tuple[type[Exception], ...]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -21,7 +21,7 @@ import model.demo
 from infra.demo.samples import FOLDER as SAMPLES
 from infra.demo.samples import samples
 from model import manifest as manifests
-from model.manifest import Manifest, ManifestError
+from model.manifest import Manifest, ManifestError, Quantization
 from moderation import checkpoints, model_versions
 from moderation.errors import ConfigurationError
 from moderation.settings import settings
@@ -35,7 +35,6 @@ DEMO = "demo"
 GOLDEN = "golden"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 Say = Callable[[str], None]
-Quantization = Literal["int8", "nf4"]
 
 
 @dataclass(frozen=True)
@@ -111,14 +110,8 @@ def _quantized(
 ) -> Manifest:
     """A version of its own: what was measured of the full weights is not known of these, so only goldens are made."""
     plain = manifest or _fakevlm(source)
-    changes = {
-        "quantization": quantization,
-        "name": name or f"{plain.name}-{quantization}",
-        "golden": (),
-        "metrics": {},
-    }
     say(f"Loading {source.text} in {quantization} …")
-    detector = _loaded(source, plain.model_copy(update=changes))
+    detector = _loaded(source, plain.quantized(quantization, name))
     say("Making golden outputs …")
     return _with_goldens(detector, detector.manifest, *_golden_images(source, plain))
 

@@ -198,8 +198,8 @@ def locate(source: str | Path, revision: str | None = None) -> tuple[Path | str,
         raise CheckpointError(f"{source} is neither a folder nor a hub id (owner/name).")
     if revision is None or not COMMIT_HASH.fullmatch(revision):
         raise CheckpointError(
-            f"{name} is taken for a hub id, and needs the full 40-digit commit hash as its revision, not {revision!r}: "
-            "the hub shows it under 'Files and versions'. (A folder of that name does not exist.)"
+            f"{name} is taken for a hub id, and needs its full 40-digit commit hash, as in {name}@HASH, because "
+            "branches and tags move: the hub shows it under 'Files and versions'. (There is no folder of that name.)"
         )
     return name, revision
 
@@ -409,8 +409,9 @@ def _load_network(
         )
     except torch.OutOfMemoryError as error:
         raise CheckpointError(
-            f"{place} does not fit the memory of {device} in {dtype}: end what else uses it, or register the "
-            f"checkpoint with --quantization nf4 or int8. ({error})"
+            f"{place} does not fit the memory of {device} in {dtype}: end what else uses it, or take fewer "
+            "bits: --quantization nf4 or int8 of `telltale detect`, `evaluate` and `models register`, and `method: "
+            f"qlora` to train. ({error})"
         ) from error
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{place} could not be loaded: {error}") from error

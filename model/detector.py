@@ -23,7 +23,7 @@ from model.decode import to_rgb
 from model.engines.engine import Engine, Score, Successor
 from model.engines.transformers import TransformersEngine
 from model.engines.vllm import VllmEngine
-from model.manifest import Calibration, Golden, Manifest
+from model.manifest import Calibration, Golden, Manifest, Quantization
 from model.prompt import Label
 
 # Dtypes of quantized checkpoints: not roundings of one network but networks of their own.
@@ -98,13 +98,23 @@ class Detector:
         return cls(TransformersEngine(loaded, max_new_tokens=max_new_tokens, compiled_rows=compiled_rows))
 
     @classmethod
-    def open(cls, source: str | Path, *, revision: str | None = None, url: str | None = None) -> Detector:
+    def open(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        url: str | None = None,
+        quantization: Quantization | None = None,
+    ) -> Detector:
         """A detector for whatever somebody names: in this process, or of the vLLM server at `url`.
 
-        A checkpoint without a manifest is taken for a published FakeVLM. Raises what `load` and `connect` raise.
+        A checkpoint without a manifest is taken for a published FakeVLM. With `quantization` it is loaded in so many
+        bits and says so in its name and dtype. Raises what `load` and `connect` raise.
         """
         place, revision = checkpoints.locate(source, revision)
         manifest = checkpoints.manifest_of(place, revision)
+        if quantization is not None and quantization != manifest.quantization:
+            manifest = manifest.quantized(quantization)
         if url is None:
             return cls.load(place, revision=revision, manifest=manifest)
         return cls.connect(url, place, revision=revision, manifest=manifest)

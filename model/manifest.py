@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 FILE_NAME = "telltale.json"
 
+# What a language model's linear layers can be loaded in where memory is short (bitsandbytes).
+Quantization = Literal["int8", "nf4"]
+
 # FakeVLM's published evaluation feeds this string raw, typo included; a chat wrapper around it costs it about
 # 20 points of accuracy (reported by its users).
 FAKEVLM_PROMPT = "<image>Does the image looks real/fake?"
@@ -131,6 +134,14 @@ class Manifest(_Frozen):
     @property
     def is_demo(self) -> bool:
         return self.kind == "demo"
+
+    def quantized(self, to: Quantization, name: str | None = None) -> Manifest:
+        """A version of its own, of the same weights in fewer bits: called `name`, or this name with the bits behind it.
+
+        What was measured of the full weights is not known of these, so it has no metrics and no golden outputs.
+        """
+        changes = {"quantization": to, "name": name or f"{self.name}-{to}", "golden": (), "metrics": {}}
+        return self.model_copy(update=changes)
 
     def digest(self) -> str:
         """sha256 of the canonical JSON: two versions with equal digests answer alike.

@@ -13,12 +13,13 @@ import click
 
 if TYPE_CHECKING:
     from model.detector import Detector
+    from model.manifest import Quantization
 
 Command = Callable[..., Any]
 
 
 def checkpoint_options(command: Command) -> Command:
-    """`--checkpoint`, `--revision`, `--engine` and `--url`, as `source`, `revision`, `engine` and `url`."""
+    """`--checkpoint` (as `source`), `--revision`, `--engine`, `--url` and `--quantization`."""
     asked = (
         click.option(
             "--checkpoint",
@@ -30,22 +31,35 @@ def checkpoint_options(command: Command) -> Command:
         ),
         click.option("--revision", help="The full commit hash of a hub checkpoint."),
         click.option(
-            "--engine", type=click.Choice(["transformers", "vllm"]), default="transformers", show_default=True
+            "--engine",
+            type=click.Choice(["transformers", "vllm"]),
+            default="transformers",
+            show_default=True,
+            help="Run the network in this process, or ask a vLLM server (infra/vllm/README.md).",
         ),
         click.option("--url", help="Where the vLLM server is, such as http://localhost:8000; with --engine vllm."),
+        click.option(
+            "--quantization",
+            type=click.Choice(["int8", "nf4"]),
+            help="Load the language model in 8 or 4 bits, for a small GPU; its scores differ, and its name says so.",
+        ),
     )
     for option in reversed(asked):
         command = option(command)
     return command
 
 
-def require_pair(engine: str, url: str | None) -> None:
-    """Raises UsageError where engine and address contradict each other."""
+def require_agreement(engine: str, url: str | None, quantization: Quantization | None) -> None:
+    """Raises UsageError where engine, address and quantization contradict each other."""
     if (engine == "vllm") != (url is not None):
         raise click.UsageError("--engine vllm and --url belong together: one says how, the other where.")
+    if url is not None and quantization is not None:
+        raise click.UsageError("--quantization is done in this process: a vLLM server loads its weights by itself.")
 
 
-def open_detector(source: str, revision: str | None, url: str | None) -> Detector:
+def open_detector(
+    source: str, revision: str | None, url: str | None, quantization: Quantization | None = None
+) -> Detector:
     """The detector, with what people must know of it said on standard error.
 
     Raises ClickException where it cannot be loaded or connected to.
@@ -62,7 +76,7 @@ def open_detector(source: str, revision: str | None, url: str | None) -> Detecto
     try:
         if not checkpoint.has_manifest(source, revision):
             click.echo(f"{source} has no manifest: taken for a FakeVLM, its score is not calibrated.", err=True)
-        detector = Detector.open(source, revision=revision, url=url)
+        detector = Detector.open(source, revision=revision, url=url, quantization=quantization)
     except (checkpoint.CheckpointError, ManifestError, EngineError) as error:
         raise click.ClickException(str(error)) from error
     if detector.manifest.is_demo:

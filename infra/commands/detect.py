@@ -7,26 +7,30 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from model.opening import checkpoint_options, open_detector, require_pair
+from model.opening import checkpoint_options, open_detector, require_agreement
 
 if TYPE_CHECKING:
     from model.batcher import Batcher
     from model.detector import Detection, Detector
+    from model.manifest import Quantization
 
 STDIN = "-"
+PIPE_WIDTH = 120  # a pipe or a file has no width
+INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,23 @@ class Judged:
     detection: Detection | None = None
     first_frame_only: bool = False
     error: str | None = None
+
+
+@dataclass
+class Tally:
+    """How many images there are, how many were judged, and how many could not be."""
+
+    images: int
+    judged: int = 0
+    failures: int = 0
+
+    def count(self, judged: Judged) -> None:
+        """One more."""
+        self.judged += judged.error is None
+        self.failures += judged.error is not None
+
+
+Show = Callable[[Judged], None]
 
 
 @click.command()
@@ -51,22 +72,43 @@ def detect(
     revision: str | None,
     engine: str,
     url: str | None,
+    quantization: Quantization | None,
     as_json: bool,
     explain: bool,
     batch_size: int,
 ) -> None:
     """Judge images: files, folders (with all that is in them), or - for one image on standard input.
 
-    Exits with 1 if any image could not be judged; the others are judged all the same.
+    Exits with 1 if any image could not be judged; the others are judged all the same. Ctrl-C ends it (130) with what
+    was judged until then.
     """
-    require_pair(engine, url)
+    require_agreement(engine, url, quantization)
     names = list(_names(images))
-    detector = open_detector(source, revision, url)
-    with _progress(len(names)) as advance:
-        outcomes = (advance(judged) for judged in _judge(detector, names, explain, batch_size))
-        failures = _print_lines(outcomes) if as_json else _print_table(outcomes, explain)
-    if failures:
-        click.echo(f"{failures} of {len(names)} images could not be judged.", err=True)
+    _require_any(names)
+    detector = open_detector(source, revision, url, quantization)
+    tally = Tally(len(names))
+    with (
+        _told(tally),
+        _lines() if as_json else _table(explain) as show,
+        _progress(len(names), beside_lines=as_json) as advance,
+        closing(_judge(detector, names, explain, batch_size)) as found,
+    ):
+        for judged in found:
+            tally.count(judged)
+            show(judged)
+            advance()
+
+
+@contextmanager
+def _told(tally: Tally) -> Iterator[None]:
+    """What did not go well is said last, and is the exit status."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"Stopped: {tally.judged:,} of {tally.images:,} images were judged.", err=True)
+        raise SystemExit(INTERRUPTED) from None
+    if tally.failures:
+        click.echo(f"{tally.failures:,} of {tally.images:,} images could not be judged.", err=True)
         raise SystemExit(1)
 
 
@@ -75,7 +117,7 @@ def _names(arguments: Sequence[str]) -> Iterator[str]:
     from model.decode import SUFFIXES
 
     for argument in arguments:
-        if argument == STDIN or not Path(argument).is_dir():
+        if argument == STDIN or not (_exists(argument) and Path(argument).is_dir()):
             yield argument
             continue
         found = sorted(path for path in Path(argument).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
@@ -84,11 +126,27 @@ def _names(arguments: Sequence[str]) -> Iterator[str]:
         yield from map(str, found)
 
 
-def _judge(detector: Detector, names: Sequence[str], explain: bool, batch_size: int) -> Iterator[Judged]:
+def _require_any(names: Sequence[str]) -> None:
+    """Before a checkpoint is loaded for nothing, which may take minutes. Raises ClickException."""
+    if any(name == STDIN or _exists(name) for name in names):
+        return
+    raise click.ClickException(f"{names[0]} cannot be found{', and no other can' if len(names) > 1 else ''}.")
+
+
+def _exists(name: str) -> bool:
+    """Whether it leads anywhere; a name that is too long, or beyond a folder that may not be entered, does not."""
+    try:
+        return Path(name).exists()
+    except OSError:
+        return False
+
+
+def _judge(detector: Detector, names: Sequence[str], explain: bool, batch_size: int) -> Generator[Judged, None, None]:
     """Outcomes in the order of `names`; two batches' worth of threads decode while the device works."""
     from model.batcher import Batcher
 
-    with Batcher(detector, max_batch=batch_size) as batcher, ThreadPoolExecutor(2 * batch_size) as threads:
+    # Left in this order, so that what waits in the batcher is given up first where the command is stopped.
+    with ThreadPoolExecutor(2 * batch_size) as threads, Batcher(detector, max_batch=batch_size) as batcher:
         yield from threads.map(lambda name: _judge_one(batcher, name, explain), names)
 
 
@@ -110,28 +168,28 @@ def _judge_one(batcher: Batcher, name: str, explain: bool) -> Judged:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Any]:
-    """A bar on standard error where that is a terminal; yields a function that counts what passes through it."""
+def _progress(total: int, *, beside_lines: bool) -> Iterator[Callable[[], None]]:
+    """A bar on standard error where that is a terminal that nothing else is printed to; yields what to call for each.
+
+    Lines on the same terminal say by themselves how far it is, and would stand in the bar's.
+    """
     console = Console(stderr=True)
+    shown = console.is_terminal and not (beside_lines and sys.stdout.isatty())
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
         task = progress.add_task("judging", total=total)
-
-        def advance(judged: Judged) -> Judged:
-            progress.advance(task)
-            return judged
-
-        yield advance
+        yield lambda: progress.advance(task)
 
 
-def _print_lines(outcomes: Iterator[Judged]) -> int:
-    """JSON lines as they come; how many failed."""
-    failures = 0
-    for judged in outcomes:
-        failures += judged.error is not None
+@contextmanager
+def _lines() -> Iterator[Show]:
+    """A line of JSON for each, as they come."""
+
+    def show(judged: Judged) -> None:
         click.echo(json.dumps(_as_object(judged), ensure_ascii=False))
         sys.stdout.flush()
-    return failures
+
+    yield show
 
 
 def _as_object(judged: Judged) -> dict[str, Any]:
@@ -145,16 +203,17 @@ def _as_object(judged: Judged) -> dict[str, Any]:
     }
 
 
-def _print_table(outcomes: Iterator[Judged], explain: bool) -> int:
-    """A table once all are judged; how many failed."""
-    table = Table(Column("image", overflow="fold"), "verdict", "p_fake")
+@contextmanager
+def _table(explain: bool) -> Iterator[Show]:
+    """A table once all are judged, or of what was judged until somebody or something ended it."""
+    table = Table(Column("image", overflow="fold"), "verdict", "p_fake", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("explanation" if explain else "", ratio=1)
-    failures = 0
-    for judged in outcomes:
-        failures += judged.error is not None
-        table.add_row(*_cells(judged))
-    Console().print(table)
-    return failures
+    try:
+        yield lambda judged: table.add_row(*_cells(judged))
+    finally:
+        if table.row_count:
+            console = Console()
+            console.print(table, width=None if console.is_terminal else PIPE_WIDTH)
 
 
 def _cells(judged: Judged) -> tuple[str, str, str, str]:

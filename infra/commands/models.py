@@ -9,7 +9,7 @@ import click
 from infra import listings, registration
 from infra.printing import as_json_option, print_list, print_record
 from infra.registration import Say, Source
-from model.manifest import Manifest
+from model.manifest import Manifest, Quantization
 from moderation import model_versions, rejudging, tenants
 from moderation.db import transaction
 from moderation.retraining import decisions
@@ -43,7 +43,7 @@ def register(
     checkpoint: str,
     revision: str | None,
     name: str | None,
-    quantization: registration.Quantization | None,
+    quantization: Quantization | None,
     promoted: bool,
     as_json: bool,
 ) -> None:

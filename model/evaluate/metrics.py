@@ -255,7 +255,11 @@ def average(values: Sequence[float], groups: Groups | None) -> Estimate:
 
 def change(before: Flags, after: Flags, groups: Groups | None) -> Estimate:
     """How much the share of hits changed on the same images: the mean of the paired differences."""
-    return average((after.astype(np.float64) - before).tolist(), groups)
+    drawn = average((after.astype(np.float64) - before).tolist(), groups)
+    if drawn.value is None or drawn.low is None or drawn.high is None:
+        return drawn
+    formula = intervals.paired(float((after & ~before).sum()), float((before & ~after).sum()), len(before))
+    return _estimate(drawn.value, intervals.wider((drawn.low, drawn.high), formula), len(before))
 
 
 def _is_one_class(outcomes: Outcomes) -> bool:

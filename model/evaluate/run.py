@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -157,7 +158,13 @@ def _differences(there: Any, here: Any, name: str = "") -> list[str]:
     if isinstance(there, dict) and isinstance(here, dict):
         keys = sorted(there.keys() | here.keys())
         return [found for key in keys for found in _differences(there.get(key), here.get(key), f"{name} {key}".strip())]
-    return [] if there == here else [f"its {name} is {there!r}, not {here!r}"]
+    return [] if there == here else [f"its {name} is {_brief(there)}, not {_brief(here)}"]
+
+
+def _brief(value: Any) -> str:
+    """Of a sha256 the first digits are enough to see that it is another."""
+    is_digest = isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)
+    return f"{value[:8]}…" if is_digest else repr(value)
 
 
 def measure(

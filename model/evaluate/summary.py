@@ -176,8 +176,8 @@ def _how(outcomes: Outcomes) -> str:
     wider = "" if outcomes.groups is None else ", or by the bootstrap where it is wider"
     return (
         f"95 %, by {intervals.RESAMPLES} bootstrap draws of {drawn} (percentiles, or basic for the calibration error; "
-        f"seed {intervals.SEED}); proportions by Wilson's score{wider}; balanced accuracy, F1 and AUROC by the "
-        "bootstrap or by their formulas for few images, whichever is wider"
+        f"seed {intervals.SEED}); proportions by Wilson's score{wider}; balanced accuracy, F1, AUROC and "
+        "changes by the bootstrap or by their formulas for few images, whichever is wider"
     )
 
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 PIPE_WIDTH = 120
+MINUS = "\N{MINUS SIGN}"
 
 NAMES = {
     "accuracy": "accuracy",
@@ -80,7 +81,7 @@ def interval(estimate: Record) -> str:
 
 def signed(difference: float | None) -> str:
     """Three digits with their sign, or a dash where there is no difference."""
-    return "–" if difference is None else f"{difference:+.3f}"
+    return "–" if difference is None else f"{difference:+.3f}".replace("-", MINUS)
 
 
 def _measures(summary: Record) -> Table:

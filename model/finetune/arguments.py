@@ -16,6 +16,8 @@ Part = Literal["language_model", "projector", "vision_tower"]
 # Inside the output folder: what a stopped run goes on from (removed once the run is done), and TensorBoard's files.
 WORK = "work"
 LOGS = "logs"
+# What the Trainer writes last into a state: one without it was being saved when the run was ended.
+STATE_FILE = "trainer_state.json"
 
 
 class InvalidConfiguration(ValueError):
@@ -104,14 +106,16 @@ class Arguments(_Strict):
             raise ValueError("`train` leaves nothing to put adapters on: use `method: full` for the projector alone.")
         if self.validation is None and (self.patience is not None or self.validation_images is not None):
             raise ValueError("`patience` and `validation_images` need a `validation` file.")
-        if self.output.exists() and (not self.output.is_dir() or any(self._left_in_output())):
-            raise ValueError(f"`output` {self.output} is not an empty folder: give a new one.")
         if self.states and not self.resume:
             raise ValueError(
                 f"`output` {self.output} holds a run that was stopped: set `resume: true`, or give a new folder."
             )
+        if self.output.exists() and (not self.output.is_dir() or any(self._left_in_output())):
+            raise ValueError(f"`output` {self.output} is not an empty folder: give a new one.")
         if isinstance(self.resume, Path) and not self.resume.is_dir():
             raise ValueError(f"`resume` {self.resume} is no folder: give one of {self.work}, or `true`.")
+        if isinstance(self.resume, Path) and not (self.resume / STATE_FILE).is_file():
+            raise ValueError(f"`resume` {self.resume} is no state that was saved whole: give another, or `true`.")
         self._require_files()
         return self
 
@@ -125,8 +129,8 @@ class Arguments(_Strict):
                 raise ValueError(f"`{name}` {folder} is no folder: paths are relative to {Path.cwd()}.")
 
     def _left_in_output(self) -> list[Path]:
-        """What is in the output folder beside what a stopped run leaves there."""
-        return [path for path in self.output.iterdir() if path.name not in (WORK, LOGS)]
+        """What is in the output folder beside what a stopped run leaves there: its states, logs, half a result."""
+        return [] if self.states else [path for path in self.output.iterdir() if path.name not in (WORK, LOGS)]
 
     @property
     def trained(self) -> frozenset[Part]:
@@ -158,8 +162,9 @@ class Arguments(_Strict):
 
     @property
     def states(self) -> list[Path]:
-        """What the run can be resumed from, oldest first."""
-        return sorted(self.work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+        """What the run can be resumed from, oldest first; a state that was not saved whole is none."""
+        whole = (path.parent for path in self.work.glob(f"checkpoint-*/{STATE_FILE}"))
+        return sorted(whole, key=lambda path: int(path.name.rpartition("-")[2]))
 
     @property
     def state(self) -> Path | None:

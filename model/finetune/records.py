@@ -70,7 +70,7 @@ class Record(BaseModel):
         if not images:
             raise ValueError("the row has no image, and this model is always asked about one: leave it out")
         if isinstance(images, list):
-            raise ValueError(f"the row has a list of {len(images)} images, and this model sees one: make a row of each")
+            raise ValueError(f"the row has a list of images ({len(images)}): this model sees one, make a row of each")
         if isinstance(turns, list) and len(turns) > 2:
             raise ValueError(
                 f"the conversation has {len(turns)} turns, and this model is asked once: keep one question and answer"
@@ -112,9 +112,10 @@ def read(path: Path, images: Path, checkpoint: Interface, max_length: int) -> Re
         except (ValueError, OSError) as error:
             complaints.append(f"row {number} ({_image(value)}): {_reason(error)}")
     if complaints:
-        more = f"\n… and {len(complaints) - NAMED_AT_MOST} more" if len(complaints) > NAMED_AT_MOST else ""
+        bad = f"{len(complaints):,} bad row{'s' * (len(complaints) > 1)}"
+        more = f"\n… and {len(complaints) - NAMED_AT_MOST:,} more" if len(complaints) > NAMED_AT_MOST else ""
         listed = "\n".join(complaints[:NAMED_AT_MOST])
-        raise InvalidRecords(f"{path} has {len(complaints)} bad rows, nothing was trained:\n{listed}{more}")
+        raise InvalidRecords(f"{path} has {bad}, nothing was trained:\n{listed}{more}")
     if not rows:
         raise InvalidRecords(f"{path} has no rows.")
     return Records(tuple(rows), digest.hexdigest())
@@ -123,16 +124,28 @@ def read(path: Path, images: Path, checkpoint: Interface, max_length: int) -> Re
 def _values(path: Path) -> Iterator[Any]:
     """Rows of a JSON list or of JSON lines. Raises InvalidRecords."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # with or without the mark that Windows puts first
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRecords(f"{path} cannot be read as UTF-8 text: {error}") from error
     try:
         if text.lstrip().startswith("["):
             yield from json.loads(text)
         else:
-            yield from (json.loads(line) for line in text.split("\n") if line.strip())
+            yield from _lines(text)
     except json.JSONDecodeError as error:
         raise InvalidRecords(f"{path} is neither a JSON list nor JSON lines: {error}") from error
+
+
+def _lines(text: str) -> Iterator[Any]:
+    """The value of each line that is not empty. Raises JSONDecodeError, which names the line."""
+    at = 0
+    for line in text.split("\n"):
+        try:
+            if line.strip():
+                yield json.loads(line)
+        except json.JSONDecodeError as error:
+            raise json.JSONDecodeError(error.msg, text, at + error.pos) from error
+        at += len(line) + 1
 
 
 def _row(record: Record, images: Path, checkpoint: Interface, max_length: int) -> Row:

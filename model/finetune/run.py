@@ -21,7 +21,17 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, unse
 from transformers.integrations.fsdp import is_fsdp_enabled
 
 from model import adapters
-from model.checkpoint import DEMO, Checkpoint, CheckpointError, Interface, load, locate, manifest_of, save_classic
+from model.checkpoint import (
+    DEMO,
+    Checkpoint,
+    CheckpointError,
+    Interface,
+    load,
+    load_interface,
+    locate,
+    manifest_of,
+    save_classic,
+)
 from model.finetune import parts, results
 from model.finetune.arguments import Arguments, InvalidConfiguration
 from model.finetune.collator import Collator
@@ -73,10 +83,11 @@ def finetune(arguments: Arguments) -> Path:
 
 def _train(arguments: Arguments, settings: TrainingArguments) -> Data:
     """Train and write the weights; nothing of the network is left in memory afterwards."""
-    base = _load_base(arguments, settings)
-    interface = Interface(base.processor, base.manifest, base.tokens)
-    data = _read_data(arguments, interface)
+    manifest = _base_manifest(arguments)
+    interface = load_interface(arguments.base, revision=arguments.revision, manifest=manifest)
+    data = _read_data(arguments, interface)  # a bad row is told before weights are loaded, which may take minutes
     _check_state(arguments, settings, data)
+    base = _load_base(arguments, settings, manifest)
     network, configuration = _prepare(base.model, arguments), copy.deepcopy(base.model.config)
     validation = data.validation.rows if data.validation else ()
     trainer = AnswerTrainer(network, Collator(interface), data.training.rows, validation, arguments, settings)
@@ -91,17 +102,22 @@ def _train(arguments: Arguments, settings: TrainingArguments) -> Data:
     return data
 
 
-def _load_base(arguments: Arguments, settings: TrainingArguments) -> Checkpoint:
-    """The base, in what it trains in; where processes share out the weights, they start from the CPU."""
+def _base_manifest(arguments: Arguments) -> Manifest:
+    """What the base is loaded as. Raises CheckpointError for one that cannot be trained on in this way."""
     manifest = manifest_of(arguments.base, arguments.revision)
     if manifest.adapter is not None:
         raise CheckpointError(f"{arguments.base} is an adapter: `telltale merge` it, and train on what comes out.")
     if arguments.method == "qlora":
-        manifest = manifest.model_copy(update={"quantization": "nf4"})
-    elif manifest.quantization != "none":
+        return manifest.model_copy(update={"quantization": "nf4"})
+    if manifest.quantization != "none":
         raise CheckpointError(
             f"{arguments.base} is quantized ({manifest.quantization}): only `method: qlora` can use it."
         )
+    return manifest
+
+
+def _load_base(arguments: Arguments, settings: TrainingArguments, manifest: Manifest) -> Checkpoint:
+    """The base, in what it trains in; where processes share out the weights, they start from the CPU."""
     shared = is_deepspeed_zero3_enabled() or is_fsdp_enabled()
     if shared and arguments.method == "qlora":
         raise InvalidConfiguration("qlora keeps its base whole on every GPU: run it with --accelerate single or ddp.")

@@ -7,6 +7,7 @@ early stopping, TensorBoard. It knows nothing of records, manifests or checkpoin
 from __future__ import annotations
 
 import math
+import multiprocessing
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import TrainerCallback
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from model.finetune.arguments import Arguments
+from model.finetune.arguments import Arguments, InvalidConfiguration
 from model.finetune.collator import IGNORED, Collator
 from model.finetune.order import LengthGrouped
 from model.finetune.records import Row
@@ -29,6 +30,9 @@ from model.finetune.records import Row
 # Seconds that processes wait for one another: the first of them reads and checks all records meanwhile.
 PATIENCE_OF_PROCESSES = 6 * 3600
 WORKERS_BESIDE_A_GPU = 4
+# What prepares images is not forked off the trainer, whose threads (TensorBoard's, NCCL's, the tokenizer's) may hold
+# locks that a copy of them waits for for ever, but off a process that has only imported what it takes.
+APART = "forkserver"
 
 
 class AnswerTrainer(Trainer):  # type: ignore[misc]
@@ -121,10 +125,10 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
             save_file(kept, folder / SAFE_WEIGHTS_NAME, {"format": "pt"})
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """A state that half matches must not be gone on from."""
+        """A state that half matches must not be gone on from. Raises InvalidConfiguration."""
         missing = set(load_result.missing_keys) - self._tied_names()
         if missing or load_result.unexpected_keys:
-            raise RuntimeError(
+            raise InvalidConfiguration(
                 f"The state does not fit the network: {len(missing)} weights are missing, "
                 f"{len(load_result.unexpected_keys)} are left over. Start anew in another output folder."
             )
@@ -136,6 +140,9 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
 def training_arguments(arguments: Arguments) -> TrainingArguments:
     """Our settings in the Trainer's words. Made before the network is loaded: it also finds device and processes."""
     cuda = torch.cuda.is_available()
+    workers = arguments.workers if arguments.workers is not None else WORKERS_BESIDE_A_GPU * cuda
+    if workers:
+        multiprocessing.get_context(APART).set_forkserver_preload([Collator.__module__])
     measured = "no" if arguments.validation is None else ("steps" if arguments.save_every else "epoch")
     return TrainingArguments(
         output_dir=str(arguments.work),
@@ -165,7 +172,8 @@ def training_arguments(arguments: Arguments) -> TrainingArguments:
         disable_tqdm=not sys.stderr.isatty(),
         report_to="none",
         remove_unused_columns=False,
-        dataloader_num_workers=arguments.workers if arguments.workers is not None else WORKERS_BESIDE_A_GPU * cuda,
+        dataloader_num_workers=workers,
+        dataloader_multiprocessing_context=APART if workers else None,
         ddp_find_unused_parameters=False,
         ddp_timeout=PATIENCE_OF_PROCESSES,
     )

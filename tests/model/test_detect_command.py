@@ -6,13 +6,18 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from rich.console import Console
 
+from infra.cli import telltale
+from infra.commands import detect as detect_command
 from infra.commands.detect import detect
+from model.detector import Detection, Detector, Verdict
 
 
 @pytest.fixture
@@ -84,6 +89,95 @@ def test_bad_files_are_named_and_the_others_judged(tiny_checkpoint: Path, album:
     table = run(tiny_checkpoint, str(broken), str(album / "one.PNG"))
     assert table.exit_code == 1
     assert "not an image" in table.stdout
+
+
+def judge_one(*_: object) -> Iterator[detect_command.Judged]:
+    """Instead of judging: one image is fake, and that is all."""
+    verdict = Verdict("fake", 0.9, 2.0, 1.0, "tiny", "transformers", "float32")
+    yield detect_command.Judged("two.gif", Detection(verdict, "This is a fake image."))
+
+
+def judge_until_ctrl_c(*_: object) -> Iterator[detect_command.Judged]:
+    """The same, and then Ctrl-C."""
+    yield from judge_one()
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """A terminal, for both what is printed and the bar."""
+    made = io.StringIO()
+    monkeypatch.setattr(detect_command, "Console", lambda **_: Console(file=made, force_terminal=True, width=80))
+    monkeypatch.setattr(detect_command, "open_detector", lambda *_: None)
+    monkeypatch.setattr(detect_command, "_judge", judge_one)
+    return made
+
+
+def test_the_bar_is_gone_before_the_table_comes(screen: io.StringIO) -> None:
+    result = CliRunner().invoke(detect, ["-"])
+    assert result.exit_code == 0, result.output
+    bar, _, after = screen.getvalue().rpartition("\x1b[2K")
+    assert "judging" in bar
+    assert "two.gif" in after
+    assert "judging" not in after
+
+
+class Terminal(io.StringIO):
+    """Standard output on a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_lines_on_a_terminal_have_no_bar_among_them(
+    screen: io.StringIO, monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Terminal() if is_terminal else io.StringIO())
+    detect.callback(("-",), "demo", None, "transformers", None, None, True, True, 8)
+    assert ("judging" in screen.getvalue()) is not is_terminal
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_what_was_judged_before_ctrl_c_is_printed(
+    tiny_checkpoint: Path, album: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    monkeypatch.setattr(detect_command, "_judge", judge_until_ctrl_c)
+    result = run(tiny_checkpoint, str(album), *more)
+    assert result.exit_code == 130
+    assert "two.gif" in result.stdout
+    assert "Stopped: 1 of 2 images were judged." in result.stderr
+
+
+def test_what_waits_is_given_up_when_nobody_takes_it(
+    tiny_checkpoint: Path, album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = Detector.load(tiny_checkpoint, device="cpu")
+    run_at_all, judge = [], detector.detect_prepared
+    monkeypatch.setattr(detector, "detect_prepared", lambda *given: run_at_all.append(1) or judge(*given))
+    found = detect_command._judge(detector, [str(album / "one.PNG")] * 64, explain=False, batch_size=1)
+    assert next(found).error is None
+    found.close()
+    assert 1 <= len(run_at_all) < 32
+
+
+def test_ctrl_c_while_the_checkpoint_loads_is_no_traceback(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(detect_command, "open_detector", interrupt)
+    result = CliRunner().invoke(telltale, ["detect", str(album)])
+    assert (result.exit_code, result.stderr) == (130, "\nStopped.\n")
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [(["a.jpg"], "a.jpg cannot be found."), (["a.jpg", "b.jpg"], "found, and no other can."), (["a" * 300], "found.")],
+)
+def test_nothing_is_loaded_for_files_that_do_not_exist(names: list[str], says: str) -> None:
+    result = run(Path("nowhere/at/all"), *names)
+    assert result.exit_code == 1
+    assert says in result.stderr
 
 
 def test_an_empty_folder_is_an_error(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -50,3 +50,14 @@ def test_a_server_is_connected_to_and_no_weights_are_loaded(tiny_checkpoint: Pat
     [(name, given, named)] = asked
     assert (name, given) == ("connect", ("http://gpu:8100", tiny_checkpoint))
     assert named == {"revision": None, "manifest": manifests.read(tiny_checkpoint)}
+
+
+def test_fewer_bits_are_a_version_of_its_own(tiny_checkpoint: Path, asked: list[Any]) -> None:
+    plain = manifests.read(tiny_checkpoint)
+    Detector.open(str(tiny_checkpoint), quantization="nf4")
+    [(_, _, named)] = asked
+    found = named["manifest"]
+    assert (found.quantization, found.name) == ("nf4", f"{plain.name}-nf4")
+    assert (found.golden, found.metrics, found.prompt) == ((), {}, plain.prompt)
+    Detector.open(str(tiny_checkpoint), quantization=None)
+    assert asked[1][2]["manifest"] == plain

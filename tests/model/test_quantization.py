@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import bitsandbytes
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
+from infra.commands.detect import detect
 from model import checkpoint as checkpoints
 from model import manifest as manifests
 from model.checkpoint import DEMO_FOLDER, CheckpointError, load
@@ -51,6 +54,15 @@ def test_a_quantized_checkpoint_judges_alike_and_says_what_it_is(
     assert [verdict.label for verdict in verdicts] == [verdict.label for verdict in plain]
     changes = [abs(ours.logit - theirs.logit) for ours, theirs in zip(verdicts, plain, strict=True)]
     assert 0 < max(changes) < moved
+
+
+def test_an_image_is_judged_in_four_bits_and_the_line_says_so() -> None:
+    image = str(sorted((DEMO_FOLDER / "golden").iterdir())[0])
+    asked = [image, "--checkpoint", "demo", "--quantization", "nf4", "--no-explain", "--json"]
+    result = CliRunner().invoke(detect, asked)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["model_version"], found["dtype"]) == ("telltale-demo-nf4", "nf4")
 
 
 def test_golden_outputs_of_a_quantized_checkpoint_hold_for_it_alone() -> None:

@@ -58,6 +58,8 @@ def read(data: Path, images: Path | None = None) -> Dataset:
         return Dataset(tree.NAME, tuple(found_images), tuple(outside))
     folder = data if data.is_dir() else data.parent
     found, skipped = _rows(_files(data))
+    if not found and not skipped:
+        raise UnreadableRecords(f"{data} holds no records.")
     format_ = max(FORMATS, key=lambda each: sum(each.fits(row.value) for row in found))
     good = [row for row in found if format_.fits(row.value)]
     if not good:

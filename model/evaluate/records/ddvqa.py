@@ -26,6 +26,7 @@ NAME = "DD-VQA"
 FIELDS = ("questions",)  # what no record can do without
 MAIN_QUESTION = "0"
 ORIGINAL = "5"
+ENDINGS = sorted(SUFFIXES, key=lambda suffix: (suffix != ".jpg", suffix))  # the likeliest is named where there is none
 MANIPULATIONS = {
     "0": "Deepfakes",
     "1": "Face2Face",
@@ -87,7 +88,7 @@ def _label(kind: str, answers: Sequence[str]) -> Label:
 
 
 def _names(images: Path, key: str, manipulation: str, video: str) -> list[str]:
-    named = [f"{folder}{key}{suffix}" for folder in ("", f"{manipulation}/") for suffix in sorted(SUFFIXES)]
+    named = [f"{folder}{key}{suffix}" for folder in ("", f"{manipulation}/") for suffix in ENDINGS]
     return named + _first_frame(images, f"{manipulation}/{video}")
 
 

@@ -34,14 +34,17 @@ def fits(value: Any) -> bool:
 
 
 def read(rows: Sequence[Row], images: Path) -> Found:
-    """A sample for each image of which every yes/no row says the same."""
+    """A sample for each image of which every yes/no row that can be read says the same."""
     by_image, skipped = _by_image(rows)
     samples: list[Sample] = []
     for image, of_image in by_image.items():
+        good, bad = _readable(image, of_image)
+        skipped += bad
         try:
-            samples.append(_sample(image, of_image, images))
+            if good:
+                samples.append(_sample(image, good, images))
         except BadRecord as error:
-            skipped += [Skipped(row.place, image, str(error)) for row in of_image]
+            skipped += [Skipped(row.place, image, str(error)) for row in good]
     return samples, skipped
 
 
@@ -68,6 +71,20 @@ def _by_image(rows: Sequence[Row]) -> tuple[dict[str, list[Row]], list[Skipped]]
         else:
             skipped.append(Skipped(row.place, "", _why_no_image(row.value)))
     return found, skipped
+
+
+def _readable(image: str, rows: Sequence[Row]) -> tuple[list[Row], list[Skipped]]:
+    """Descriptions and rows that say yes or no, and each other row with what is wrong with that one."""
+    good: list[Row] = []
+    bad: list[Skipped] = []
+    for row in rows:
+        try:
+            if not _is_description(row.value):
+                _label(row.value)
+            good.append(row)
+        except BadRecord as error:
+            bad.append(Skipped(row.place, image, str(error)))
+    return good, bad
 
 
 def _why_no_image(value: Any) -> str:

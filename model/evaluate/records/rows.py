@@ -71,8 +71,10 @@ def _lines(path: Path, text: str, error: ValueError) -> tuple[list[Row], list[Sk
             continue
         try:
             rows.append(Row(f"line {number}", json.loads(line)))
-        except ValueError as wrong:
-            skipped.append(Skipped(f"line {number}", "", f"not JSON: {wrong}"))
+        except json.JSONDecodeError as wrong:
+            skipped.append(Skipped(f"line {number}", "", f"not JSON: {wrong.msg} at column {wrong.colno}"))
+    if not text.strip():
+        raise UnreadableRecords(f"{path} is empty.")
     if not any(isinstance(row.value, dict) for row in rows):
         raise UnreadableRecords(f"{path} is neither JSON nor JSON lines: {error}.")
     return rows, skipped

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from model.prompt import Label
 
+NO_FILE = "the image file does not exist"
+
 
 class BadRecord(ValueError):
     """This record cannot be measured; the message says why, in words that follow `line 7: `."""
@@ -75,7 +77,8 @@ def existing(images: Path, *names: str) -> Path:
     """
     found = next((images / name for name in names if _is_image(images, name)), None)
     if found is None:
-        raise BadRecord(f"the image file does not exist: {images / names[0]}")
+        others = f", nor by any of {len(names) - 1} other names" if len(names) > 1 else ""
+        raise BadRecord(f"{NO_FILE}: {images / names[0]}{others}")
     return found
 
 
@@ -111,11 +114,17 @@ def shown(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+def _said(message: str) -> str:
+    """As it was raised, without what pydantic puts before it."""
+    return message.removeprefix("Value error, ")
+
+
 def reason(error: Exception) -> str:
     """One line for people, also for what pydantic found."""
     if isinstance(error, ValidationError):
         found = [
-            (".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, ")) for each in error.errors()
+            (".".join(map(str, each["loc"])), "missing" if each["type"] == "missing" else _said(each["msg"]))
+            for each in error.errors()
         ]
         return "; ".join(f"{where}: {what}" for where, what in found)
     return str(error)

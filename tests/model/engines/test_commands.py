@@ -47,6 +47,12 @@ def test_engine_and_address_belong_together(options: list[str]) -> None:
     assert "--engine vllm and --url belong together" in result.stderr
 
 
+def test_a_server_s_weights_are_not_quantized_here() -> None:
+    result = CliRunner().invoke(detect, ["x.jpg", "--engine", "vllm", "--url", "http://h", "--quantization", "nf4"])
+    assert result.exit_code == 2
+    assert "a vLLM server loads its weights by itself" in result.stderr
+
+
 def test_nobody_there_is_one_line() -> None:
     url = f"http://{LOOPBACK}:{free_port()}"
     result = CliRunner().invoke(detect, [str(GOLDEN), "--engine", "vllm", "--url", url])

@@ -97,6 +97,14 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(finished: tuple[Path,
         assert (out / name).read_bytes() == (finished[0] / name).read_bytes(), name
 
 
+def test_a_log_is_told_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.evaluate.command.BETWEEN_LINES_S", 0)
+    result = invoke(*heldout(tmp_path / "run", "--answers", "none", "--limit", "8"))
+    told = [line for line in result.stderr.splitlines() if line.startswith("judging: ")]
+    assert [line.partition(", about ")[0] for line in told] == ["judging: 4 of 8 images", "judging: 8 of 8 images"]
+    assert told[1].endswith("about 0:00:00 left")
+
+
 def test_free_answers_and_robustness(tmp_path: Path) -> None:
     result = invoke(*heldout(tmp_path / "run", "--answers", "free", "--robustness", "--limit", "8"))
     assert result.exit_code == 0, result.output
@@ -224,8 +232,10 @@ def test_nothing_to_evaluate(tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_text(json.dumps(record(0)))
     result = invoke("--data", str(tmp_path / "test.jsonl"))
     assert result.exit_code == 1
-    assert "There is nothing to evaluate" in result.stderr
+    assert f"There is nothing to evaluate. Image names were looked for in {tmp_path}: --images" in result.stderr
     assert "line 1: the image file does not exist" in result.stderr
+    (tmp_path / "many.jsonl").write_text("\n".join(json.dumps(record(number)) for number in range(7)))
+    assert "  … and 2 more\n" in invoke("--data", str(tmp_path / "many.jsonl")).stderr
     assert invoke("--data", str(tmp_path / "nowhere")).exit_code == 1
 
 
@@ -263,6 +273,24 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     result = invoke(*heldout(tmp_path / "run"))
     assert result.exit_code == 130
     assert "the same command goes on from there" in result.stderr
+
+
+def test_ctrl_c_while_it_measures_keeps_what_was_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("model.evaluate.summary.summarise", interrupt)
+    result = invoke(*heldout(tmp_path / "run", "--limit", "4", "--answers", "none"))
+    assert result.exit_code == 130
+    assert "the same command goes on from there" in result.stderr
+    assert len((tmp_path / "run" / run.PREDICTIONS).read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize(("content", "says"), [("", "is empty"), ("[]", "holds no records"), ("\n\n", "is empty")])
+def test_a_file_with_nothing_in_it_is_named(tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "test.json").write_text(content)
+    result = invoke("--data", str(tmp_path / "test.json"))
+    assert (result.exit_code, result.stderr) == (1, f"Error: {tmp_path / 'test.json'} {says}.\n")
 
 
 def test_help_does_not_wait_for_torch() -> None:

@@ -130,6 +130,13 @@ def test_change_is_over_the_same_images() -> None:
     assert -0.8 < found.low < -0.25
 
 
+def test_no_change_on_few_images_is_not_certain() -> None:
+    """Of 31 images none changed: every draw is zero, and the formula says within 0.084 either way."""
+    right = np.ones(31, dtype=np.bool_)
+    found = metrics.change(right, right, None)
+    assert (found.value, found.low, found.high) == (0, pytest.approx(-0.084, abs=1e-3), pytest.approx(0.084, abs=1e-3))
+
+
 # --- intervals -------------------------------------------------------------------------------------------------------
 
 

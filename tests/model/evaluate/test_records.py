@@ -82,7 +82,7 @@ def test_every_bad_fakeclue_record_is_named_and_the_others_are_read(tmp_path: Pa
         3: "label: Input should be a valid integer",
         4: "image: Input should be a valid string",
         5: "the image file does not exist",
-        6: "label: Field required",
+        6: "label: missing",
         7: "not a record as FakeClue has them: it has no label",
         8: "not a record as FakeClue has them: it has no image and no label",
         9: "not a record as FakeClue has them: not an object",
@@ -98,7 +98,7 @@ def test_json_lines_are_named_by_line(tmp_path: Path) -> None:
     found = read(tmp_path / "test.jsonl")
     assert [sample.place for sample in found.samples] == ["line 1", "line 4"]
     assert list(said(found)) == ["line 2"]
-    assert "not JSON" in said(found)["line 2"]
+    assert said(found)["line 2"].startswith("not JSON: Expecting property name enclosed in double quotes at column 3")
 
 
 def test_images_may_lie_elsewhere(tmp_path: Path) -> None:
@@ -281,11 +281,12 @@ def test_loki_rows_that_give_no_verdict_are_named(tmp_path: Path) -> None:
         question(6, FAKE_QUESTION, "Yes", image_path=["a.jpg", "b.jpg"]),
         {"video_path": "v.mp4", "question": FAKE_QUESTION, "answer": "Yes", "modality": "video-text"},
         question(9, FAKE_QUESTION, "Yes"),
+        question(0, REAL_QUESTION, "B"),
     ]
     found = read(write(tmp_path / "loki.json", rows))
     assert [sample.place for sample in found.samples] == ["row 1"]
     reasons = said(found)
-    assert set(reasons) == {f"row {number}" for number in range(2, 11)}
+    assert set(reasons) == {f"row {number}" for number in range(2, 12)}
     assert "contradict" in reasons["row 2"]
     assert "contradict" in reasons["row 3"]
     assert "unclear whether Yes means" in reasons["row 4"]
@@ -295,6 +296,7 @@ def test_loki_rows_that_give_no_verdict_are_named(tmp_path: Path) -> None:
     assert "several images" in reasons["row 8"]
     assert "video-text" in reasons["row 9"]
     assert "does not exist" in reasons["row 10"]
+    assert "neither yes nor no: 'B'" in reasons["row 11"]
 
 
 @pytest.mark.parametrize(
@@ -359,7 +361,7 @@ def test_bad_ddvqa_videos_are_named(tmp_path: Path) -> None:
     assert "no question 0" in reasons["key 0_003_004"]
     assert "at least 1 item" in reasons["key 5_005"]
     assert "not a manipulation" in reasons["key 9_006"]
-    assert "does not exist" in reasons["key 5_007"]
+    assert reasons["key 5_007"].startswith(f"the image file does not exist: {tmp_path / '5_007.jpg'}, nor by any of ")
 
 
 def test_a_folder_of_files_is_one_set(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from model.finetune.arguments import Arguments, InvalidConfiguration, read
+from model.finetune.arguments import STATE_FILE, Arguments, InvalidConfiguration, read
 
 MINIMAL = {"base": "demo", "data": __file__, "output": "out", "name": "new"}  # any file will do for data
 
@@ -71,8 +71,11 @@ def test_an_output_that_holds_something_is_refused(tmp_path: Path) -> None:
 
 def test_a_stopped_run_is_gone_on_with_only_when_asked(tmp_path: Path) -> None:
     newest = tmp_path / "work" / "checkpoint-10"
-    for state in (tmp_path / "work" / "checkpoint-9", newest, tmp_path / "logs"):
+    for state in (tmp_path / "work" / "checkpoint-9", newest):
         state.mkdir(parents=True)
+        (state / STATE_FILE).write_text("{}")
+    for folder in (tmp_path / "work" / "checkpoint-11", tmp_path / "logs"):  # the one was being saved
+        folder.mkdir()
     with pytest.raises(ValueError, match="set `resume: true`"):
         Arguments.model_validate(MINIMAL | {"output": tmp_path})
     assert Arguments.model_validate(MINIMAL | {"output": tmp_path, "resume": True}).state == newest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
@@ -16,9 +18,10 @@ from accelerate.utils import DistributedType
 from click.testing import CliRunner
 
 from model import manifest as manifests
-from model.finetune.__main__ import main
+from model.finetune import process
 from model.finetune.arguments import Arguments
 from model.finetune.command import CONFIGURATIONS, SHIPPED, finetune
+from model.finetune.process import main
 from tests.model import finetune_records
 from tests.model.finetune.conftest import apart, arguments, weights
 
@@ -49,6 +52,31 @@ def test_the_module_refuses_bad_data_with_a_status(
     assert "row 9 (images/gone.png): the image file does not exist" in capsys.readouterr().err
 
 
+def test_memory_that_does_not_suffice_is_told_with_what_to_do(
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(_: Arguments) -> Path:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(process, "finetune", full)
+    assert main(["--config", str(configuration(tmp_path, tiny_checkpoint, data))]) == 1
+    told = capsys.readouterr().err
+    assert "halve `batch_size` and double `accumulate`" in told
+    assert "CUDA out of memory." in told
+
+
+def test_ctrl_c_while_it_imports_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[3]}"}
+    command = [sys.executable, "-m", "model.finetune", "--config", "run.yaml"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
+
+
 def test_two_processes_train_what_one_does_with_batches_of_twice_the_size(
     tmp_path: Path, tiny_checkpoint: Path, data: Path
 ) -> None:
@@ -72,14 +100,17 @@ def test_two_processes_train_what_one_does_with_batches_of_twice_the_size(
     assert apart(weights(tmp_path / "one" / "out"), weights(tmp_path / "out")) < 1e-4
 
 
+# The trainer, which forks nothing: a copy of it might wait for what its threads held.
+FORKLESS = "import os, runpy; del os.fork; runpy.run_module('model.finetune', run_name='__main__', alter_sys=True)"
+
+
 def test_images_prepared_by_other_processes_train_the_same_weights(
     tmp_path: Path, tiny_checkpoint: Path, data: Path
 ) -> None:
-    """In a process of its own, as a run is: a fork of one that has done much else may wait for its threads for ever."""
-    assert main(["--config", str(configuration(tmp_path, tiny_checkpoint, data))]) == 0
+    assert main(["--config", str(configuration(tmp_path, tiny_checkpoint, data, epochs=2))]) == 0
     (tmp_path / "there").mkdir()
-    there = configuration(tmp_path / "there", tiny_checkpoint, data, workers=2)
-    command = [sys.executable, "-m", "model.finetune", "--config", str(there)]
+    there = configuration(tmp_path / "there", tiny_checkpoint, data, epochs=2, workers=2)
+    command = [sys.executable, "-c", FORKLESS, "--config", str(there)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     assert apart(weights(tmp_path / "out"), weights(tmp_path / "there" / "out")) < 1e-5

@@ -32,7 +32,7 @@ BAD_ROWS = [
     (finetune_records.row("images/0.png", 0, "This is a fake image." + " waxy" * 1000), "over 1024"),
     ("a string", "not an object"),
     ({"conversations": TURNS, "label": 0}, "has no image"),
-    (ROW | {"image": ["images/0.png", "images/1.png"]}, "a list of 2 images"),
+    (ROW | {"image": ["images/0.png", "images/1.png"]}, "a list of images (2)"),
     (ROW | {"conversations": TURNS * 2}, "has 4 turns"),
     (ROW | {"conversations": TURNS[::-1]}, "one turn of `human`, then one of `gpt`"),
     (finetune_records.row("images/0.png", 0, "Hard to say.") | {"label": None}, "has no `label`"),
@@ -65,10 +65,34 @@ def test_every_bad_row_is_named_before_anything_is_trained(tmp_path: Path, tiny_
     assert not (tmp_path / "out").exists()
 
 
+def test_bad_rows_are_told_before_weights_are_loaded(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are 14 GB where it matters."""
+    data = finetune_records.write(tmp_path / "data", extra=[BAD_ROWS[0][0]])
+    monkeypatch.setattr("model.finetune.run.load", lambda *_, **__: pytest.fail("weights were loaded"))
+    with pytest.raises(InvalidRecords, match="1 bad row, "):
+        finetune(arguments(tiny_checkpoint, data, tmp_path / "out"))
+
+
 def test_json_lines_read_like_a_json_list(data: Path, loaded: Checkpoint) -> None:
     lines = data.with_suffix(".jsonl")
     lines.write_text("\n".join(json.dumps(row) for row in json.loads(data.read_text())))
     assert read(lines, loaded) == read(data, loaded)
+
+
+def test_a_line_that_is_no_json_is_named(data: Path, loaded: Checkpoint) -> None:
+    rows = json.loads(data.read_text())
+    lines = [json.dumps(rows[0]), "", '{"image": ', json.dumps(rows[1])]
+    data.write_text("\n".join(lines))
+    with pytest.raises(InvalidRecords, match=r"nor JSON lines: Expecting value: line 3 column 11"):
+        read(data, loaded)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(data: Path, loaded: Checkpoint) -> None:
+    expected = read(data, loaded).digest
+    data.write_text("\ufeff" + data.read_text())
+    assert read(data, loaded).digest == expected
 
 
 def test_an_image_may_be_named_in_a_roundabout_way(tmp_path: Path, loaded: Checkpoint) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from transformers.trainer_callback import TrainerCallback
 
 from model import manifest as manifests
@@ -104,8 +105,49 @@ def test_with_nothing_to_resume_a_run_begins(run: Run) -> None:
 
 def test_a_folder_that_is_no_state_is_refused(tmp_path: Path, tiny_checkpoint: Path, data: Path) -> None:
     (tmp_path / "folder").mkdir()
+    with pytest.raises(ValidationError, match="no state that was saved whole"):
+        arguments(tiny_checkpoint, data, tmp_path / "out", resume=tmp_path / "folder")
+    (tmp_path / "folder" / "trainer_state.json").write_text("{}")
     with pytest.raises(InvalidConfiguration, match="no state of a finetuning run"):
         finetune(arguments(tiny_checkpoint, data, tmp_path / "out", resume=tmp_path / "folder"))
+
+
+def test_a_run_killed_over_its_result_makes_it_anew(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("model.finetune.results.complete", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", save_every=2)
+    assert (tmp_path / "stopped" / "model.safetensors").is_file()
+    (tmp_path / "stopped" / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(ValidationError, match="set `resume: true`"):
+        run("stopped", save_every=2)
+    monkeypatch.undo()
+    resumed = run("stopped", save_every=2, resume=True)
+    assert not moved(weights(run("through", save_every=2)), weights(resumed))
+
+
+def test_a_run_killed_while_it_saves_goes_on_from_the_state_before(
+    run: Run, tmp_path: Path, tiny_checkpoint: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = trainer.AnswerTrainer._save_rng_state
+
+    def killed(self: Any, folder: str) -> None:
+        if self.state.global_step == 2:
+            raise KeyboardInterrupt
+        save(self, folder)
+
+    monkeypatch.setattr(trainer.AnswerTrainer, "_save_rng_state", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", save_every=1)
+    work = tmp_path / "stopped" / "work"
+    assert {path.name for path in work.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
+    assert (work / "checkpoint-2" / "optimizer.pt").is_file()
+    assert arguments(tiny_checkpoint, data, tmp_path / "stopped", resume=True).state == work / "checkpoint-1"
+    monkeypatch.undo()
+    resumed = run("stopped", save_every=1, resume=True)
+    assert not moved(weights(run("through", save_every=1)), weights(resumed))
 
 
 def test_a_state_that_half_matches_is_not_gone_on_from(run: Run, stop: Any, tmp_path: Path) -> None:
@@ -119,7 +161,7 @@ def test_a_state_that_half_matches_is_not_gone_on_from(run: Run, stop: Any, tmp_
     path = tmp_path / "stopped" / "work" / "checkpoint-2" / "model.safetensors"
     state = load_file(path)
     save_file({name.removeprefix("model."): tensor for name, tensor in state.items()}, path, {"format": "pt"})
-    with pytest.raises(RuntimeError, match="does not fit the network"):
+    with pytest.raises(InvalidConfiguration, match="does not fit the network"):
         run("stopped", save_every=1, resume=True)
 
 
