@@ -1,11 +1,13 @@
 """Rows on a terminal: a table for people, JSON for programs. It knows no rows of its own.
 
-Values are str, int, float, bool, None, lists of them, UUIDs and times (shown in UTC, to the second).
+Values are str, int, float, bool, None, lists of them, UUIDs and times (shown in UTC, to the second). Platforms and
+their users wrote some of them, and a terminal does what control characters tell it: they are shown instead.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -30,6 +32,9 @@ COLOURS = {
     "disabled": "red",
     "champion": "green",
 }
+
+# Control characters, and those that turn text around (https://trojansource.codes), but for the end of a line.
+_UNSEEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 Record = Mapping[str, Any]
 as_json_option = click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
@@ -86,7 +91,9 @@ def print_once(what: str, secret: str, record: Record, *, as_json: bool) -> None
 
 def print_json(value: Any) -> None:
     """JSON, indented, with times as ISO 8601."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_as_json))
+    written = json.dumps(value, indent=2, ensure_ascii=False, default=_as_json)
+    # JSON escapes what is below a space itself; the rest means the same when it is escaped.
+    click.echo(_UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", written))
 
 
 def cell(value: Any) -> Text:
@@ -98,8 +105,13 @@ def cell(value: Any) -> Text:
     if isinstance(value, datetime):
         return Text(f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}")
     if isinstance(value, list | tuple):
-        return Text(", ".join(map(str, value)))
-    return Text(str(value), style=COLOURS.get(str(value), ""))
+        return Text(inert(", ".join(map(str, value))))
+    return Text(inert(str(value)), style=COLOURS.get(str(value), ""))
+
+
+def inert(text: str) -> str:
+    """A text of somebody else's, of which a terminal obeys nothing."""
+    return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def _as_json(value: Any) -> str:

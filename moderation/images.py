@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,8 @@ SUFFIXES = {
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 are turned by 90 or 270 degrees
 MAX_SAMPLE = 65535  # of 16 bits, which is also how Pillow reads 16-bit greyscale: into 32
 MAX_PAGES = 1000  # of a TIFF, beyond which they are not counted
+MAX_FRAMES = 1_000_000  # an APNG says itself how many it has, and may say anything
+MAX_SCANS = 50  # of a progressive JPEG; encoders write about ten, and each goes over all of the pixels again
 DNG_VERSION = 50706  # TIFF tag; what Pillow would open of such a file is its thumbnail
 
 # (offset, bytes, Pillow's name of the format)
@@ -91,13 +94,18 @@ _OTHERS = [
 ]
 
 
+# A JPEG's marker (ITU-T T.81, B.1.1.2), but for those that restart a scan. All but the bare ones say how long they are.
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+_SCAN, _END, _BARE = b"\xff\xda", b"\xff\xd9", (b"\xff\x01", b"\xff\xd8")
+
+
 @dataclass(frozen=True)
 class ImageFacts:
     """What is known of an image without judging it.
 
     Width and height are in pixels as displayed, after EXIF orientation; `frames` is more than 1 for an animation or a
-    document with pages (MAX_PAGES also where it has more), of which the first is what is judged; `sha256` is of the
-    bytes, in hex.
+    document with pages (MAX_PAGES also where it has more; MAX_FRAMES), of which the first is what is judged; `sha256`
+    is of the bytes, in hex.
     """
 
     media_type: str
@@ -168,6 +176,8 @@ def _decoded(
         with our_limit_only(), Image.open(BytesIO(data), formats=[opener]) as image:
             _check_size(image, max_pixels)
             _refuse_raw(image)
+            if kind == "JPEG":
+                _refuse_many_scans(data)
             stored = image.size
             if coarsely:
                 image.draft(None, (1, 1))  # of JPEG alone; nothing that could be broken comes after its last bits
@@ -272,6 +282,20 @@ def _refuse_raw(image: Image.Image) -> None:
         raise UnsupportedType(f"The file is a camera raw file (DNG): send {ACCEPTED}.")
 
 
+def _refuse_many_scans(data: bytes) -> None:
+    """A dozen bytes are a scan, and a scan of the largest image takes a tenth of a second."""
+    at = scans = 0
+    while marker := _MARKER.search(data, at):
+        if marker[0] == _END:
+            return
+        scans += marker[0] == _SCAN
+        if scans > MAX_SCANS:
+            raise Undecodable(f"The JPEG has more than {MAX_SCANS} scans: save it anew and send that.")
+        at = marker.end()
+        if marker[0] not in _BARE:
+            at += int.from_bytes(data[at : at + 2], "big")
+
+
 def _refuse_unjudgeable(image: Image.Image) -> None:
     """Samples that no rule turns into 8 bits: what the model could not be shown is refused when it comes, not later."""
     if image.mode == "F":
@@ -290,7 +314,7 @@ def _frames(image: Image.Image) -> int:
     # What comes after a JPEG's first image (MPO) is a preview or a depth map, not a frame.
     if image.format in ("JPEG", "MPO"):
         return 1
-    return _pages(image) if image.format == "TIFF" else int(getattr(image, "n_frames", 1))
+    return _pages(image) if image.format == "TIFF" else min(int(getattr(image, "n_frames", 1)), MAX_FRAMES)
 
 
 def _pages(image: Image.Image) -> int:

@@ -34,7 +34,8 @@ REMEMBERED_FOR = timedelta(days=30)
 # Sent once, when notifications are switched on; it has no records.
 S3_TEST_EVENT = "s3:TestEvent"
 GITHUB_SIGNATURE = "x-hub-signature-256"
-# Where each scheme puts the id by which a repeated webhook is known; a source may name another header.
+# Where each scheme puts the id by which a repeated webhook is known. A source may name another header, but where the id
+# is signed: whoever captured a webhook could send it again under an id of theirs.
 ID_HEADERS = {SourceScheme.STANDARD: "webhook-id", SourceScheme.GITHUB: "x-github-delivery", SourceScheme.BEARER: None}
 MAX_WEBHOOK_ID = 255
 # Keys of an object that are named where something is missing from it.
@@ -85,7 +86,8 @@ def verify(source: Source, headers: Mapping[str, str], body: bytes) -> str:
 
 def _webhook_id(source: Source, headers: Mapping[str, str], body: bytes) -> str:
     """The sender's id; where it sends none, the body is its own id."""
-    name = source.id_header or ID_HEADERS[source.scheme]
+    own = None if source.scheme is SourceScheme.STANDARD else source.id_header
+    name = own or ID_HEADERS[source.scheme]
     sent = headers.get(name.lower()) if name else None
     if sent and len(sent) > MAX_WEBHOOK_ID:
         raise InvalidRequest(f"A webhook's id ({name}) has at most {MAX_WEBHOOK_ID} characters.")

@@ -146,7 +146,10 @@ _ORDER = ("time", "level", "process", "logger", "message", *FIELDS, "exception")
 
 
 class TextLines(logging.Formatter):
-    """A record as people read it, and what it was about behind the message; a traceback takes lines of its own."""
+    """A record as people read it, and what it was about behind the message; a traceback takes lines of its own.
+
+    What is not the first line is set in, so that no message can look like another one's line.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, or lines."""
@@ -155,7 +158,7 @@ class TextLines(logging.Formatter):
         lines = [f"{_time(record)[:23]} {record.levelname} {record.name}: {record.getMessage()}{about}"]
         if record.exc_info:
             lines.append(self.formatException(record.exc_info))
-        return scrubbed("\n".join(lines))
+        return scrubbed("\n".join(lines)).replace("\n", "\n  ").replace("\r", "")
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -20,6 +20,7 @@ from moderation import audit, members
 from moderation.audit import Entry, Filter, Place
 from moderation.db import transaction
 from moderation.errors import InvalidRequest
+from moderation.spreadsheets import inert
 from moderation.vocabulary import EventType, Role
 
 pages = Blueprint("audit", __name__)
@@ -30,8 +31,6 @@ MACHINES = ("policy", "worker", "delivery", "operator")
 COLUMNS = ("time", "event", "actor", "case", "before", "after", "request_id", "id")
 # Instead of who and what, where that would tell what is hidden from whoever reads.
 VEILED = "shown when the case is answered"
-# With these a spreadsheet begins a formula: https://owasp.org/www-community/attacks/CSV_Injection
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @pages.get("/dashboard/platforms/<uuid:tenant_id>/audit")
@@ -93,14 +92,8 @@ def _lines(entries: Iterator[Entry]) -> Iterator[str]:
 
 def _line(cells: tuple[Any, ...]) -> str:
     written = io.StringIO()
-    csv.writer(written).writerow([_cell(cell) for cell in cells])
+    csv.writer(written).writerow(["" if cell is None else inert(str(cell)) for cell in cells])
     return written.getvalue()
-
-
-def _cell(value: Any) -> str:
-    """A value as text that no spreadsheet takes for a formula."""
-    text = "" if value is None else str(value)
-    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def _json(values: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moderation.estimates import FEWEST, Interval, Share
+from moderation.spreadsheets import inert
 
 NBSP = "\u00a0"
 Cell = str | int | float | None
@@ -39,12 +40,8 @@ class Table:
         file = io.StringIO()
         writer = csv.writer(file)
         writer.writerow(self.columns)
-        writer.writerows([_inert(cell) for cell in row] for row in self.rows)
+        writer.writerows([inert(cell) if isinstance(cell, str) else cell for cell in row] for row in self.rows)
         return file.getvalue()
-
-
-def _inert(cell: Cell) -> Cell:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def percent(value: float) -> str:

@@ -19,6 +19,7 @@ from moderation import cases as judged
 from moderation import descriptions, tenants
 from moderation import statements as reasons
 from moderation.db import transaction
+from moderation.spreadsheets import inert
 from moderation.statements import Statement
 from moderation.vocabulary import SETTLED, CaseStatus, Label
 
@@ -148,7 +149,7 @@ def _counted(found: Iterable[Statement], tenant_id: UUID) -> Iterator[Statement]
 
 
 def _write_csv(found: Iterable[Statement], out: TextIO) -> None:
-    """A column for each field; several values in one are separated by `|`."""
+    """A column for each field; several values in one are separated by `|`, and none is a formula."""
     columns = ["case_id", "decided_at", "missing", *reasons.FIELDS]
     table = csv.DictWriter(out, columns)
     table.writeheader()
@@ -159,4 +160,4 @@ def _write_csv(found: Iterable[Statement], out: TextIO) -> None:
 
 
 def _cell(value: object) -> str:
-    return "|".join(map(str, value)) if isinstance(value, list) else str(value)
+    return inert("|".join(map(str, value)) if isinstance(value, list) else str(value))

@@ -150,6 +150,16 @@ def test_a_webhook_sent_again_within_the_tolerance_opens_no_second_case(client: 
     assert knock(client, elsewhere, captured) == 401, "another source has another secret"
 
 
+def test_a_webhook_is_known_again_by_the_id_that_is_signed(client: Client) -> None:
+    """Also where a source names another header, which whoever captured a webhook can write as they like."""
+    source = make_source(client)
+    with transaction() as session:
+        session.get_one(Source, source.id).id_header = "X-Event-Id"
+    captured = standard(sources.secrets_of(source)[0])
+    assert [knock(client, source, {**captured, "X-Event-Id": id_}) for id_ in ("e-1", "e-2")] == [202, 202]
+    assert kept() == 2, "one case, and one id that is remembered"
+
+
 def test_the_secret_before_the_one_before_is_no_secret_any_more(client: Client) -> None:
     source = make_source(client)
     secrets = sources.secrets_of(source)

@@ -97,6 +97,11 @@ def many_png_frames() -> bytes:
     return whole.removesuffix(end) + b"".join(frames[: FRAMES - 1]) + end
 
 
+def claimed_png_frames() -> bytes:
+    """An APNG of one frame, which says that it has more than Postgres' integer holds."""
+    return png_with(chunk(b"acTL", struct.pack(">II", 1 << 31, 0)))
+
+
 def many_webp_frames() -> bytes:
     """A WebP of FRAMES frames of one pixel."""
     still = encoded(Image.new("RGB", (1, 1)), "WEBP", lossless=True)[12:]
@@ -115,6 +120,12 @@ def tiff(pages: int, after_last: int | None = None) -> bytes:
     following.append(0 if after_last is None else start + after_last * size)
     head = b"II*\x00" + struct.pack("<I", start) + bytes(start - 8)
     return head + b"".join(struct.pack("<H", len(entries)) + page + struct.pack("<I", place) for place in following)
+
+
+def jpeg_of_scans(times: int) -> bytes:
+    """A progressive JPEG with its last scan so many times more: a dozen bytes each, and all pixels for the decoder."""
+    whole = encoded(picture(), "JPEG", progressive=True).removesuffix(b"\xff\xd9")
+    return whole + whole[whole.rindex(b"\xff\xda") :] * times + b"\xff\xd9"
 
 
 def jpeg_with_segments(marker: int, body: bytes, times: int) -> bytes:

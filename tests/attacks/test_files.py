@@ -97,6 +97,7 @@ FRAMES = {
     "GIF": (files.many_gif_frames, files.FRAMES),
     "APNG": (files.many_png_frames, files.FRAMES),
     "WebP": (files.many_webp_frames, files.FRAMES),
+    "APNG that says it has two billion": (files.claimed_png_frames, images.MAX_FRAMES),
     "TIFF, more pages than are counted": (lambda: files.tiff(30_000), images.MAX_PAGES),
     "TIFF that is its own next page": (lambda: files.tiff(1, 0), 1),
     "TIFF in a circle": (lambda: files.tiff(3, 0), 3),
@@ -128,6 +129,7 @@ REFUSED = {
     "colour profile that unpacks to 64 MB": lambda: png_with(chunk(b"iCCP", b"x\0\0" + deflated(64_000_000))),
     "text that unpacks to 64 MB": lambda: png_with(chunk(b"zTXt", b"x\0\0" + deflated(64_000_000))),
     "200 texts of 1 MB": lambda: png_with(*[chunk(b"zTXt", b"x\0\0" + deflated(1_000_000))] * 200),
+    "JPEG of 110 scans": lambda: files.jpeg_of_scans(100),
     "TIFF whose tag has 4 GB": lambda: files.tiff(1).replace(
         b"\x02\x01\x04\x00\x01", b"\x02\x01\x04\x00\xff\xff\xff\xff"
     ),
@@ -147,6 +149,11 @@ HARMLESS = {
     "XMP of half tags": (lambda: encoded(picture(), "WEBP", xmp=b"photoshop:Credit>" * 500_000), "image/webp"),
     "EXIF again and again": (
         lambda: files.jpeg_with_segments(0xE1, files.exif_with_script().tobytes(), 2_000),
+        "image/jpeg",
+    ),
+    "JPEG of a few more scans than usual": (lambda: files.jpeg_of_scans(30), "image/jpeg"),
+    "bytes before and behind a JPEG that look like scans": (
+        lambda: files.jpeg_with_segments(0xE5, b"\xff\xda" * 30_000, 1) + b"\xff\xda\0\2" * 1_000,
         "image/jpeg",
     ),
     "profile that is none": (lambda: encoded(picture(), "JPEG", icc_profile=b"\xff" * 60_000), "image/jpeg"),

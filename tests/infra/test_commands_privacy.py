@@ -75,6 +75,15 @@ def test_statements_are_lines_or_a_table(acme: str, decided: Case, tmp_path: Pat
     assert succeeded("cases", "statements", acme, "--since", "2020-01-01", "--until", "2020-02-01") == ""
 
 
+def test_no_cell_of_statements_is_a_formula(acme: str, decided: Case, tmp_path: Path) -> None:
+    defaults, out = tmp_path / "defaults.json", tmp_path / "statements.csv"
+    defaults.write_text(json.dumps({"synthetic": {"incompatible_content_explanation": "=HYPERLINK(A1)"}}))
+    succeeded("tenants", "statements", acme, "--file", defaults)
+    succeeded("cases", "statements", acme, "--since", "2020-01-01", "--csv", "--out", out)
+    (row,) = csv.DictReader(io.StringIO(out.read_text()))
+    assert row["incompatible_content_explanation"] == "'=HYPERLINK(A1)"
+
+
 def test_a_subject_is_exported_to_a_new_file(acme: str, decided: Case, bucket: str, tmp_path: Path) -> None:
     out = tmp_path / "u-17.zip"
     assert "1 case in" in succeeded("tenants", "export-subject", acme, "--subject", "u-17", "--out", out)

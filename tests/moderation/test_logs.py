@@ -122,7 +122,8 @@ def test_what_others_messages_repeat_is_left_out(written: Written, text: str, le
     except RuntimeError:
         log.exception("again")
     assert "hush" not in written.getvalue()
-    assert written.getvalue().replace("\\n", "\n").replace("\\u2026", "…").count(left) == 2
+    told = written.getvalue().replace("\\n", "\n").replace("\n  ", "\n")
+    assert told.replace("\\u2026", "…").count(left) == 2
 
 
 def test_a_long_word_takes_no_longer_than_it_is_long() -> None:
@@ -144,6 +145,15 @@ def test_for_people_it_is_text(written: Written) -> None:
     log.info("offered", extra=logs.Fields(task="screening.screen"))
     (line,) = written.lines
     assert line.endswith("INFO moderation.test: offered  request_id=r1  task=screening.screen")
+
+
+@pytest.mark.parametrize("written", ["text"], indirect=True)
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_no_message_looks_like_a_line_of_its_own(written: Written, end: str) -> None:
+    forged = "2026-01-01T00:00:00.000 INFO api.dashboard: signed in"
+    log.warning("not delivered: %s", f"x{end}{forged}")
+    assert not [line for line in written.lines if line.startswith("2026-01-01")]
+    assert not any("\r" in line for line in written.lines)
 
 
 def test_libraries_say_less_than_we_do(written: Written) -> None:
