@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 LOOPBACK = "127.0.0.1"
+HOW_TO_EMBED = "install Telltale with its extra `embedded` (in a clone: `pip install '.[embedded]'`)"
 # Below Linux's range for outgoing connections (32768 and up), so that no client happens to sit on a port between our
 # choosing it and the server's binding it. And the part of it that is SeaweedFS's: it wants a second port 10,000 higher.
 PORTS = range(12_000, 22_000)
@@ -71,7 +72,7 @@ def installed(package: str) -> Path:
     """
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise ConfigurationError(f"The Python package {package} is missing: pip install 'telltale[embedded]'.")
+        raise ConfigurationError(f"The Python package {package} is missing: {HOW_TO_EMBED}.")
     return Path(spec.origin).parent
 
 
@@ -355,5 +356,5 @@ def weed() -> str:
     """The path of the `weed` program. Raises ConfigurationError where the wheel is not installed."""
     found = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
     if found is None:
-        raise ConfigurationError("The `weed` program is missing: pip install 'telltale[embedded]'.")
+        raise ConfigurationError(f"The `weed` program is missing: {HOW_TO_EMBED}.")
     return found

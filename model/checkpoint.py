@@ -433,7 +433,7 @@ def _quantization(manifest: Manifest, dtype: torch.dtype) -> BitsAndBytesConfig 
         return None
     if find_spec("bitsandbytes") is None:
         raise CheckpointError(
-            f"{manifest.name} is quantized ({manifest.quantization}): run `pip install 'telltale[quantized]'`."
+            f"{manifest.name} is quantized ({manifest.quantization}): `pip install '.[quantized]'` in a clone."
         )
     return BitsAndBytesConfig(
         load_in_8bit=manifest.quantization == "int8",

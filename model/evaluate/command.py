@@ -98,7 +98,7 @@ def evaluate(
 def _require_libraries() -> None:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise click.ClickException(f"Evaluating needs {', '.join(missing)}: run `pip install 'telltale[evaluate]'`.")
+        raise click.ClickException(f"Evaluating needs {', '.join(missing)}: in a clone, `pip install '.[evaluate]'`.")
 
 
 def _read(data: Path, images: Path | None, limit: int | None) -> Dataset:

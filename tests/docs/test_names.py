@@ -21,6 +21,7 @@ EACH = pytest.mark.parametrize("page", TODAY)
 # A name that is no setting and no metric: a package, a user of the database, a part of another's address.
 OTHERS = {"telltale_client", "telltale_scaler"}
 HELP = {"-h", "--help"}
+INSTALL = re.compile(r"pip install [\"']?telltale")
 # Of which a path may be before it, but no option whose value it is.
 COMMAND = re.compile(r"(?<!namespace )(?<!username )(?<![\w-])(telltale [^-\s].*|telltale --.*)")
 
@@ -70,6 +71,13 @@ def unknown(command: str) -> str:
                 return word
             here = below
     return ""
+
+
+def test_nobody_is_told_to_install_a_strangers_package() -> None:
+    """What is called telltale on PyPI is not this."""
+    code = [path for folder in ("infra", "model", "moderation") for path in (ROOT / folder).rglob("*.py")]
+    told = [path for path in [*code, *(ROOT / page for page in PAGES)] if INSTALL.search(path.read_text())]
+    assert told == []
 
 
 @pytest.mark.parametrize("page", [*TODAY, "docker-compose.yml"])
