@@ -8,11 +8,10 @@ from infra.exposition import VARIABLE, Exposition
 from moderation import logs
 from moderation.settings import settings
 
-# Threads, and nobody who is slow has one.
-worker_class = "infra.connections.Worker"
+worker_class = "gthread"
 workers = 2
 threads = settings().api_threads
-# A worker that has not come back to its loop for this long is replaced.
+# A worker that has not come back to its loop for this long is replaced; one request may take this long.
 timeout = 60
 # What a request may still take after SIGTERM; less than the supervisor, or an orchestrator, waits.
 graceful_timeout = 8

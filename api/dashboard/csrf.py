@@ -11,7 +11,6 @@ import hmac
 import secrets
 
 from flask import Response, g, request
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from api.dashboard import cookies
 from moderation.errors import Forbidden
@@ -19,8 +18,6 @@ from moderation.errors import Forbidden
 FIELD = "csrf_token"
 HEADER = "X-CSRF-Token"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-# A form that the server gathers before a thread has it (infra/connections.py): nobody waits for the rest.
-VISITORS_FORM_BYTES = 64 * 1024
 
 
 class OutdatedPage(Forbidden):
@@ -33,23 +30,12 @@ def token() -> str:
 
 
 def check() -> None:
-    """Raise OutdatedPage where a request that changes something does not carry its token.
-
-    And RequestEntityTooLarge where somebody who is not signed in sends more than they have a form for.
-    """
+    """Raise OutdatedPage where a request that changes something does not carry its token."""
     if request.method in SAFE_METHODS:
         return
-    if g.get("person") is None:
-        _refuse_long()
     sent = request.headers.get(HEADER) or request.form.get(FIELD, "")
     if not hmac.compare_digest(_made_from(_secret()).encode(), sent.encode("utf-8", "surrogatepass")):
         raise OutdatedPage("This page is no longer current, so nothing was changed. Reload it and try again.")
-
-
-def _refuse_long() -> None:
-    waited_for = "Transfer-Encoding" in request.headers or "Expect" in request.headers
-    if waited_for or (request.content_length or 0) > VISITORS_FORM_BYTES:
-        raise RequestEntityTooLarge()
 
 
 def remember_visit(response: Response) -> Response:

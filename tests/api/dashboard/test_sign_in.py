@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -78,28 +77,6 @@ def test_a_wrong_password_says_so_and_keeps_the_address(nobody: Browser, user: U
     assert strip[0] == strip[1]
     assert "WWW-Authenticate" not in answers[0].headers
     assert nobody.session_cookie is None
-
-
-class Unsent(io.RawIOBase):
-    """A body that does not come."""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, _: object) -> int:
-        raise AssertionError("somebody waited for it")
-
-
-@pytest.mark.parametrize(
-    "said",
-    [{"CONTENT_LENGTH": "70000"}, {"HTTP_TRANSFER_ENCODING": "chunked"}, {"HTTP_EXPECT": "100-continue"}],
-    ids=["long", "chunks", "asks first"],
-)
-@pytest.mark.parametrize("path", ["/dashboard/sign-in", "/dashboard/nowhere"])
-def test_of_who_is_not_signed_in_nothing_is_waited_for(nobody: Browser, path: str, said: dict[str, str]) -> None:
-    """What the server does not gather beforehand (infra/connections.py) would hold the thread that reads it."""
-    answer = nobody.http.post(path, data={"email": "a"}, environ_overrides={**said, "wsgi.input": Unsent()})
-    assert (answer.status_code, answer.headers["Connection"]) == (413, "close")
 
 
 def test_too_many_attempts_say_how_long_to_wait(nobody: Browser, user: User) -> None:
