@@ -48,13 +48,18 @@ class Relay:
         self._stopping.set()
 
     def run(self) -> None:
-        """Turn until stopped, through outages of Postgres and of the broker."""
+        """Turn until stopped, through outages of Postgres and of the broker, and while a restore is under way."""
         while not self._stopping.is_set():
             try:
                 with listener() as bell:
+                    # At each connection: it may be another database than before.
+                    schema.refuse_half_restored()
                     self._turn_while_connected(bell)
             except (psycopg.Error, OperationalError, DBAPIError, PoolTimeout) as error:
                 log.warning("the database is away: %s", error)
+                self._stopping.wait(PAUSE_AFTER_ERROR_S)
+            except ConfigurationError as error:
+                log.warning("nothing is offered: %s", error)
                 self._stopping.wait(PAUSE_AFTER_ERROR_S)
 
     def _turn_while_connected(self, bell: psycopg.Connection) -> None:

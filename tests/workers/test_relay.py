@@ -21,7 +21,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import Engine, create_engine, text
 
 from moderation import db as db_module
-from moderation import explanations, submissions
+from moderation import explanations, schema, submissions
 from moderation.db import listener, ring, transaction
 from moderation.settings import Settings, settings
 from moderation.submissions import Link, Request
@@ -294,6 +294,26 @@ def test_a_relay_that_found_no_free_connection_goes_on(
         the_only_one.close()
         until(lambda: case_id in ids_in(broker, "fetching"))
     small.dispose()
+
+
+def test_a_relay_that_comes_back_to_a_half_restored_database_offers_nothing(
+    tenant: Tenant, broker: redis.Redis, db: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Erased images and revoked keys may be as they were when the backup was made: until it is whole, no work of it."""
+    monkeypatch.setattr(relay_module, "PAUSE_AFTER_ERROR_S", 0.05)
+    with db.begin() as connection:
+        connection.execute(text(f"CREATE TABLE {schema.UNFINISHED_RESTORE} (backup text)"))
+    case_id = submit(tenant)
+    try:
+        with running(with_changes(relay_interval_ms=20)):
+            time.sleep(0.3)
+            assert ids_in(broker, "fetching") == []
+            with db.begin() as connection:
+                connection.execute(text(f"DROP TABLE {schema.UNFINISHED_RESTORE}"))
+            until(lambda: case_id in ids_in(broker, "fetching"))
+    finally:
+        with db.begin() as connection:
+            connection.execute(text(f"DROP TABLE IF EXISTS {schema.UNFINISHED_RESTORE}"))
 
 
 def test_a_database_that_vanishes_is_noticed_within_half_a_minute(db: Engine) -> None:
