@@ -54,10 +54,11 @@ _HAVE_IT = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
 
 @dataclass(frozen=True)
 class StoredObject:
-    """What the store knows of an object without its bytes; `size` in bytes."""
+    """What the store knows of an object without its bytes; `size` in bytes. `kept`: also once it is deleted."""
 
     size: int
     media_type: str
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,10 +144,12 @@ class Storage:
                 return body.read()
 
     def head(self, key: str) -> StoredObject:
-        """An object's size and type. Raises NotFound."""
+        """An object's size and type, and whether the bucket keeps versions. Raises NotFound."""
         with _translated(key):
             answer = self._client.head_object(Bucket=self._bucket, Key=key)
-            return StoredObject(answer["ContentLength"], answer["ContentType"])
+            # `null` is the one version there is where versioning was switched off again.
+            kept = answer.get("VersionId", "null") != "null"
+            return StoredObject(answer["ContentLength"], answer["ContentType"], kept)
 
     def put_file(self, key: str, path: Path, media_type: str = "application/octet-stream") -> None:
         """Store a file of any size, a large one in parts; an object of this key is replaced."""

@@ -81,14 +81,19 @@ def redis(rules: Settings) -> Finding:
 
 
 def object_store(rules: Settings) -> Finding:
-    """Whether the bucket is there, and an object can be put into it, read and deleted."""
+    """Whether the bucket is there, and an object can be put into it, read, and deleted for good."""
     store, key = Storage(rules), storage.probe_key(new_id())
     store.ping()
     store.put(key, PROBE, "text/plain")
-    same = store.get(key, max_bytes=len(PROBE)) == PROBE
+    same, kept = store.get(key, max_bytes=len(PROBE)) == PROBE, store.head(key).kept
     store.delete(key)
     if not same:
         return broken(f"What was put into the bucket '{rules.s3_bucket}' came back otherwise.")
+    if kept:
+        return doubtful(
+            f"The bucket '{rules.s3_bucket}' keeps versions: what is erased stays in it.",
+            "Switch versioning off, or have its lifecycle delete versions that are not current (docs/privacy.md).",
+        )
     return well(f"The bucket '{rules.s3_bucket}' takes, gives and deletes an object.")
 
 

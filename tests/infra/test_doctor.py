@@ -247,10 +247,12 @@ def test_a_relay_is_known_by_its_connection_and_its_signs(db: Engine, monkeypatc
         time.sleep(0.3)
         with transaction() as session:
             before = dispatch.last_signs(session)
+        began = time.monotonic()
         assert Relay(settings()).turn(bell) == 0
         with transaction() as session:
             after = dispatch.last_signs(session)
-        assert before[0] >= 0.3 > after[0], "a turn is a sign of life, though nothing is due"
+        since = time.monotonic() - began
+        assert before[0] >= 0.3 and after[0] < since + 0.1, "a turn is a sign of life, though nothing is due"
         monkeypatch.setattr(processes, "RELAY_SILENT_S", 0.0)
         assert found(processes.relay).said.endswith("it hangs.")
 
@@ -325,13 +327,13 @@ def test_what_hangs_holds_up_nothing_else() -> None:
     hangs, released = threading.Event(), []
 
     def hang(_: Settings) -> Finding:
-        released.append(hangs.wait(10))
+        released.append(hangs.wait(60))
         return well("late")
 
     checks = [Check("hangs", hang, "Mend it."), Check("quick", lambda _: well("Fine."), "")]
     began = time.monotonic()
     answers = examination.examine(settings(), checks, limit_s=0.2)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 20
     hangs.set()
     assert answers["hangs"].said == "No answer within 0.2 s." and answers["quick"].state is State.WELL
 
