@@ -92,6 +92,31 @@ def test_a_200_mb_upload_without_a_length_is_refused_while_it_streams(server: Se
     assert server.peak_bytes - before < 16 * MEBIBYTE
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
+        b"Content-Length: 4\r\nContent-Length: 5\r\n",
+        b"Content-Length: +4\r\n",
+        b"Content-Length: 4, 4\r\n",
+        b"Transfer-Encoding: xchunked\r\n",
+        b"Transfer-Encoding : chunked\r\n",
+        b"X: y\r\n Transfer-Encoding: chunked\r\n",
+        b"X: y\x00\r\n",
+        b"Host: another\r\n",
+    ],
+)
+def test_lengths_that_servers_disagree_about_hide_no_second_request(server: Server, said: bytes) -> None:
+    """Smuggling: a proxy before us might take the end of the one for the beginning of the other."""
+    head = b"POST /v1/submissions HTTP/1.1\r\nHost: telltale\r\n" + said
+    with socket.create_connection((LOOPBACK, server.port), timeout=20) as connection:
+        connection.sendall(head + b"\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: telltale\r\n\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        with connection.makefile("rb") as answers:
+            told = answers.read()
+    assert told.count(b"HTTP/1.1 ") == 1 and told.split()[1] in (b"400", b"501")
+
+
 def test_chunks_that_are_none_are_refused(server: Server, client: Client) -> None:
     status, _, problem = call(server, client, form(png()), **{"Transfer-Encoding": "chunked"})
     assert (status, problem["type"]) == (400, "urn:telltale:problem:invalid-request")
@@ -249,4 +274,4 @@ def test_scrapes_take_no_thread_from_requests(server: Server) -> None:
 
 
 def ask(server: Server, path: str) -> None:
-    urllib.request.urlopen(server.url + path, timeout=10).close()
+    urllib.request.urlopen(server.url + path, timeout=30).close()

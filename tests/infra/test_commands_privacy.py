@@ -77,7 +77,11 @@ def test_statements_are_lines_or_a_table(acme: str, decided: Case, tmp_path: Pat
 
 def test_no_cell_of_statements_is_a_formula(acme: str, decided: Case, tmp_path: Path) -> None:
     defaults, out = tmp_path / "defaults.json", tmp_path / "statements.csv"
-    defaults.write_text(json.dumps({"synthetic": {"incompatible_content_explanation": "=HYPERLINK(A1)"}}))
+    ground = {
+        "decision_ground": "DECISION_GROUND_INCOMPATIBLE_CONTENT",
+        "incompatible_content_explanation": "=HYPERLINK(A1)",
+    }
+    defaults.write_text(json.dumps({"synthetic": ground}))
     succeeded("tenants", "statements", acme, "--file", defaults)
     succeeded("cases", "statements", acme, "--since", "2020-01-01", "--csv", "--out", out)
     (row,) = csv.DictReader(io.StringIO(out.read_text()))
