@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import redis
 from sqlalchemy import Engine
@@ -32,10 +33,19 @@ from moderation import db as db_module
 from moderation.settings import settings
 from moderation.tables import Row
 from tests import packaged
+from tests.forked import Nursery
 
 # What is imported stays: looking through it for garbage, again and again, took a third of the imports' own time.
 gc.disable()
 
+# The same examples in every run, and as long for each as the machine takes: a change alone turns a test red.
+hypothesis.settings.register_profile(
+    "steady", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("steady")
+
+TESTS = Path(__file__).parent
+LONGEST = ("benchmarks", "browser", "docs", "e2e", "infra", "workers/retraining")
 TEMPLATE = "telltale_template"
 # What secrets are sealed with in these tests' databases: any 32 bytes.
 SECRET_KEY = base64.b64encode(bytes(range(32))).decode()
@@ -118,6 +128,11 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.update(run.environment(worker_of(config)))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest is done first, so that at the end no process has much to do while the others wait for it."""
+    items.sort(key=lambda item: not any(item.path.is_relative_to(TESTS / name) for name in LONGEST))
+
+
 def pytest_collection_finish() -> None:
     """From here on garbage is collected, and every test module and library left out of the search for it."""
     gc.freeze()
@@ -196,6 +211,16 @@ def redis_url(services: ServiceRun) -> str:
 def bucket(services: ServiceRun) -> str:
     """This process's bucket. Keys are content or ids, so it is not emptied between tests."""
     return settings().s3_bucket
+
+
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """What processes of the service are forked off, for tests that start many of them."""
+    made = Nursery(
+        tmp_path_factory.mktemp("nursery") / "socket", ("model.detector", "celery.bin.celery", "gunicorn.app.wsgiapp")
+    )
+    yield made
+    made.end()
 
 
 @pytest.fixture(scope="session")

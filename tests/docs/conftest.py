@@ -15,13 +15,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from infra.cli import COMMANDS
 from infra.commands.models import ensure_champion
 from infra.services import LOOPBACK, free_port, wait_until
 from moderation.settings import settings
+from tests import forked
 from tests.conftest import ServiceRun, empty
-from tests.docs import curl, forked
+from tests.docs import curl
 from tests.docs.transcript import Step
 from tests.e2e.processes import Stage
+from tests.forked import Nursery
 from tests.infra.client.distribution import installed
 
 ROOT = Path(__file__).parents[2]
@@ -66,14 +69,14 @@ class Shell:
 
 @pytest.fixture
 def stage(
-    engine: Engine, services: ServiceRun, tmp_path_factory: pytest.TempPathFactory
+    engine: Engine, services: ServiceRun, nursery: Nursery, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Stage, dict[str, str]]]:
     """The processes of a service, and what stands for the documents' ports."""
     empty(engine)
     ensure_champion(settings())
     addresses = {shown: str(free_port()) for shown in ("8000", "9000")}
     api, receiver = (f"{LOOPBACK}:{port}" for port in addresses.values())
-    made = Stage(tmp_path_factory.mktemp("stage"), {"TELLTALE_ALLOWED_HOSTS": json.dumps([receiver])})
+    made = Stage(nursery, tmp_path_factory.mktemp("stage"), {"TELLTALE_ALLOWED_HOSTS": json.dumps([receiver])})
     try:
         made.api(int(addresses["8000"]))
         made.relay()
@@ -89,16 +92,12 @@ def stage(
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder for PATH: a `telltale` that starts quickly, and a curl."""
     folder = tmp_path_factory.mktemp("programs")
-    path = folder / "telltale.socket"
-    serving = subprocess.Popen([sys.executable, "-m", "tests.docs.forked", path], cwd=ROOT)
-    _program(folder / "telltale", forked.caller(path))
+    ready = Nursery(folder / "telltale.socket", sorted({where.partition(":")[0] for where, _ in COMMANDS.values()}))
+    _program(folder / "telltale", forked.caller(ready.path, "tests.docs.telltale"))
     _program(folder / "curl", f'#!/bin/sh\nexec {sys.executable} {curl.__file__} "$@"\n')
-    try:
-        wait_until(path.exists, "the telltale that forks")
-        yield folder
-    finally:
-        serving.kill()
-        serving.wait()
+    ready.begin()
+    yield folder
+    ready.end()
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from moderation.submissions import Request
 from moderation.tables import Case
 from moderation.vocabulary import CaseStatus, Priority
 from tests.e2e.processes import Stage
+from tests.forked import Nursery
 
 # Short, so that a lost worker is noticed within a test's patience.
 FAST_RECOVERY = {"TELLTALE_CASE_LEASE_S": "3", "TELLTALE_OFFER_LEASE_S": "2", "TELLTALE_GPU_TIMEOUT_S": "8"}
@@ -39,10 +40,10 @@ def champion(db: Engine) -> UUID:
 
 @pytest.fixture
 def stage(
-    tmp_path: Path, champion: UUID, redis_url: str, bucket: str, request: pytest.FixtureRequest
+    tmp_path: Path, champion: UUID, redis_url: str, bucket: str, nursery: Nursery, request: pytest.FixtureRequest
 ) -> Iterator[Stage]:
     """Where a test starts processes; all of them end with it."""
-    made = Stage(tmp_path, FAST_RECOVERY | getattr(request, "param", {}))
+    made = Stage(nursery, tmp_path, FAST_RECOVERY | getattr(request, "param", {}))
     yield made
     made.end()
 

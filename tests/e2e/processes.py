@@ -6,13 +6,13 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.forked import Forked, Nursery
+
 # A screening worker that does to itself what plain images of these colours ask for.
 MISBEHAVING = "tests.e2e.misbehaving_worker"
 COLOURS = {"kills": (255, 0, 255), "hangs": (0, 255, 255), "is slow": (255, 255, 0)}
@@ -21,20 +21,22 @@ COLOURS = {"kills": (255, 0, 255), "hangs": (0, 255, 255), "is slow": (255, 255,
 class Process:
     """One process; its output goes to a file that a failing test can show."""
 
-    def __init__(self, name: str, module: list[str], log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, nursery: Nursery, name: str, module: list[str], log: Path, environment: Mapping[str, str]
+    ) -> None:
         self.name = name
+        self._nursery = nursery
         self._module = module
         self._log = log
         self._environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **environment}
         self.starts = 0
         self.popen = self._start()
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> Forked:
         self.starts += 1
+        module, *arguments = self._module
         with self._log.open("ab") as output:
-            return subprocess.Popen(
-                [sys.executable, "-m", *self._module], cwd=ROOT, env=self._environment, stdout=output, stderr=output
-            )
+            return self._nursery.start(module, arguments, self._environment, output.fileno())
 
     def restart(self) -> None:
         """Start it again; it must have ended."""
@@ -63,7 +65,8 @@ class Process:
 class Stage:
     """The processes of one test."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, nursery: Nursery, folder: Path, environment: Mapping[str, str]) -> None:
+        self._nursery = nursery
         self._folder = folder
         self._environment = environment
         self.processes: list[Process] = []
@@ -96,7 +99,7 @@ class Stage:
 
     def _add(self, name: str, module: list[str], environment: Mapping[str, str]) -> Process:
         log = self._folder / f"{name}.log"
-        process = Process(name, module, log, {**self._environment, **environment})
+        process = Process(self._nursery, name, module, log, {**self._environment, **environment})
         self.processes.append(process)
         return process
 

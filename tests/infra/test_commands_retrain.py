@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -20,6 +22,8 @@ from moderation.retraining import runs
 from moderation.settings import settings
 from moderation.tables import TrainingRun
 from moderation.vocabulary import RunStage, RunStatus
+from tests import forked
+from tests.forked import Nursery
 from tests.workers.retraining.conftest import Bench, bench, champion_folder
 
 __all__ = ["bench", "champion_folder"]
@@ -102,11 +106,24 @@ def test_where_no_worker_takes_it_that_is_said(db: Engine, monkeypatch: pytest.M
     assert str(run_id) in result.stdout
 
 
+@pytest.fixture
+def python(tmp_path: Path) -> Iterator[Path]:
+    """What starts processes that have imported what those of a run import, which takes each of them seven seconds."""
+    ready = Nursery(tmp_path / "python.socket", ("workers.retraining.evaluation", "model.finetune.process"))
+    script = tmp_path / "python"
+    script.write_text(forked.interpreter(ready.path))
+    script.chmod(0o755)
+    ready.begin()
+    yield script
+    ready.end()
+
+
 @pytest.mark.timeout(600)
 def test_a_run_done_here_and_what_it_learned_from_as_files(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    bench: Bench, python: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Every process of it is a real one."""
+    monkeypatch.setattr(sys, "executable", str(python))
     for name in ("folder", "recipe", "min_reviews", "holdout_share", "passes", "burst_s", "old_set", "replay_set"):
         monkeypatch.setenv(f"TELLTALE_RETRAIN_{name.upper()}", str(getattr(bench.rules, f"retrain_{name}")))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -13,8 +13,7 @@ from urllib.parse import quote_plus
 
 import pytest
 import standardwebhooks
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, select
 
@@ -191,7 +190,6 @@ BODIES = st.binary() | JSON.map(json.dumps).map(str.encode) | JSON.map(lambda va
 
 
 @pytest.mark.parametrize("ours", [source(), source(**S3_SOURCE)], ids=["json", "s3"])
-@hypothesis_settings(suppress_health_check=[HealthCheck.too_slow])
 @given(body=BODIES)
 def test_whatever_the_body_is_it_is_read_or_it_is_an_invalid_request(ours: Source, body: bytes) -> None:
     try:
