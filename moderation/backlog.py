@@ -174,8 +174,9 @@ def _counted(slice_: Slice) -> str:
     """How many of the kinds fit. `width_bucket` is how many of a sorted array are not above a value."""
     older = "width_bucket(now() - :age - interval '1 microsecond', since)"
     if slice_.older_than and slice_.has_scores:
-        scores = f"SELECT unnest(scores[1:{older}]) AS score FROM queue_summaries WHERE {{kinds}}"
-        return f"SELECT count(*) FROM ({scores}) AS scored WHERE {_IN_RANGE}"
+        # The first ones, and not a slice, which would be a copy of each array.
+        first = f"SELECT unnest(scores) AS score LIMIT {older}"
+        return f"SELECT count(*) FROM queue_summaries, LATERAL ({first}) AS scored WHERE {{kinds}} AND {_IN_RANGE}"
     of_one = "count"
     if slice_.older_than:
         of_one = older
@@ -188,8 +189,10 @@ _CATEGORIES = "SELECT DISTINCT category FROM {} WHERE tenant_id = :tenant AND ca
 _IN_RANGE = "score BETWEEN :low AND :high"
 # The oldest of one kind, of which `gone` are not there any more.
 _FIRST = "SELECT unnest(since[1:1 + gone]) AS settled_at"
+# In the list of columns, so that no more of the arrays is gone through than it takes to find them.
 _FIRST_SCORED = f"""
-    SELECT settled_at FROM unnest(since, scores) AS one(settled_at, score) WHERE {_IN_RANGE} LIMIT 1 + gone
+    SELECT settled_at FROM (SELECT unnest(since) AS settled_at, unnest(scores) AS score) AS one
+    WHERE {_IN_RANGE} LIMIT 1 + gone
 """
 _SAME_KIND = """
     eldest.tenant_id = left_.tenant_id AND eldest.for_leads = left_.for_leads AND eldest.priority = left_.priority

@@ -23,16 +23,17 @@ from html import escape
 from urllib.parse import SplitResult, unquote, urlsplit
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from moderation import errands, notices
+from moderation import errands, events, notices
 from moderation.db import FRESH
 from moderation.errors import ConfigurationError, ImageTooLarge, InvalidRequest, NotFound, TelltaleError
 from moderation.leases import Lease
 from moderation.settings import Settings
 from moderation.storage import Storage, report_key
 from moderation.tables import Notice, NoticeMail, User
+from moderation.vocabulary import EventType
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +153,25 @@ def settle(session: Session, letter: Letter, outcome: Outcome) -> bool:
         errands.give_back(row, wait, counts=True)
         row.failure_detail = errands.told(outcome.error)
     return True
+
+
+def send_again(session: Session, user_id: UUID, notice_id: UUID, *, actor: str) -> None:
+    """Mail a person's notice after all, which was given up. Nothing is changed where it is on its way anyway.
+
+    Raises NotFound for what is not theirs, or has no mail.
+    """
+    mine = select(NoticeMail).join(Notice, Notice.id == NoticeMail.notice_id)
+    mine = mine.where(Notice.id == notice_id, Notice.user_id == user_id).with_for_update(of=NoticeMail)
+    row = session.scalar(mine, execution_options=FRESH)
+    if row is None:
+        raise NotFound("There is no such notice of yours, or no mail of it that was given up.")
+    if row.failed_at is None:
+        return
+    before = {"notice": str(notice_id), "error": row.failure_detail}
+    row.failed_at = row.failure_detail = None
+    row.attempts, row.asked_by = 0, actor
+    row.created_at = row.next_attempt_at = func.now()
+    events.record(session, EventType.NOTICE_RETRIED, tenant_id=None, actor=actor, before=before)
 
 
 def message_of(letter: Letter, report: bytes | None, settings: Settings) -> EmailMessage:

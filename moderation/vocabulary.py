@@ -187,6 +187,7 @@ class EventType(StrEnum):
     RUN_ENDED = "run.ended"
     SNAPSHOT_REMOVED = "snapshot.removed"
     DATASET_EXPORTED = "dataset.exported"
+    NOTICE_RETRIED = "notice.retried"  # a mail that was given up is sent again
     USER_SIGNED_IN = "user.signed_in"
     USER_SIGNED_OUT = "user.signed_out"
     USER_PASSWORD_CHANGED = "user.password_changed"

@@ -14,7 +14,7 @@ from api import process
 from api.auth import requires_role
 from api.dashboard.access import person
 from api.dashboard.queue import id_in
-from moderation import notices
+from moderation import mail, notices
 from moderation.accounts import Person
 from moderation.db import transaction
 from moderation.vocabulary import NoticeKind, Role
@@ -61,6 +61,15 @@ def read(notice_id: UUID) -> Response:
     with transaction() as session:
         notices.read(session, person().user_id, notice_id)
     return redirect(url_for("notices.page"), 303)
+
+
+@pages.post("/dashboard/notices/<uuid:notice_id>/mail")
+@requires_role(Role.LEAD)
+def mail_again(notice_id: UUID) -> Response:
+    """Send the mail of one after all, which was given up."""
+    with transaction(wake=True) as session:
+        mail.send_again(session, person().user_id, notice_id, actor=person().actor)
+    return redirect(url_for("notices.page", said="notice_mailed"), 303)
 
 
 @pages.post("/dashboard/notices/read")

@@ -101,6 +101,7 @@ SAYINGS = {
     "run_there": "This run was under way already.",
     "run_cancelled": "Cancelled.",
     "run_rejected": "Rejected: the champion goes on as it is.",
+    "notice_mailed": "The mail is sent again.",
     "signed_out": "You are signed out.",
     "signed_out_elsewhere": "You are signed out everywhere else.",
     "password_changed": "Your password is changed, and you are signed out everywhere else.",

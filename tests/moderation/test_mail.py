@@ -17,12 +17,13 @@ from sqlalchemy import Engine, func, select, update
 from infra.services import LOOPBACK, free_port
 from moderation import mail, notices, tenants
 from moderation.db import new_id, transaction
+from moderation.errors import NotFound
 from moderation.leases import Lease
 from moderation.mail import GIVE_UP_AFTER, WAITS, Letter, Outcome
 from moderation.settings import Settings, settings
 from moderation.storage import Storage, report_key
-from moderation.tables import Notice, NoticeMail, TrainingRun, User
-from moderation.vocabulary import NoticeKind, Role, RunStatus
+from moderation.tables import Event, Notice, NoticeMail, TrainingRun, User
+from moderation.vocabulary import EventType, NoticeKind, Role, RunStatus
 from tests import mailbox
 from tests.factories import make_tenant
 from tests.mailbox import FROM, QUOTED, Mailbox, serving
@@ -309,3 +310,21 @@ def test_a_server_or_sender_that_is_none_is_refused_at_the_start(
 def test_a_password_is_in_no_text_of_the_settings(with_variables: Callable[..., Settings]) -> None:
     rules = with_variables(f"smtp://{QUOTED}@mail.example:2525", FROM)
     assert rules.smtp_url == f"smtp://{QUOTED}@mail.example:2525" and "word" not in repr(rules)
+
+
+def test_what_was_given_up_is_sent_again_for_whose_notice_it_is(notice_id: UUID) -> None:
+    first = take(notice_id)
+    assert first is not None and settle(first, Outcome("The mail server said 550: no", final=True))
+    with transaction() as session:
+        reader = session.get_one(Notice, notice_id).user_id
+        with pytest.raises(NotFound):
+            mail.send_again(session, new_id(), notice_id, actor="test")
+        for _ in range(2):  # the second finds it on its way
+            mail.send_again(session, reader, notice_id, actor=f"user:{reader}")
+        (event,) = session.scalars(select(Event).where(Event.type == EventType.NOTICE_RETRIED))
+        assert event.before == {"notice": str(notice_id), "error": "The mail server said 550: no"}
+    again = take(notice_id)
+    assert again is not None and again.lease.fence == first.lease.fence + 1
+    assert settle(again, Outcome("down")) and not settle(first, Outcome())
+    row = row_of(notice_id)
+    assert row is not None and row.failed_at is None and row.attempts == 1

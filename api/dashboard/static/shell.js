@@ -58,9 +58,19 @@
   });
   document.body.addEventListener("htmx:sendError", () => toast("Telltale cannot be reached. Try again.", "bad"));
 
+  // A form's own button asks before it sends, Enter in a field too. A field that is wrong cannot be shown behind a
+  // dialog, so it is looked at first.
+  function open(opener, event) {
+    if (opener.type === "submit") {
+      event.preventDefault();
+      if (!opener.form.reportValidity()) return;
+    }
+    document.getElementById(opener.dataset.opens).showModal();
+  }
+
   document.addEventListener("click", (event) => {
     const opener = event.target.closest("[data-opens]");
-    if (opener) document.getElementById(opener.dataset.opens).showModal();
+    if (opener) open(opener, event);
     if (event.target.closest("[data-closes]")) event.target.closest("dialog").close();
     document.querySelectorAll("[data-menu][open]").forEach((menu) => {
       if (!menu.contains(event.target)) menu.open = false;

@@ -118,3 +118,18 @@ def test_older_notices_are_on_the_next_page(olga: Browser) -> None:
     page = olga.get(f"/dashboard/notices?before={following}").text
     assert "number 1." in page and "number 2." not in page and "First page" in page
     assert olga.get("/dashboard/notices?before=x").status_code == 400
+
+
+def test_a_mail_that_was_given_up_is_sent_again(olga: Browser, browser_of: Callable[..., Browser]) -> None:
+    tell("refused")
+    with transaction() as session:
+        notice = session.query(Notice).one()
+        given_up = NoticeMail(notice_id=notice.id, asked_by="test")
+        session.add(given_up)
+        errands.fail(given_up, "The mail server said 550: no")
+    assert "Not mailed" in olga.get("/dashboard/notices").text
+    path = f"/dashboard/notices/{notice.id}/mail"
+    assert browser_of(Role.ADMIN).post(path).status_code == 404
+    answer = olga.post(path)
+    assert answer.status_code == 303 and answer.headers["Location"].endswith("said=notice_mailed")
+    assert "about to be mailed" in olga.get("/dashboard/notices").text
