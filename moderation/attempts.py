@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import Connection, func, select, text, update
 from sqlalchemy.orm import Session
 
 from moderation import endpoints, events, outbound, sealing, signing
-from moderation.db import new_id
+from moderation.db import FRESH, new_id
 from moderation.errors import ConfigurationError, InvalidRequest, TelltaleError
 from moderation.settings import Settings
 from moderation.tables import Delivery, DeliveryAttempt, Endpoint
@@ -88,7 +88,7 @@ _TAKE = text(
 )
 
 
-def take(session: Session, delivery_id: UUID, lease: timedelta) -> Parcel | None:
+def take(session: Session | Connection, delivery_id: UUID, lease: timedelta) -> Parcel | None:
     """Lease a due delivery; None where it was sent, is being sent, or its endpoint is disabled. One statement."""
     taken = session.execute(_TAKE, {"delivery": delivery_id, "lease": lease}).one_or_none()
     if taken is None:
@@ -208,8 +208,7 @@ def _delivered(session: Session, parcel: Parcel, outcome: Outcome) -> Settled | 
 
 def _not_delivered(session: Session, parcel: Parcel, outcome: Outcome) -> Settled | None:
     locked = select(Delivery).where(Delivery.id == parcel.delivery_id).with_for_update(of=Delivery)
-    # As it is now, also where the session had read it before.
-    delivery = session.scalar(locked.execution_options(populate_existing=True))
+    delivery = session.scalar(locked.execution_options(**FRESH))
     if delivery is None or delivery.fence != parcel.fence or delivery.lease_until is None:
         return None
     # Not against those who insert deliveries for it: they share its key, and two endpoints that are disabled at once

@@ -56,7 +56,7 @@ AFTERWARDS = "telltale_afterwards"
 RING_EVERY_S = 0.01
 # Whoever finds every connection of the process in use waits so long for one, and then for nothing.
 POOL_TIMEOUT_S = 5.0
-# How a row that waited for its lock is read: anew, also where the session had read it before.
+# How a row is read that may have changed while it was waited for: anew, also where the session had read it before.
 FRESH = {"populate_existing": True}
 # Within a lease: whoever waits longer has lost what it would write.
 INSIST_S, INSIST_EVERY_S = 20.0, 0.5
@@ -164,7 +164,8 @@ def storable(text_: str) -> str:
 def glance() -> Iterator[Session]:
     """A session for a statement or two that need not agree: each stands alone, without a transaction around it.
 
-    A transaction that only reads one row is three round trips, and this is one.
+    A transaction that only reads one row is three round trips, and this is one. Where nothing is wanted of the rows but
+    their columns, `autonomous` takes half of a session's CPU.
     """
     with Session(_without_transactions(engine()), expire_on_commit=False) as session:
         yield session

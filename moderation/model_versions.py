@@ -147,7 +147,7 @@ def _promote(
 def _locked(session: Session, version_id: UUID) -> ModelVersion:
     """All of them, so that of two promotions at once the second sees what the first did."""
     everything = select(ModelVersion).order_by(ModelVersion.id).with_for_update()
-    found = session.scalars(everything, execution_options={"populate_existing": True}).all()
+    found = session.scalars(everything, execution_options=db.FRESH).all()
     version = next((version for version in found if version.id == version_id), None)
     if version is None:
         raise NotFound(f"There is no model version {version_id}; `telltale models list` shows them.")

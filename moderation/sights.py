@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from moderation import claims, opinions
 from moderation.accounts import Person
+from moderation.db import FRESH
 from moderation.tables import Case, Claim, Event, Policy, Review, SimilarImage, User, Verdict
 from moderation.vocabulary import Answer, CaseStatus, EventType, Hidden, ReviewReason, Role
 
@@ -192,7 +193,7 @@ def sentences_shown(verdict: Verdict | None) -> tuple[str, ...]:
 def pending(session: Session, case_id: UUID) -> Review | None:
     """The answer that has not taken effect yet."""
     query = select(Review).where(Review.case_id == case_id, Review.settled_at.is_(None), Review.undone_at.is_(None))
-    return session.scalar(query.execution_options(populate_existing=True))
+    return session.scalar(query.execution_options(**FRESH))
 
 
 def _answers(session: Session, case: Case) -> Sequence[Review]:

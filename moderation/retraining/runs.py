@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from moderation import events, notices
-from moderation.db import new_id, storable
+from moderation.db import FRESH, new_id, storable
 from moderation.errors import Conflict, LostLease, NotFound
 from moderation.tables import RUN_LIVE, ModelVersion, TrainingRun
 from moderation.vocabulary import EventType, NoticeKind, RunStage, RunStatus
@@ -41,7 +41,6 @@ _TOLD = {
     RunStatus.LOST: (NoticeKind.RUN_FAILED, "A training run was lost"),
 }
 
-_FRESH = {"populate_existing": True}
 _DEAD = TrainingRun.lease_until <= func.clock_timestamp()
 
 
@@ -95,13 +94,13 @@ def _in_the_way(session: Session, night: date | None) -> TrainingRun:
 
 def live(session: Session) -> TrainingRun | None:
     """The run that is asked for or under way."""
-    return session.scalar(select(TrainingRun).where(text(RUN_LIVE)), execution_options=_FRESH)
+    return session.scalar(select(TrainingRun).where(text(RUN_LIVE)), execution_options=FRESH)
 
 
 def _bury(session: Session, *, actor: str) -> None:
     """A run whose lease ran out, and that no worker went on with, is lost."""
     dead = select(TrainingRun).where(TrainingRun.status == RunStatus.RUNNING, _DEAD).with_for_update(skip_locked=True)
-    for run in session.scalars(dead, execution_options=_FRESH):
+    for run in session.scalars(dead, execution_options=FRESH):
         _end(session, run, RunStatus.LOST, "Its worker died, and no other went on with it.", actor=actor)
     session.flush()
 
@@ -112,7 +111,7 @@ def take(session: Session, lease: timedelta) -> Lease | None:
     One that has cost its third worker is lost, and one that is to be cancelled is.
     """
     waits = (TrainingRun.status == RunStatus.ASKED) | ((TrainingRun.status == RunStatus.RUNNING) & _DEAD)
-    run = session.scalar(select(TrainingRun).where(waits).with_for_update(skip_locked=True), execution_options=_FRESH)
+    run = session.scalar(select(TrainingRun).where(waits).with_for_update(skip_locked=True), execution_options=FRESH)
     if run is None:
         return None
     if run.cancel_requested_at is not None:
@@ -149,7 +148,7 @@ def renew(session: Session, held: Lease, lease: timedelta) -> bool:
 def held(session: Session, lease: Lease) -> TrainingRun:
     """The run under a lease, locked. Raises LostLease where somebody else has taken it since, or it has ended."""
     query = select(TrainingRun).where(TrainingRun.id == lease.run_id).with_for_update()
-    run = session.scalar(query, execution_options=_FRESH)
+    run = session.scalar(query, execution_options=FRESH)
     if run is None or run.fence != lease.fence or run.status is not RunStatus.RUNNING:
         raise LostLease(f"Run {lease.run_id} is somebody else's by now, or has ended.")
     return run
@@ -209,7 +208,7 @@ def decide(session: Session, run_id: UUID, status: RunStatus, *, actor: str) -> 
 def run_of(session: Session, run_id: UUID, *, lock: bool = False) -> TrainingRun:
     """Raises NotFound."""
     query = select(TrainingRun).where(TrainingRun.id == run_id)
-    run = session.scalar(query.with_for_update() if lock else query, execution_options=_FRESH)
+    run = session.scalar(query.with_for_update() if lock else query, execution_options=FRESH)
     if run is None:
         raise NotFound(f"There is no training run {run_id}.")
     return run

@@ -22,7 +22,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session, contains_eager, selectinload
 
 from moderation import model_versions
-from moderation.db import transaction
+from moderation.db import FRESH, transaction
 from moderation.errors import ConfigurationError, NotFound
 from moderation.retraining import groups, runs
 from moderation.retraining.groups import Sighting
@@ -270,7 +270,7 @@ def _reviewed(session: Session, until: datetime) -> dict[Case, list[Review]]:
         selectinload(Review.sentences), contains_eager(Case.image), contains_eager(Case.submission)
     ).order_by(Review.settled_at, Review.id)
     found: dict[Case, list[Review]] = defaultdict(list)
-    for review, case in session.execute(query.where(*_settled(until)), execution_options={"populate_existing": True}):
+    for review, case in session.execute(query.where(*_settled(until)), execution_options=FRESH):
         found[case].append(review)
     return found
 
