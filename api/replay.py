@@ -20,6 +20,8 @@ from moderation.submissions import OnCommit
 from moderation.tables import Case
 
 REPLAYED_HEADER = "Idempotent-Replayed"
+# Opens cases; what it is given, if anything, it runs in the transaction that makes them.
+Act = Callable[[OnCommit | None], Sequence[Case]]
 
 
 class IdempotencyHeader(Asked):
@@ -46,32 +48,27 @@ class Accepted:
         return {REPLAYED_HEADER: "true"} if self.replayed else {}
 
 
-def accept_once(key: str | None, fingerprint: Callable[[], str], act: Callable[[OnCommit], object]) -> Accepted:
+def accept_once(key: str | None, fingerprint: Callable[[], str], act: Act) -> Accepted:
     """Open cases through `act`, unless this request did so before under its Idempotency-Key `key`.
 
-    `fingerprint` says which request it is, where there is a key.
-    `act` is given what it must run in the transaction that makes the cases. If it raises, the key is free again.
+    `fingerprint` says which request it is, where there is a key. If `act` raises, the key is free again.
     Raises IdempotencyMismatch, RequestInProgress, InvalidRequest, and whatever `act` raises.
     """
-    shown: list[dict[str, Any]] = []
-
-    def show(session: Session, opened: Sequence[Case]) -> None:
-        shown.extend(descriptions.describe(case) for case in opened)
-
     if key is None:
-        act(show)
-        return Accepted(shown, replayed=False)
+        return Accepted(_shown(act(None)), replayed=False)
     begun = idempotency.begin(caller().tenant_id, key, fingerprint())
     if not isinstance(begun, Claim):
         return Accepted(begun["cases"], replayed=True)
 
     def keep(session: Session, opened: Sequence[Case]) -> None:
-        show(session, opened)
-        idempotency.complete(session, begun, {"cases": shown})
+        idempotency.complete(session, begun, {"cases": _shown(opened)})
 
     try:
-        act(keep)
+        return Accepted(_shown(act(keep)), replayed=False)
     except BaseException:
         idempotency.abandon(begun)
         raise
-    return Accepted(shown, replayed=False)
+
+
+def _shown(opened: Sequence[Case]) -> list[dict[str, Any]]:
+    return [descriptions.describe(case) for case in opened]

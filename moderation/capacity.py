@@ -16,7 +16,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from moderation.db import glance
+from moderation.db import autonomous
 from moderation.errors import ServiceBusy, TooBusy
 from moderation.settings import Settings
 from moderation.tables import WAITING
@@ -72,8 +72,8 @@ def _is_full(tenant_id: UUID | None, limit: int) -> bool:
 
 
 def _counted(tenant_id: UUID | None, limit: int, now: float) -> _Count:
-    with glance() as session:
-        query = _OF_ALL if tenant_id is None else _OF_TENANT
-        waiting = session.scalar(query, {"tenant": tenant_id, "limit": limit} if tenant_id else {"limit": limit}) or 0
+    with autonomous() as connection:
+        query, whose = (_OF_TENANT, {"tenant": tenant_id}) if tenant_id else (_OF_ALL, {})
+        waiting = connection.scalar(query, {"limit": limit, **whose}) or 0
     good_for_s = min((limit - waiting) / CASES_PER_S, LONGEST_S) if waiting < limit else FULL_S
     return _Count(waiting, now + good_for_s)

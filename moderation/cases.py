@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, func, select, text
+from sqlalchemy import Connection, bindparam, func, select, text
 from sqlalchemy.orm import Session, joinedload
 
 from moderation import backlog, descriptions, events, metrics
@@ -65,11 +65,20 @@ _OPENED = """submission AS (
 _OPENED_TYPES = {"metadata": Submission.details.type}
 
 
-def open_case(session: Session, submission: Submission, image: Image | None, priority: Priority, *, actor: str) -> Case:
+def open_case(
+    session: Session,
+    submission: Submission,
+    image: Image | None,
+    priority: Priority,
+    *,
+    actor: str,
+    along: Rows | None = None,
+) -> Case:
     """Begin a case: queued where the image is here, fetching where only a link is. Writes `submission.accepted`.
 
-    One statement writes the submission, which must be new, the case, the event and its deliveries: this is what whoever
-    sends an image waits for. `created_at` is the sender's side of the story, by this machine's clock.
+    One statement writes the submission, which must be new, the case, the event and its deliveries, and before them the
+    rows of `along`: this is what whoever sends an image waits for. `created_at` is the sender's side of the story, by
+    this machine's clock.
     """
     case = Case(
         id=new_id(),
@@ -86,7 +95,8 @@ def open_case(session: Session, submission: Submission, image: Image | None, pri
         attempts=0,
         **dict.fromkeys(_UNSETTLED),
     )
-    _write_event(session, case, EventType.SUBMISSION_ACCEPTED, actor=actor, before=None, along=_opening(case))
+    rows = along + _opening(case) if along else _opening(case)
+    _write_event(session, case, EventType.SUBMISSION_ACCEPTED, actor=actor, before=None, along=rows)
     written(session, submission)
     written(session, case)
     return case
@@ -131,40 +141,40 @@ def _category(submission: Submission) -> str | None:
 # `again`: whether one is taken that was taken before.
 _TAKE = text(
     f"""
-    UPDATE cases SET
-        lease_until = now() + :lease, offered_until = NULL, fence = fence + 1, attempts = attempts + 1,
-        sequence = sequence + 1, status = CASE status WHEN 'fetching' THEN status ELSE 'screening' END
-    WHERE id = :case AND {WAITING} AND status = ANY(:statuses) AND next_attempt_at <= now()
-      AND (lease_until IS NULL OR lease_until <= now()) AND (:again OR attempts = 0)
-    RETURNING tenant_id, sequence, fence, attempts, old.status AS before, new.status AS after,
-              (SELECT request_id FROM submissions WHERE submissions.id = submission_id) AS request_id
+    WITH taken AS (
+        UPDATE cases SET
+            lease_until = now() + :lease, offered_until = NULL, fence = fence + 1, attempts = attempts + 1,
+            sequence = sequence + 1, status = CASE status WHEN 'fetching' THEN status ELSE 'screening' END
+        WHERE id = :case AND {WAITING} AND status = ANY(:statuses) AND next_attempt_at <= now()
+          AND (lease_until IS NULL OR lease_until <= now()) AND (:again OR attempts = 0)
+        RETURNING tenant_id, id AS case_id, sequence, fence, attempts,
+                  jsonb_build_object('status', old.status) AS before,
+                  jsonb_build_object('status', new.status, 'attempt', attempts) AS after,
+                  (SELECT request_id FROM submissions WHERE submissions.id = submission_id) AS request_id
+    ), {events.of_each("taken")}
+    SELECT fence, attempts FROM taken
     """
 )
 
 
 def take(
-    session: Session, case_id: UUID, *, statuses: tuple[CaseStatus, ...], lease: timedelta, again: bool = True
+    session: Session | Connection,
+    case_id: UUID,
+    *,
+    statuses: tuple[CaseStatus, ...],
+    lease: timedelta,
+    again: bool = True,
 ) -> Lease | None:
     """Lease a case that waits, or whose worker's lease ran out; None where its status no longer fits.
 
     A case being screened goes to `screening`; a case being fetched stays `fetching` while its link is read. `again`:
-    also one that was taken before. A case that the session has read already is not read anew.
+    also one that was taken before. A case that the session has read already is not read anew. One statement.
     """
     values = {"case": case_id, "statuses": [status.value for status in statuses], "lease": lease, "again": again}
-    taken = session.execute(_TAKE, values).one_or_none()
+    event = {"event_type": EventType.CASE_TAKEN.value, "event_actor": WORKER}
+    taken = session.execute(_TAKE, {**values, **event}).one_or_none()
     if taken is None:
         return None
-    events.record(
-        session,
-        EventType.CASE_TAKEN,
-        tenant_id=taken.tenant_id,
-        actor=WORKER,
-        case_id=case_id,
-        sequence=taken.sequence,
-        before={"status": taken.before},
-        after={"status": taken.after, "attempt": taken.attempts},
-        request_id=taken.request_id,
-    )
     return Lease(case_id, taken.fence, taken.attempts)
 
 

@@ -35,6 +35,10 @@ class Rows:
     # How JSON is stored and the like, where a value does not tell.
     types: Mapping[str, TypeEngine[Any]] = field(default_factory=dict)
 
+    def __add__(self, more: Rows) -> Rows:
+        """Both; what they call the same is the same."""
+        return Rows(f"{self.parts}, {more.parts}", {**self.values, **more.values}, {**self.types, **more.types})
+
 
 def record(
     session: Session,
@@ -89,6 +93,17 @@ _EVERYBODY = """INSERT INTO deliveries (id, event_id, endpoint_id)
 SELECT uuidv7(), :event, id FROM endpoints
 WHERE disabled_at IS NULL AND (cardinality(event_types) = 0 OR :event_type = ANY (event_types))"""
 _THE_TENANT = f"{_EVERYBODY} AND tenant_id = :event_tenant"
+
+
+def of_each(rows: str) -> str:
+    """A part of a WITH: an event of `:event_type`, by `:event_actor`, for each row of another part.
+
+    That has tenant_id, case_id, sequence, request_id, and before and after as JSON. Nobody is told.
+    """
+    return f"""event AS (
+    INSERT INTO events (id, tenant_id, case_id, sequence, type, actor, before, after, request_id)
+    SELECT uuidv7(), tenant_id, case_id, sequence, :event_type, :event_actor, before, after, request_id FROM {rows}
+)"""
 
 
 @cache

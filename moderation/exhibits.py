@@ -15,7 +15,7 @@ from sqlalchemy import bindparam, exists, or_, select, text
 from sqlalchemy.orm import Session
 
 from moderation import likeness, provenance, renditions, views
-from moderation.db import glance, transaction
+from moderation.db import autonomous, transaction
 from moderation.fingerprints import fingerprint
 from moderation.provenance import Claims
 from moderation.sandbox import Sandbox, SandboxCrash, SandboxMemory, SandboxTimeout
@@ -94,8 +94,8 @@ def keep(storage: Storage, tenant_id: UUID, image_id: UUID, made: Traits) -> Non
     key, found = rendition_key(tenant_id, image_id), made.fingerprint
     storage.put(key, made.rendition, views.MEDIA_TYPE)
     row = {"image": image_id, "pdq": found.pdq, "quality": found.quality, "bands": found.bands}
-    with glance() as session:
-        is_there = session.scalar(_KEEP, {**row, "key": key, "claims": made.claims})
+    with autonomous() as connection:
+        is_there = connection.scalar(_KEEP, {**row, "key": key, "claims": made.claims})
     if not is_there:
         renditions.take_back(storage, image_id, key)
     elif found.bands:

@@ -10,15 +10,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 from sqlalchemy import Table, bindparam, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from moderation.db import glance, new_id, transaction
+from moderation.db import autonomous, new_id, transaction
 from moderation.errors import Conflict, NotFound, StorageUnavailable
+from moderation.events import Rows
 from moderation.images import ImageFacts
 from moderation.storage import Storage, original_key, rendition_key, view_key
 from moderation.tables import Image, ImageHash, SimilarImage, Upload, written
@@ -32,6 +33,10 @@ _IS_LIVE = Image.tenant_id == bindparam("tenant"), Image.sha256 == bindparam("sh
 _KNOWN = select(Image.id, Image.s3_key).where(*_IS_LIVE)
 _LOCKED = select(Image).where(*_IS_LIVE).with_for_update(read=True)
 _INSERT = insert(cast(Table, Image.__table__)).on_conflict_do_nothing().returning(Image.id)
+_NEW = """image AS (
+    INSERT INTO images (id, tenant_id, sha256, s3_key, media_type, width, height, frames, bytes)
+    VALUES (:image, :tenant, :sha256, :s3_key, :media_type, :width, :height, :frames, :bytes)
+)"""
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,25 @@ class Original:
     # Whether the store was given them, just now; not where they were there already.
     put: bool
 
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What the image's row says beside its id and tenant."""
+        facts = self.facts
+        return {
+            "sha256": facts.sha256,
+            "s3_key": self.s3_key,
+            "media_type": facts.media_type,
+            "width": facts.width,
+            "height": facts.height,
+            "frames": facts.frames,
+            "bytes": self.size,
+        }
+
 
 def keep(storage: Storage, tenant_id: UUID, data: bytes, facts: ImageFacts) -> Original:
     """Store the bytes, unless this tenant's are there already. Raises StorageUnavailable."""
-    with glance() as session:
-        found = session.execute(_KNOWN, {"tenant": tenant_id, "sha256": facts.sha256}).one_or_none()
+    with autonomous() as connection:
+        found = connection.execute(_KNOWN, {"tenant": tenant_id, "sha256": facts.sha256}).one_or_none()
     if found is not None:
         return Original(found.id, tenant_id, found.s3_key, facts, len(data), put=False)
     image_id = new_id()
@@ -65,26 +84,24 @@ def attach(session: Session, original: Original) -> Image:
     Raises Conflict where the image was erased at the same moment. Compare `s3_key` with the original's: where they
     differ, somebody sent the same bytes at the same time, and the original's object can be discarded.
     """
-    facts = original.facts
-    row = {
-        "id": original.image_id,
-        "tenant_id": original.tenant_id,
-        "sha256": facts.sha256,
-        "s3_key": original.s3_key,
-        "media_type": facts.media_type,
-        "width": facts.width,
-        "height": facts.height,
-        "frames": facts.frames,
-        "bytes": original.size,
-    }
+    row = {"id": original.image_id, "tenant_id": original.tenant_id, **original.columns}
     if session.connection().execute(_INSERT, row).scalar():  # nobody else sees it before the commit
         image = Image(**row, erased_at=None)
         written(session, image)
         return image
-    found = session.scalar(_LOCKED, {"tenant": original.tenant_id, "sha256": facts.sha256})
+    found = session.scalar(_LOCKED, {"tenant": original.tenant_id, "sha256": original.facts.sha256})
     if found is None:
         raise Conflict("This image was erased while it was being sent again; send it once more.")
     return found
+
+
+def new(original: Original) -> tuple[Image, Rows]:
+    """The row of an image that was not there before, to be written in one statement with its case.
+
+    That statement raises IntegrityError where somebody sent the same bytes at the same moment: then `attach` finds it.
+    """
+    image = Image(id=original.image_id, tenant_id=original.tenant_id, erased_at=None, **original.columns)
+    return image, Rows(_NEW, {"image": image.id, "tenant": image.tenant_id, **original.columns})
 
 
 def discard_duplicate(storage: Storage, original: Original, image: Image) -> None:

@@ -11,13 +11,13 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, select, text
+from sqlalchemy import Connection, Row, bindparam, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
 from moderation import cases, exhibits, leases, model_versions, policy, tenants
-from moderation.db import glance, insistent, new_id, storable, transaction
+from moderation.db import autonomous, insistent, new_id, storable, transaction
 from moderation.dispatch import SCREENING
 from moderation.leases import Lease
 from moderation.policy import Thresholds
@@ -62,8 +62,8 @@ class Reading:
 
 def must_run_alone(case_id: UUID) -> bool:
     """Whether an earlier attempt at a case that could be begun now was lost, so that it may be what kills workers."""
-    with glance() as session:
-        return bool(session.scalar(_LOST, {"case": case_id}))
+    with autonomous() as connection:
+        return bool(connection.scalar(_LOST, {"case": case_id}))
 
 
 _LOST = text(
@@ -83,18 +83,19 @@ def begin(case_id: UUID, model_version_id: UUID, settings: Settings, *, again: b
     attempt to another's crash.
     """
     span = timedelta(seconds=settings.case_lease_s)
-    with transaction() as session:
-        lease = cases.take(session, case_id, statuses=SCREENING, lease=span, again=again)
+    with autonomous() as connection:
+        lease = cases.take(connection, case_id, statuses=SCREENING, lease=span, again=again)
         if lease is None:
             return None
-        found = _facts(session, case_id, model_version_id)
-        if found is None or found.judged or lease.attempt > settings.case_attempts:
-            case = session.get_one(Case, case_id)
+        found = _facts(connection, case_id, model_version_id)
+    if found is None or found.judged or lease.attempt > settings.case_attempts:
+        with transaction() as session:
+            case = cases.held(session, lease)
             rules = tenants.policy_of(session, case.tenant_id)
             if _settled_at_once(session, case, lease, rules, model_version_id, settings):
                 return None
-        assert found is not None, "without an image it was settled at once"
-        return _job(lease, found)
+    assert found is not None, "without an image it was settled at once"
+    return _job(lease, found)
 
 
 def job_of(session: Session, lease: Lease, model_version_id: UUID) -> Job:
@@ -119,7 +120,7 @@ _FACTS = text(
 )
 
 
-def _facts(session: Session, case_id: UUID, model_version_id: UUID) -> Row[Any] | None:
+def _facts(session: Session | Connection, case_id: UUID, model_version_id: UUID) -> Row[Any] | None:
     return session.execute(_FACTS, {"case": case_id, "version": model_version_id}).one_or_none()
 
 

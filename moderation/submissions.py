@@ -15,12 +15,14 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import delete, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from moderation import addresses, capacity, cases, originals
-from moderation.db import new_id, transaction
+from moderation.db import glance, new_id, transaction, wake
 from moderation.errors import AddressRefused, InvalidRequest, NotFound, TelltaleError
 from moderation.images import ImageFacts
+from moderation.originals import Original
 from moderation.settings import Settings
 from moderation.storage import Storage, upload_key
 from moderation.tables import MAX_SUBJECT, Case, Submission, Upload
@@ -133,6 +135,11 @@ def submit_image(
     check(request, settings)
     capacity.refuse_if_full(request.tenant_id, settings)
     original = originals.keep(storage, request.tenant_id, data, facts)
+    if original.put and upload_id is None:
+        try:
+            return _opened_at_once(request, original, on_commit)
+        except IntegrityError:
+            pass  # somebody sent the same bytes at the same moment
     with transaction(wake=True) as session:
         image = originals.attach(session, original)
         case = cases.open_case(session, _submission(request), image, request.priority, actor=request.actor)
@@ -141,6 +148,20 @@ def submit_image(
         if on_commit:
             on_commit(session, [case])
     originals.discard_duplicate(storage, original, image)
+    return case
+
+
+def _opened_at_once(request: Request, original: Original, on_commit: OnCommit | None) -> Case:
+    """The case of an image that is new, both in one statement; a transaction around it only where more is to be done.
+
+    Raises IntegrityError where the image is not new.
+    """
+    image, row = originals.new(original)
+    with transaction() if on_commit else glance() as session:
+        case = cases.open_case(session, _submission(request), image, request.priority, actor=request.actor, along=row)
+        if on_commit:
+            on_commit(session, [case])
+    wake()
     return case
 
 

@@ -12,11 +12,11 @@ from typing import Any
 from uuid import UUID
 
 from argon2 import PasswordHasher
-from sqlalchemy import bindparam, delete, func, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from moderation import events
-from moderation.db import glance, storable
+from moderation.db import autonomous, storable
 from moderation.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
 from moderation.policy import Thresholds
 from moderation.tables import ApiKey, Membership, Policy, SignIn, Tenant, User
@@ -193,15 +193,15 @@ def authenticate(token: str) -> Caller:
     prefix, _, secret = rest.partition("_")
     # Postgres would refuse to look for a NUL or for what is not text.
     known_form = scheme == KEY_SCHEME and prefix.isascii() and prefix.isalnum()
-    with glance() as session:
-        key = session.execute(_KEY, {"prefix": prefix}).one_or_none() if known_form else None
+    with autonomous() as connection:
+        key = connection.execute(_KEY, {"prefix": prefix}).one_or_none() if known_form else None
         expected = key.secret_sha256 if key else digest("")
         matches = hmac.compare_digest(expected, digest(secret))
         if key is None or not matches or key.revoked_at is not None:
             raise Unauthenticated("The API key is unknown or was revoked; `telltale keys create` makes a new one.")
         stale = datetime.now(UTC) - LAST_USED_GRAIN
         if key.last_used_at is None or key.last_used_at < stale:
-            _touch(session, key.id, stale)
+            _touch(connection, key.id, stale)
         return Caller(key.tenant_id, key.id, frozenset(key.scopes))
 
 
@@ -211,12 +211,11 @@ _KEY = select(
 ).where(ApiKey.prefix == bindparam("prefix"))
 
 
-def _touch(session: Session, key_id: UUID, stale: datetime) -> None:
-    session.execute(
+def _touch(connection: Connection, key_id: UUID, stale: datetime) -> None:
+    connection.execute(
         update(ApiKey)
         .where(ApiKey.id == key_id, or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < stale))
         .values(last_used_at=func.now())
-        .execution_options(synchronize_session=False)
     )
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from moderation import attempts, logs
 from moderation.attempts import Outcome, Parcel, Settled
-from moderation.db import glance, insistent, transaction, wake
+from moderation.db import autonomous, glance, insistent, transaction, wake
 from moderation.metrics import DELIVERY_ATTEMPTS, DELIVERY_LAG_SECONDS
 from moderation.settings import settings
 from workers.celery_app import DELIVER, app
@@ -25,8 +25,8 @@ MARGIN = timedelta(seconds=15)
 def deliver(delivery_id: str) -> None:
     """Send one delivery. No session is open while the endpoint is called."""
     lease = timedelta(seconds=settings().delivery_timeout_s) + MARGIN
-    with glance() as session:
-        parcel = attempts.take(session, UUID(delivery_id), lease)
+    with autonomous() as connection:
+        parcel = attempts.take(connection, UUID(delivery_id), lease)
     if parcel is None:
         return
     logs.add(

@@ -18,6 +18,7 @@ from api.replay import IdempotencyHeader, accept_once
 from moderation import submissions
 from moderation.errors import TelltaleError
 from moderation.submissions import MAX_BATCH, Link, OnCommit
+from moderation.tables import Case
 from moderation.vocabulary import Scope
 
 api = APIBlueprint("batch", __name__, abp_tags=[Tag(name="Submissions")], abp_security=SECURITY)
@@ -55,9 +56,9 @@ def _fingerprint(links: list[tuple[submissions.Request, Link]]) -> str:
     return hashlib.sha256("".join(each).encode()).hexdigest()
 
 
-def _open_cases(links: list[tuple[submissions.Request, Link]], on_commit: OnCommit) -> None:
+def _open_cases(links: list[tuple[submissions.Request, Link]], on_commit: OnCommit | None) -> list[Case]:
     try:
-        submissions.submit_links(links, settings=current().settings, on_commit=on_commit)
+        return submissions.submit_links(links, settings=current().settings, on_commit=on_commit)
     except TelltaleError as error:
         error.pointer = f"/submissions{error.pointer}" if error.pointer else None
         raise

@@ -30,6 +30,7 @@ from moderation.errors import ImageTooLarge, InvalidRequest, TelltaleError, Unde
 from moderation.images import ImageFacts
 from moderation.sandbox import SandboxCrash, SandboxMemory, SandboxTimeout
 from moderation.submissions import Link, OnCommit
+from moderation.tables import Case
 from moderation.vocabulary import Scope
 
 api = APIBlueprint("submissions", __name__, abp_tags=[Tag(name="Submissions")], abp_security=SECURITY)
@@ -183,15 +184,14 @@ def _form_fields() -> dict[str, Any]:
     return fields
 
 
-def _open_case(submission: Submission, on_commit: OnCommit) -> None:
+def _open_case(submission: Submission, on_commit: OnCommit | None) -> list[Case]:
     process = current()
     if submission.image_url is not None:
-        _open_link(submission.said, submission.image_url, on_commit)
-        return
+        return _open_link(submission.said, submission.image_url, on_commit)
     # Before anything is read from the store or decoded for nothing.
     capacity.refuse_if_full(submission.said.tenant_id, process.settings)
     data = submission.data if submission.data is not None else _uploaded(submission, process)
-    submissions.submit_image(
+    case = submissions.submit_image(
         submission.said,
         data,
         _inspected(data, process),
@@ -200,11 +200,12 @@ def _open_case(submission: Submission, on_commit: OnCommit) -> None:
         on_commit=on_commit,
         upload_id=submission.upload_id,
     )
+    return [case]
 
 
-def _open_link(said: submissions.Request, url: str, on_commit: OnCommit) -> None:
+def _open_link(said: submissions.Request, url: str, on_commit: OnCommit | None) -> list[Case]:
     try:
-        submissions.submit_links([(said, Link(url=url))], settings=current().settings, on_commit=on_commit)
+        return submissions.submit_links([(said, Link(url=url))], settings=current().settings, on_commit=on_commit)
     except TelltaleError as error:
         # There is no list here for the pointer to go into.
         error.pointer = error.pointer.removeprefix("/0") if error.pointer else None
