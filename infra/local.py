@@ -25,7 +25,7 @@ from infra import processes
 from infra.services import LOOPBACK, Postgres, SeaweedFS, Service, Valkey, free_port, is_free, wait_until
 from infra.supervision import Program, Supervisor, environment_with
 from moderation.errors import ConfigurationError
-from moderation.settings import SECRET_KEY_BYTES, FromEnvironment
+from moderation.settings import OF_COMMANDS, PREFIX, SECRET_KEY_BYTES, FromEnvironment
 
 SERVICES = "services"
 SECRET_KEYS = "secret-keys"
@@ -195,8 +195,15 @@ class Stack:
             self.stop()
             raise
         self.targets.write_text(json.dumps(processes.targets(self.metrics_ports), indent=2))
-        write_secret(self.folder / RUNNING, {"pid": self.supervisor.pid, "environment": self.environment})
+        write_secret(self.folder / RUNNING, {"pid": self.supervisor.pid, "environment": self.settings})
         return self
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Every setting of its processes, also those that were set before it started: commands must go by the same."""
+        given = environment_with(self.environment).items()
+        of_commands = {f"{PREFIX}{name.upper()}" for name in OF_COMMANDS}
+        return {name: value for name, value in given if name.startswith(PREFIX) and name not in of_commands}
 
     @property
     def targets(self) -> Path:

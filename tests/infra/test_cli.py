@@ -62,6 +62,17 @@ def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
             Stack(tmp_path, port=port, outside=Outside.nothing())
 
 
+def test_commands_go_by_all_that_a_stack_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TELLTALE_ALLOWED_HOSTS", '["127.0.0.1:9000"]')
+    monkeypatch.setenv("TELLTALE_API_KEY", "tt_of_whoever_started_it")
+    stack = Stack(tmp_path, outside=Outside.nothing())
+    try:
+        assert stack.settings["TELLTALE_ALLOWED_HOSTS"] == '["127.0.0.1:9000"]'
+        assert stack.settings["TELLTALE_PUBLIC_URL"] == stack.url and "TELLTALE_API_KEY" not in stack.settings
+    finally:
+        stack.stop()
+
+
 def test_a_second_start_in_one_folder_is_told_of_the_first_and_not_of_its_port(tmp_path: Path) -> None:
     first = Stack(tmp_path, outside=Outside.nothing())
     try:
