@@ -203,7 +203,7 @@ MAIL_WINDOW = 2
 _OFFER_MAILS = _few_at_a_time("notice_mails", "notice_id")
 
 # Whether there is anything of each kind of work that an offer could be made of, in the order of `Work`. One look, a few
-# dozen times a second, in place of a transaction and a question to the broker for each kind that has none.
+# times a second and at each bell, in place of a transaction and a question to the broker for each kind that has none.
 _DUE = f"""
     SELECT
         EXISTS (SELECT FROM explanation_requests WHERE {_ERRAND_DUE}) AS explanations,

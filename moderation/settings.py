@@ -158,7 +158,7 @@ class Settings(FromEnvironment):
     case_attempts: int = Field(default=3, ge=1)
     dispatch_window: int = Field(default=24, ge=1, description="cases offered to the broker and not yet taken")
     offer_lease_s: float = Field(default=15, gt=0, description="an offer nobody took is made again after this")
-    relay_interval_ms: int = Field(default=50, ge=1)
+    relay_interval_ms: int = Field(default=200, ge=1, description="it looks this often also where no bell has rung")
 
     # Addresses that people give us.
     allowed_hosts: tuple[str, ...] = Field(

@@ -1,7 +1,7 @@
 """The relay: finds work in Postgres and tells the broker, a bounded window at a time.
 
-It polls every few tens of milliseconds and is woken by a bell after each commit. It may be killed at any moment, and
-several may run side by side: an offer nobody took is made again.
+It is woken by a bell after each commit; a few times a second it looks by itself too, for what has come due since. It
+may be killed at any moment, and several may run side by side: an offer nobody took is made again.
 """
 
 from __future__ import annotations

@@ -13,9 +13,10 @@ import urllib3
 from sqlalchemy import Connection, Engine, event, func, select, text, update
 
 from moderation import db as database
-from moderation import submissions
+from moderation import originals, submissions
 from moderation.db import new_id, transaction
 from moderation.errors import AddressRefused, InvalidRequest, NotFound, StorageUnavailable, TooBusy
+from moderation.originals import Original
 from moderation.settings import settings
 from moderation.storage import Storage
 from moderation.submissions import Link, Request
@@ -71,6 +72,26 @@ def test_an_image_is_stored_queued_and_told_of(store: Storage, tenant: Tenant) -
         assert store.get(now.image.s3_key, max_bytes=10**6) == data
         accepted = session.scalars(select(Event).where(Event.case_id == case.id)).one()
         assert (accepted.actor, accepted.request_id) == ("api_key:x", "req-1")
+
+
+def test_the_same_bytes_at_the_same_moment_are_two_cases_of_one_image(
+    store: Storage, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else's are there between our looking for them and our writing the row."""
+    data, keep = drawn(37), originals.keep
+    faster: list[Case] = []
+
+    def kept_too_late(*args: Any) -> Original:
+        original = keep(*args)
+        monkeypatch.setattr(originals, "keep", keep)
+        faster.append(submit(store, tenant, data))
+        return original
+
+    monkeypatch.setattr(originals, "keep", kept_too_late)
+    case = submit(store, tenant, data)
+    assert case.image_id == faster[0].image_id and case.id != faster[0].id
+    assert counted(*EVERYTHING) == [2, 2, 1, 2]
+    assert len(store.listed(f"originals/{tenant.id}/", after="", limit=10)) == 1
 
 
 def test_the_same_image_twice_is_two_cases_of_one_image(store: Storage, tenant: Tenant) -> None:
