@@ -105,7 +105,7 @@ def enough_images(evidence: Evidence, margins: Margins) -> Iterable[Finding]:
         return
     counts = {(name, label): each.independent(label) for name, each in evidence.pairs for label in metrics.LABELS}
     told = ", ".join(f"{count:.0f} {label} in {name}" for (name, label), count in counts.items())
-    lacking = min(counts.values()) < margins.least_of_class - ROUNDING
+    lacking = any(_is_few(each, margins) for _, each in evidence.pairs)
     reason = f"Images that are not alike: {told}; at least {margins.least_of_class} of each are needed."
     if any((each.weight != each.weight[:1]).any() for _, each in evidence.pairs):
         reason += " Audited ones stand for many that nobody looked at, so all together count for fewer."
@@ -125,7 +125,7 @@ def new_is_better(evidence: Evidence, margins: Margins) -> Iterable[Finding]:
     """On what is new, both by the order of scores and by decisions."""
     if evidence.new is None:
         return
-    few = min(evidence.new.independent(label) for label in metrics.LABELS) < margins.least_of_class - ROUNDING
+    few = _is_few(evidence.new, margins)
     for rule, title, change in (
         ("new_auc", "AUC on new images is higher", comparison.area(evidence.new)),
         ("new_balanced_accuracy", "Balanced accuracy on new images is higher", comparison.balanced(evidence.new)),
@@ -142,11 +142,11 @@ def auc_with_recall(evidence: Evidence, margins: Margins) -> Iterable[Finding]:
     if found.value is None or order.value is None:
         yield Finding(**about, answer="unsure", reason="Recall and AUC need both classes among the new images.")
     elif found.value > 0 >= order.value:
-        reason = (
-            f"Recall of fakes rose by {_points(found.value)} and AUC changed by {order.value:+.3f}: it has learned to "
-            "say fake, not to tell."
-        )
-        yield Finding(**about, answer="fail", reason=reason)
+        said = f"Recall of fakes rose by {_points(found.value)} and AUC changed by {order.value:+.3f}"
+        if _is_few(evidence.new, margins):
+            yield Finding(**about, answer="unsure", reason=f"{said}: too few new images to tell.")
+        else:
+            yield Finding(**about, answer="fail", reason=f"{said}: it has learned to say fake, not to tell.")
     else:
         reason = f"Recall of fakes changed by {_points(found.value)}, AUC by {order.value:+.3f}."
         yield Finding(**about, answer="pass", reason=reason)
@@ -297,6 +297,10 @@ RULES: tuple[Rule, ...] = (
     calibration_is_bounded,
     speed_is_kept,
 )
+
+
+def _is_few(pairs: Pair, margins: Margins) -> bool:
+    return min(pairs.independent(label) for label in metrics.LABELS) < margins.least_of_class - ROUNDING
 
 
 def _better(rule: str, title: str, change: Change, margins: Margins, few: bool) -> Finding:

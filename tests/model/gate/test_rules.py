@@ -158,6 +158,9 @@ def test_more_fakes_found_without_a_better_order_is_only_saying_fake() -> None:
     (finding,) = rules.auc_with_recall(evidence(louder, louder), MARGINS)
     assert finding.answer == "fail"
     assert "learned to say fake" in finding.reason
+    some = np.arange(len(louder)) < 30
+    (asked,) = rules.auc_with_recall(evidence(louder.where(some), louder), MARGINS)
+    assert (asked.answer, "too few" in asked.reason) == ("unsure", True), "as everything that few images say"
 
 
 def test_a_loss_on_old_images_rejects_once_it_is_clear() -> None:
