@@ -247,11 +247,18 @@ class Stack:
             env=environment_with(self.environment),
             text=True,
             stdout=subprocess.PIPE,
+            # Ctrl-C on the terminal is for whoever started this.
+            start_new_session=True,
         ) as preparing:
             assert preparing.stdout is not None
-            for line in preparing.stdout:
-                said.append(line.rstrip())
-                say(said[-1])
+            try:
+                for line in preparing.stdout:
+                    said.append(line.rstrip())
+                    say(said[-1])
+            except BaseException:
+                # Nobody reads what it would still say. What it had begun, the next start does anew.
+                preparing.kill()
+                raise
         if preparing.returncode:
             raise ConfigurationError(f"The stack could not be prepared: {said[-1] if said else 'it said nothing'}")
 

@@ -106,7 +106,7 @@ class Follower:
         """Print the lines that are complete and were not printed yet."""
         for file, style in zip(self._read, cycle(COLOURS), strict=False):
             for line in self._new_lines(file):
-                self.console.print(Text(f"{file.stem:>9} | ", style), Text.from_ansi(line), sep="", soft_wrap=True)
+                self.console.print(Text(f"{file.stem:>10} | ", style), Text.from_ansi(line), sep="", soft_wrap=True)
 
     def _new_lines(self, file: Path) -> list[str]:
         if not file.exists():
