@@ -22,7 +22,7 @@ from sqlalchemy import Engine, func, select, text
 
 from infra.backups import contents, database, making
 from infra.backups.places import Bucket, Folder, Place
-from infra.cli import telltale
+from infra.cli import INTERRUPTED, telltale
 from infra.doctor import services as doctor
 from moderation import accounts, checkpoints, endpoints, erasure, schema, sources, tenants
 from moderation.db import engine, listener, new_id, transaction, turn
@@ -294,7 +294,7 @@ def test_a_backup_that_is_told_to_end_leaves_no_dump_behind(
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(contents, "backups_of", told_to_end)
-    assert run("backup", tmp_path / "there").exit_code == 1
+    assert run("backup", tmp_path / "there").exit_code == INTERRUPTED
     assert seen and list(temporary.iterdir()) == []
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
