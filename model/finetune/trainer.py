@@ -209,6 +209,12 @@ class Progress(ProgressCallback):  # type: ignore[misc]
         if state.global_step == state.max_steps:
             control.should_log = True  # also what is less than `log_every` updates
 
+    def on_train_end(self, args: TrainingArguments, state: Any, control: Any, **unused: Any) -> None:
+        super().on_train_end(args, state, control, **unused)
+        if state.is_world_process_zero and state.best_global_step:
+            early = "stopped early: " if state.global_step < state.max_steps else ""
+            tqdm.write(f"{early}update {state.best_global_step} had the lowest validation loss, its weights are kept")
+
     def on_prediction_step(self, args: TrainingArguments, *others: Any, **unused: Any) -> None:
         if not args.disable_tqdm:
             super().on_prediction_step(args, *others, **unused)

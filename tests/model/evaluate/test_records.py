@@ -442,8 +442,8 @@ def test_what_is_left_out_is_said_in_the_order_of_lines(tmp_path: Path) -> None:
         ("not json at all", "neither JSON nor JSON lines"),
         ('[{"image": "a.png", ', "neither JSON nor JSON lines"),
         ('[{"url": "x"}]', "no records of a known format"),
-        ("[]", "no records of a known format"),
-        ("", "neither JSON nor JSON lines"),
+        ("[]", "holds no records"),
+        ("", "is empty"),
     ],
 )
 def test_a_file_of_no_known_format_says_what_would_be(tmp_path: Path, text: str, says: str) -> None:

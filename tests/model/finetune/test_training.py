@@ -242,6 +242,7 @@ def test_progress_is_told_in_lines(run: Run, data: Path, capsys: pytest.CaptureF
         "epoch 0.67 of 1, update 2 of 3",
         "epoch 1.00 of 1, update 3 of 3",
         "epoch 1.00 of 1, update 3 of 3",
+        "update 3 had the lowest validation loss, its weights are kept",
     ]
     assert "loss" in lines[0]
     assert "validation loss" in lines[3]
@@ -264,7 +265,7 @@ def test_validation_is_measured_on_what_was_written(run: Run, data: Path) -> Non
 
 @pytest.mark.parametrize(("method", "rate"), [("full", 0.01), ("lora", 0.05)])
 def test_a_run_that_stops_improving_is_stopped_and_keeps_its_best_weights(
-    run: Run, tmp_path: Path, method: str, rate: float
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, rate: float
 ) -> None:
     """Validation rows say the opposite of the training rows, which it is soon worse to know."""
     validation = finetune_records.write(tmp_path / "contrary", flipped=True)
@@ -275,6 +276,8 @@ def test_a_run_that_stops_improving_is_stopped_and_keeps_its_best_weights(
     assert made.training["updates"] < 90
     assert len(losses) == made.training["updates"] // 2
     assert losses.index(min(losses)) == len(losses) - 3  # two more were tried
+    kept = 2 * (len(losses) - 2)
+    assert f"stopped early: update {kept} had the lowest validation loss" in capsys.readouterr().out
     assert made.metrics["validation_loss"] == pytest.approx(min(losses), abs=1e-4)
     written = trainer(load(folder, device="cpu"), validation, tmp_path / "other")
     assert written.evaluate(written.train_dataset)["eval_loss"] == pytest.approx(min(losses), abs=1e-4)
