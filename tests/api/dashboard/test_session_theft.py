@@ -49,6 +49,8 @@ def test_a_planted_visit_does_not_give_the_token_of_the_sign_in(
     planted = nobody.token()
     sign_in(nobody, victim)
     nobody.user = victim
+    # Signing in removes the cookie of the visit; whoever could plant one can do so again.
+    nobody.http.set_cookie(cookies.VISIT, "known-to-the-attacker")
     assert nobody.token() != planted
     answer = nobody.http.post("/dashboard/account/sign-out-elsewhere", data={"csrf_token": planted})
     assert answer.status_code == 403
