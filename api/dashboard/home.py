@@ -1,4 +1,4 @@
-"""`/dashboard`: where one arrives, with the platforms one works for."""
+"""`/dashboard`: where one arrives: what waits, and the platforms one works for."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from flask import Blueprint, render_template
 
 from api.auth import signed_in
 from api.dashboard.access import person
+from moderation import queue
 from moderation.db import transaction
+from moderation.queue import Filter
 from moderation.retraining import panel
-from moderation.vocabulary import Role
+from moderation.vocabulary import ReviewReason, Role
 
 pages = Blueprint("home", __name__)
 
@@ -17,8 +19,11 @@ pages = Blueprint("home", __name__)
 @signed_in
 def page() -> str:
     """The page."""
-    drifted = []
-    if person().is_somewhere(Role.LEAD):
-        with transaction() as session:
-            drifted = panel.drifted(session)
-    return render_template("home/page.html", drifted=drifted, panel_margin=panel.MARGIN)
+    with transaction() as session:
+        return render_template(
+            "home/page.html",
+            drifted=panel.drifted(session) if person().is_somewhere(Role.LEAD) else [],
+            panel_margin=panel.MARGIN,
+            waiting=queue.totals(session, person(), Filter()),
+            appeals=queue.totals(session, person(), Filter(reason=ReviewReason.APPEAL)),
+        )

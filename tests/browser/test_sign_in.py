@@ -13,6 +13,7 @@ from moderation.db import transaction
 from moderation.tables import SignIn
 from moderation.vocabulary import Role
 from tests.browser.conftest import PASSWORD, TABLET, Dashboard, fill_in, lines_of, open_menu, overflow
+from tests.browser.moderating import review_case
 
 EMAIL = "mona@platform.example"
 NEW_PASSWORD = "a longer staple for the horse"
@@ -25,9 +26,12 @@ def make_mona(dashboard: Dashboard) -> None:
 
 def test_signing_in_leads_to_the_overview(dashboard: Dashboard, look: Look) -> None:
     make_mona(dashboard)
+    review_case("holiday-4711")
     page = dashboard.sign_in(EMAIL)
     expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
     expect(page.get_by_role("row", name="Pixelgram")).to_contain_text("lead")
+    expect(page.get_by_role("region", name="What waits for review")).to_contain_text("1 case the oldest since just now")
+    expect(page.get_by_text("No appeal among them.")).to_be_visible()
     look(page, "overview")
     cookies = {cookie["name"]: cookie for cookie in page.context.cookies()}
     assert list(cookies) == ["telltale_session"], "nothing else is left in the browser"
