@@ -153,5 +153,5 @@ def test_whoever_has_it_open_is_told_that_it_was_reported(dashboard: Dashboard) 
         restrictions.report(session, lead, case_id)
     typed(page, "n", "my long thoughts")
     # Told by the second beat, or by the one 20 seconds later.
-    expect(page.get_by_role("alert")).to_contain_text("it was reported as illegal", timeout=30_000)
+    expect(page.get_by_role("alert")).to_contain_text("it was reported as illegal")
     expect(page.get_by_label("Note")).to_have_value("my long thoughts")

@@ -76,7 +76,7 @@ def test_images_that_come_together_run_together(engine: StubEngine, batcher: Bat
 
 def test_what_ran_is_told_of_with_its_times(engine: StubEngine) -> None:
     told: list[Ran] = []
-    with Batcher(Detector(engine), max_batch=2, max_wait_ms=200, on_ran=told.append) as batcher:
+    with Batcher(Detector(engine), max_batch=2, max_wait_ms=1000, on_ran=told.append) as batcher:
         widths([batcher.submit(image(width), explain=False) for width in (1, 2)])
         widths([batcher.submit(image(3))])
         with pytest.raises(EngineError):
@@ -94,7 +94,7 @@ def test_a_full_batch_does_not_wait(engine: StubEngine) -> None:
 def test_a_lone_image_waits_no_longer_than_it_must(engine: StubEngine, batcher: Batcher) -> None:
     began = time.monotonic()
     assert widths([batcher.submit(image(5))]) == [5]
-    assert 0.15 < time.monotonic() - began < 2
+    assert 0.15 < time.monotonic() - began < 20
     assert engine.batches == [[5]]
 
 
@@ -163,9 +163,9 @@ def test_a_hang_is_reported_while_it_lasts(engine: StubEngine) -> None:
 
 def test_a_batch_in_time_is_no_hang(engine: StubEngine) -> None:
     hung: list[float] = []
-    with Batcher(Detector(engine), max_wait_ms=0, hang_after_s=0.1, on_hang=hung.append) as batcher:
+    with Batcher(Detector(engine), max_wait_ms=0, hang_after_s=1, on_hang=hung.append) as batcher:
         assert widths([batcher.submit(image(1))]) == [1]
-        time.sleep(0.2)
+        time.sleep(1.1)
     assert hung == []
 
 

@@ -302,13 +302,13 @@ def test_a_name_server_that_never_answers_is_cut_off() -> None:
     released = threading.Event()
 
     def never(host: str, port: int) -> list[str]:
-        released.wait(10)
+        released.wait(60)
         return ["8.8.8.8"]
 
     start = time.monotonic()
     with pytest.raises(Unreachable, match="looked up in time"):
         outbound.fetch_image("http://slow.example/", settings_with(fetch_timeout_s=0.3), resolve=never)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 20
     released.set()
 
 
@@ -412,17 +412,20 @@ def test_a_page_is_not_an_image(media_type: str, body: bytes) -> None:
 
 
 def test_a_body_announced_too_large_is_not_read() -> None:
+    released = threading.Event()
+
     def handle(request: http.server.BaseHTTPRequestHandler) -> None:
         request.send_response(200)
         request.send_header("Content-Length", str(10**12))
         request.end_headers()
-        time.sleep(3)
+        released.wait(60)
 
     with serving(handle) as server:
         start = time.monotonic()
         with pytest.raises(ResponseTooLarge, match="33554432 bytes"):
             outbound.fetch_image(server.url(), server.settings)
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 20
+        released.set()
 
 
 BLOCK = b"x" * 65536

@@ -289,12 +289,12 @@ def test_outages_of_the_store_never_use_up_the_attempts(tenant: Tenant, version:
 
 
 def test_a_living_worker_keeps_its_case_and_a_dead_one_loses_it(tenant: Tenant, version: ModelVersion) -> None:
-    short = settings().model_copy(update={"case_lease_s": 0.3})
+    short = settings().model_copy(update={"case_lease_s": 2})
     living, dead = new_case(tenant), new_case(tenant)
     job, lost = (screening.begin(case.id, version.id, short) for case in (living, dead))
     assert job is not None and lost is not None
     for _ in range(4):
-        time.sleep(0.1)
+        time.sleep(0.6)
         screening.renew([job.lease], short)
     assert screening.begin(living.id, version.id, settings()) is None
     assert begun(dead, version).lease.fence == lost.lease.fence + 1

@@ -34,19 +34,19 @@ def test_a_case_whose_link_takes_longer_than_its_lease_is_nobody_elses(tenant: T
 
     def slow(request: http.server.BaseHTTPRequestHandler) -> None:
         reached.set()
-        go_on.wait(10)
+        go_on.wait(60)
         answer(200, PNG)(request)
 
     with serving(slow) as server:
-        rules = allowing(server.port, case_lease_s=0.4, fetch_timeout_s=8.0)
+        rules = allowing(server.port, case_lease_s=2, fetch_timeout_s=60.0)
         case_id, fetcher = link(tenant, server.url()), Fetcher(rules)
         work = threading.Thread(target=fetcher.fetch, args=(case_id,))
         work.start()
-        assert reached.wait(5)
-        time.sleep(0.9)
+        assert reached.wait(30)
+        time.sleep(2.3)
         assert fetching.begin(case_id, rules) is None
         go_on.set()
-        work.join(10)
+        work.join(60)
         fetcher.close()
     case = reread(case_id)
     assert (case.status, case.fence, case.lease_until) == (CaseStatus.QUEUED, 1, None)

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
+import pytest
 
+from model.evaluate.intervals import bootstrap
+from model.gate import comparison
 from model.gate.judgement import judge
 from model.gate.margins import Margins
 from model.gate.rules import new_is_better
 from tests.model.gate.drawn import drawn, evidence
 
 NEW, OLD = 150, 600
+
+
+@pytest.fixture(autouse=True)
+def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interval's ends waver a little more, and over many draws that is even."""
+    monkeypatch.setattr(comparison, "bootstrap", partial(bootstrap, resamples=200))
 
 
 def called_better(draws: int, seed: int, accuracies: tuple[float, float], off: float = 0.0) -> float:
