@@ -1,10 +1,10 @@
 """Functions run in a process that may be killed: a decoder that hangs, swallows memory or crashes takes nothing along.
 
 It is a limit on memory and time, not a wall against an attacker who takes over the process. It does not know what it
-runs. Each process has a line of its own, on which a call waits without anybody in between: who died, and of what, is
-never in doubt. Arguments and results travel through a file in memory, so that the line only ever carries a few bytes,
-and pixels are not copied through it a few kilobytes at a time. That file has no name, so an image is never left behind
-on a disk either. Linux only.
+runs. Arguments and results travel through a file in memory, so that the pipe the processes share only ever carries a
+few bytes: a process that dies within a large message would leave half of one behind for all the others, and pixels
+would be copied through it a few kilobytes at a time. That file has no name, so an image is never left behind on a disk
+either. Linux only.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import pickle
 import resource
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar, cast
+
+from pebble import ProcessExpired, ProcessPool
 
 from moderation.errors import TelltaleError
 
@@ -27,17 +29,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 CALLS_PER_PROCESS = 200  # then a fresh one: decoders leak
-# A crash is believed the second time: the machine may have been out of memory, or the process was killed while idle.
-ATTEMPTS = 2
-# For a fresh process to come up, and the modules with the first of them, however busy the machine is.
-START_S = 60.0
+POOL_ATTEMPTS = 3
+WATCH_S = 0.5  # how often a waiting call looks whether its pool still lives
 # The kernel ends a process that outlives its limit by this, should nobody be left to do it.
 ORPHAN_GRACE_S = 5.0
 STANDARD_ERROR = 2
 PRELOADED = ("moderation.images",)
 CLOSED = "The sandbox is closed."
-NOT_STARTED = "No process can be started to do the work: look at the memory and the log."
-DONE = b"done"  # what a process says when it has come up, and after each call
 
 
 class SandboxTimeout(TelltaleError):
@@ -64,15 +62,12 @@ class Sandbox:
     """
 
     def __init__(self, processes: int, memory_bytes: int, seconds: float, preloaded: Sequence[str] = PRELOADED) -> None:
+        self._processes = processes
         self._memory_bytes = memory_bytes
         self._seconds = seconds
         self._preloaded = list(preloaded)
-        self._places = processes
-        self._room = threading.Semaphore(processes)
-        # Processes that are free, the one used last at the end; there may be room for more. And those at work.
-        self._free: list[_Process] = []
-        self._busy: set[_Process] = set()
         self._lock = threading.Lock()
+        self._pool: ProcessPool | None = None
         self._closed = False
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -99,139 +94,87 @@ class Sandbox:
     def close(self) -> None:
         """End the processes; calls under way and later ones raise SandboxClosed."""
         with self._lock:
-            if self._closed:
-                return
             self._closed = True
-            for process in self._busy:
-                process.kill()
-        for _ in range(self._places):  # until every call under way has ended
-            self._room.acquire()
-        for process in self._free:
-            process.end()
-        self._room.release(self._places)
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            _end(pool)
 
     def _run(self, path: str, outcome_at: int) -> None:
-        """Have one call's outcome written; a call that crashed is run once more."""
-        for attempt in range(ATTEMPTS):
+        """Have one call's outcome written; a call that crashed is run once more: the crash may have been a neighbour's.
+
+        A process dies between its acknowledging one call and another, and the pool can take the one for the other.
+        """
+        death: ProcessExpired | None = None
+        for _ in range(POOL_ATTEMPTS):
+            pool = self._started()
             try:
-                with self._lent() as process:
-                    process.perform(path, outcome_at)
-                return
-            except SandboxCrash as crash:
+                future = pool.schedule(_perform, (path, outcome_at, self._seconds), timeout=self._seconds)
+                return _await(future, pool)
+            except TimeoutError:
+                raise SandboxTimeout(f"The work took longer than {self._seconds:g} s.") from None
+            except ProcessExpired as error:
                 if self._closed:
-                    raise SandboxClosed(CLOSED) from crash
-                if attempt + 1 == ATTEMPTS:
-                    raise
+                    raise SandboxClosed(CLOSED) from error
+                if death is not None:
+                    raise _crash(error) from error
+                death = error
+            except (BrokenProcessPool, RuntimeError):
+                # The pool is gone (an idle process was killed, say), and this call was not at fault: a new pool.
+                # No RuntimeError of the function's own can come here: those are inside the outcome.
+                self._discard(pool)
+        if death is not None:
+            raise _crash(death) from death
+        raise SandboxCrash("No process stays alive long enough to do the work: look at the memory and the log.")
 
-    @contextmanager
-    def _lent(self) -> Iterator[_Process]:
-        """A process for one call, which ends with the block if that raises. Raises SandboxClosed, SandboxCrash."""
-        with self._room:
-            process = self._taken()
-            try:
-                with self._lock:
-                    if self._closed:
-                        raise SandboxClosed(CLOSED)
-                    self._busy.add(process)
-                yield process
-                process.calls_left -= 1
-            except BaseException:
-                process.calls_left = 0
-                raise
-            finally:
-                self._given_back(process)
-
-    def _taken(self) -> _Process:
+    def _started(self) -> ProcessPool:
         with self._lock:
             if self._closed:
                 raise SandboxClosed(CLOSED)
-            if self._free:
-                return self._free.pop()
-        return _Process(self._preloaded, self._memory_bytes, self._seconds)
+            if self._pool is None:
+                self._pool = self._new_pool()
+            return self._pool
 
-    def _given_back(self, process: _Process) -> None:
-        if not process.calls_left:
-            process.end()
-        with self._lock:
-            self._busy.discard(process)
-            if process.calls_left:
-                self._free.append(process)
-
-
-# Of a line whose other end is gone.
-_GONE = (EOFError, OSError)
-# multiprocessing looks at all of its children whenever one is started; two that see the same one end disagree of what.
-_births_and_deaths = threading.Lock()
-
-
-class _Process:
-    """A process and the line to it, for one call at a time. Raises SandboxCrash where none can be started."""
-
-    def __init__(self, preloaded: Sequence[str], memory_bytes: int, seconds: float) -> None:
-        self.calls_left = CALLS_PER_PROCESS
-        self._seconds = seconds
+    def _new_pool(self) -> ProcessPool:
         # Never fork: the caller has threads, and perhaps a GPU. The fork server is a clean process that forks.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(preloaded))
-        self._line, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, memory_bytes, seconds), daemon=True)
-        try:
-            with _births_and_deaths, theirs:
-                self._process.start()
-        except _GONE as error:
-            raise SandboxCrash(NOT_STARTED) from error
-        if not self._heard(START_S):
-            self.end()
-            raise SandboxCrash(NOT_STARTED)
+        context.set_forkserver_preload(self._preloaded)
+        return ProcessPool(
+            max_workers=self._processes,
+            max_tasks=CALLS_PER_PROCESS,
+            initializer=_confine,
+            initargs=(self._memory_bytes,),
+            context=context,
+        )
 
-    def perform(self, path: str, outcome_at: int) -> None:
-        """Have the outcome of the call in `path` written. Raises SandboxCrash, SandboxTimeout."""
-        try:
-            self._line.send((path, outcome_at))
-        except _GONE:
-            raise self._crash() from None
-        if not self._heard(self._seconds):
-            raise SandboxTimeout(f"The work took longer than {self._seconds:g} s.")
+    def _discard(self, pool: ProcessPool) -> None:
+        with self._lock:
+            if self._pool is not pool:
+                return  # another thread saw it first, and ends it
+            self._pool = None
+        _end(pool)
 
-    def _heard(self, seconds: float) -> bool:
-        """Whether it said in time that it is done."""
-        try:
-            return self._line.poll(seconds) and self._line.recv_bytes() == DONE
-        except _GONE:
-            raise self._crash() from None
 
-    def _crash(self) -> SandboxCrash:
-        self.end()
-        code = self._process.exitcode
-        how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-        return SandboxCrash(f"The process that did the work ended with {how}.")
+def _await(future: Future[None], pool: ProcessPool) -> None:
+    # A pool that stops or breaks forgets calls that it has not begun; nobody would ever answer them.
+    while not wait([future], timeout=WATCH_S).done:
+        if not pool.active:
+            future.cancel()
+            raise BrokenProcessPool("the pool ended")
+    future.result()
 
-    def kill(self) -> None:
-        """Whoever waits for it hears that it is gone; somebody else may do this."""
-        self._process.kill()
 
-    def end(self) -> None:
-        """End it, unless it has ended, and wait for that; it may be done twice."""
-        self._process.kill()
-        with _births_and_deaths:
-            self._process.join()
-        self._line.close()
+def _end(pool: ProcessPool) -> None:
+    pool.stop()
+    pool.join()
+
+
+def _crash(death: ProcessExpired) -> SandboxCrash:
+    code = death.exitcode
+    how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+    return SandboxCrash(f"The process that did the work ended with {how}.")
 
 
 # --- In the other process ---
-
-
-def _serve(line: Connection, memory_bytes: int, seconds: float) -> None:
-    """One call after another, for as long as somebody is at the other end."""
-    _confine(memory_bytes)
-    line.send_bytes(DONE)
-    while True:
-        try:
-            path, outcome_at = line.recv()
-        except EOFError:
-            return
-        _perform(path, outcome_at, seconds)
-        line.send_bytes(DONE)
 
 
 def _confine(memory_bytes: int) -> None:
@@ -243,10 +186,8 @@ def _confine(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
         os.dup2(nowhere.fileno(), STANDARD_ERROR)
-    # Python's own handlers would wait for Python to run, which a hanging decoder never lets it; and Ctrl-C, which goes
-    # to every process of a terminal, is the owner's to answer.
+    # Pebble's own handler waits for Python to run, which a hanging decoder never lets it.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _perform(path: str, outcome_at: int, seconds: float) -> None:

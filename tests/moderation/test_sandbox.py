@@ -229,7 +229,7 @@ def test_calls_leave_no_open_files_behind(sandbox: Sandbox) -> None:
             sandbox.call(segfault)
 
     def open_files() -> int:
-        """With one process alive, and those that died forgotten."""
+        """With one process alive and those that died forgotten, which the pool does at its own pace."""
         sandbox.call(double, 1)
         gc.collect()
         return len(list(Path("/proc/self/fd").iterdir()))
