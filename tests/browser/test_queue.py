@@ -86,7 +86,7 @@ def test_a_busy_queue(dashboard: Dashboard, look: Look) -> None:
             if number % 13 == 5 and tenant.name == "Pixelgram" and case.escalated_at is None:
                 claims.claim(session, bert, case.id)
     page = dashboard.sign_in(LENA, QUEUE)
-    expect(page.locator("[data-totals]")).to_contain_text("cases wait, the oldest since")
+    expect(page.locator("[data-totals]")).to_contain_text("cases wait, the oldest came")
     look(page, "queue")
     page.get_by_role("checkbox", name="Select ").nth(1).check()
     page.get_by_role("button", name="Answer").click()

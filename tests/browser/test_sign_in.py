@@ -30,7 +30,7 @@ def test_signing_in_leads_to_the_overview(dashboard: Dashboard, look: Look) -> N
     page = dashboard.sign_in(EMAIL)
     expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
     expect(page.get_by_role("row", name="Pixelgram")).to_contain_text("lead")
-    expect(page.get_by_role("region", name="What waits for review")).to_contain_text("1 case the oldest since just now")
+    expect(page.get_by_role("region", name="What waits for review")).to_contain_text("1 case the oldest came just now")
     expect(page.get_by_text("No appeal among them.")).to_be_visible()
     look(page, "overview")
     cookies = {cookie["name"]: cookie for cookie in page.context.cookies()}
