@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session, selectinload, undefer
 
 from moderation import events, model_versions, notices
@@ -277,7 +278,7 @@ def latest(session: Session) -> list[PanelMeasurement]:
     query = (
         select(PanelMeasurement)
         .where(PanelMeasurement.model_version_id == model_versions.champion_id(session))
-        .distinct(PanelMeasurement.measured)
+        .ext(distinct_on(PanelMeasurement.measured))
         .order_by(PanelMeasurement.measured, PanelMeasurement.id.desc())
     )
     found = {row.measured: row for row in session.scalars(query)}

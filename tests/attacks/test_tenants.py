@@ -167,6 +167,7 @@ SHOTS: dict[Route, tuple[Shot, ...]] = {
     ("GET", "/dashboard/notices"): (Shot(), Shot(query={"before": "{notice_id}"})),
     ("POST", "/dashboard/notices/read"): (Shot(writes=True),),
     ("POST", "/dashboard/notices/<uuid:notice_id>/read"): PLAIN,
+    ("POST", "/dashboard/notices/<uuid:notice_id>/mail"): PLAIN,
     ("GET", "/dashboard/insight"): (Shot(query={"tenant": "{tenant_id}"}), Shot(query={"category": "{category}"})),
     ("GET", "/dashboard/insight/<name>.csv"): (
         Shot(query={"tenant": "{tenant_id}"}),
@@ -525,8 +526,8 @@ def test_a_likeness_is_of_ones_own_images(both: Neighbours) -> None:
             assert case.image is not None
             likeness.match(session, case.tenant_id, case.image.id, Fingerprint(MATCHING, 100))
             found = likeness.others(session, case, restricted=True)
-            assert found and {str(one.id) for one in found} <= set(platform.named["case_id"])
-            assert not {str(one.id) for one in found} & set(other.named["case_id"])
+            assert found and {str(one.case.id) for one in found} <= set(platform.named["case_id"])
+            assert not {str(one.case.id) for one in found} & set(other.named["case_id"])
 
 
 def test_an_upload_form_is_for_its_own_key(app: Application, both: Neighbours, bucket: str) -> None:

@@ -82,5 +82,5 @@ def test_golden_outputs_of_a_quantized_checkpoint_hold_for_it_alone() -> None:
 
 def test_quantization_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "find_spec", lambda name: None)
-    with pytest.raises(CheckpointError, match=r"telltale\[quantized\]"):
+    with pytest.raises(CheckpointError, match=r"pip install '\.\[quantized\]'"):
         load(DEMO_FOLDER, device="cpu", manifest=quantized("nf4"))

@@ -57,6 +57,7 @@ ROLES: dict[Route, Role | None] = {
     ("GET", "/dashboard/notices"): Role.LEAD,
     ("POST", "/dashboard/notices/read"): Role.LEAD,
     ("POST", "/dashboard/notices/<uuid:notice_id>/read"): Role.LEAD,
+    ("POST", "/dashboard/notices/<uuid:notice_id>/mail"): Role.LEAD,
     ("GET", "/dashboard/cases/<uuid:case_id>/statement-of-reasons"): Role.LEAD,
     ("GET", "/dashboard/platforms"): Role.LEAD,
     ("GET", "/dashboard/platforms/<uuid:tenant_id>"): Role.ADMIN,
