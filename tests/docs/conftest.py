@@ -80,7 +80,7 @@ def stage(
     try:
         made.api(int(addresses["8000"]))
         made.relay()
-        made.screening()
+        made.screening("tests.docs.unaudited")
         made.delivery()
         wait_until(lambda: _answers(f"http://{api}/health/live"), "the api")
         yield made, addresses
