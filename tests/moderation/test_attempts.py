@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 import standardwebhooks
-from sqlalchemy import Engine, select, text
+from sqlalchemy import select, text
 
 from moderation import attempts, deliveries, dispatch, endpoints, events
 from moderation.attempts import SCHEDULE
@@ -27,18 +27,6 @@ from tests.moderation.test_outbound import serving
 from tests.moderation.test_sealing import key, with_keys
 
 __all__ = ["with_keys"]
-
-
-@pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_tenant(session)
-
-
-@pytest.fixture
-def endpoint(tenant: Tenant) -> Endpoint:
-    with transaction() as session:
-        return make_endpoint(session, tenant)
 
 
 def stored(delivery_id: UUID) -> Delivery:

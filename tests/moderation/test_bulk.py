@@ -7,7 +7,7 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import select
 
 from moderation import bulk, claims
 from moderation.accounts import Person
@@ -18,12 +18,6 @@ from moderation.tables import Case, Review, Tenant
 from moderation.vocabulary import Answer, CaseStatus, Priority, Role
 from tests.factories import events_of, make_case, make_tenant
 from tests.reviewing import make_person, make_review_case
-
-
-@pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_tenant(session)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any, Self
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -36,12 +36,6 @@ from tests.measuring import value
 
 S = CaseStatus
 PAST = timedelta(seconds=-1)
-
-
-@pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_tenant(session)
 
 
 def case_in(tenant: Tenant, status: CaseStatus, **fields: Any) -> Case:

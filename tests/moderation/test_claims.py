@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from moderation import claims, reviews
@@ -20,12 +20,6 @@ from moderation.tables import Case, Claim, Event, Tenant
 from moderation.vocabulary import Answer, CaseStatus, ClaimEnd, EventType, Role
 from tests.factories import events_of, make_case, make_tenant
 from tests.reviewing import expire, make_person, make_review_case
-
-
-@pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_tenant(session)
 
 
 def person(tenant: Tenant, role: Role = Role.MODERATOR) -> Person:

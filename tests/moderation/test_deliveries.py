@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import select
 
 from moderation import attempts, deliveries, dispatch, endpoints, events
 from moderation.db import transaction
@@ -16,18 +16,6 @@ from moderation.vocabulary import DeliveryStatus, EventType
 from tests.delivering import LEASE, answered, pinged, reread, settle, taken, told
 from tests.factories import make_case, make_endpoint, make_tenant
 from tests.reading import copy, reading_few
-
-
-@pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_tenant(session)
-
-
-@pytest.fixture
-def endpoint(tenant: Tenant) -> Endpoint:
-    with transaction() as session:
-        return make_endpoint(session, tenant)
 
 
 def test_deliveries_are_found_by_event_and_time(tenant: Tenant, endpoint: Endpoint) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import select
 
 from moderation import cases, descriptions, events, screening
 from moderation.db import transaction
@@ -13,13 +13,7 @@ from moderation.settings import settings
 from moderation.tables import Case, Event, Tenant
 from moderation.vocabulary import CaseStatus, EventType, FailureReason, Priority
 from tests import factories
-from tests.factories import make_case, make_image, make_tenant, take_case
-
-
-@pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_tenant(session)
+from tests.factories import make_case, make_image, take_case
 
 
 def test_a_case_is_described_in_json_and_in_full(tenant: Tenant) -> None:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, text, update
+from sqlalchemy import text, update
 from sqlalchemy.orm import Session
 
 from moderation import attempts, cases, dispatch, endpoints, screening
@@ -46,12 +46,6 @@ def settle(case_id: UUID) -> None:
         case = session.get_one(Case, case_id)
         take_case(session, case)
         cases.fail(session, case, FailureReason.INTERNAL, "for the test")
-
-
-@pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_tenant(session)
 
 
 def queue(tenant: Tenant, count: int = 1, priority: Priority = Priority.NORMAL) -> list[UUID]:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import select
 
 from moderation import dispatch, endpoints
 from moderation.db import transaction
@@ -17,18 +17,6 @@ from moderation.tables import Delivery, Endpoint, Tenant
 from moderation.vocabulary import EventType
 from tests.delivering import LEASE, pinged, reread, taken, told
 from tests.factories import make_endpoint, make_tenant
-
-
-@pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_tenant(session)
-
-
-@pytest.fixture
-def endpoint(tenant: Tenant) -> Endpoint:
-    with transaction() as session:
-        return make_endpoint(session, tenant)
 
 
 def test_an_endpoint_is_made_with_a_secret_and_known_event_types_only(tenant: Tenant) -> None:

@@ -30,18 +30,12 @@ from moderation.tables import (
 )
 from moderation.vocabulary import CaseStatus, EventType, FailureReason, Grade
 from tests import factories
-from tests.factories import make_case, make_endpoint, make_reading, make_tenant
+from tests.factories import make_case, make_endpoint, make_reading
 from tests.learning import make_review
 from tests.platforms import make_source
 from tests.reviewing import make_person, make_review_case
 
 TELLING = {"external_id": "post-anna-7", "details": {"subject": "anna", "category": "portrait of anna"}}
-
-
-@pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_tenant(session)
 
 
 def erase(tenant: Tenant, case: Case) -> Image:

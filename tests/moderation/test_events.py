@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import select
 
 from moderation import cases, endpoints
 from moderation.db import transaction
@@ -13,18 +12,6 @@ from moderation.tables import Delivery, Endpoint, Event, Tenant
 from moderation.vocabulary import CaseStatus, EventType
 from tests import factories
 from tests.factories import make_case, make_endpoint, make_tenant
-
-
-@pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_tenant(session)
-
-
-@pytest.fixture
-def endpoint(tenant: Tenant) -> Endpoint:
-    with transaction() as session:
-        return make_endpoint(session, tenant)
 
 
 def test_events_that_stay_inside_are_delivered_to_nobody(tenant: Tenant, endpoint: Endpoint) -> None:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 from PIL import Image as Pixels
-from sqlalchemy import Engine, func, select
+from sqlalchemy import func, select
 
 from infra.demo.samples import samples
 from moderation import erasure, exhibits, renditions, traits
@@ -17,7 +17,7 @@ from moderation.settings import settings
 from moderation.storage import Storage
 from moderation.tables import Image, ImageHash, SimilarImage, Tenant
 from moderation.vocabulary import CaseStatus
-from tests.factories import make_case, make_image, make_tenant
+from tests.factories import make_case, make_image
 
 DATA = samples()[0].path.read_bytes()
 
@@ -32,12 +32,6 @@ def sandbox() -> Iterator[Sandbox]:
     made = Sandbox(1, settings().decode_memory_bytes, settings().decode_timeout_s)
     yield made
     made.close()
-
-
-@pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_tenant(session)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 import standardwebhooks
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Engine, select
+from sqlalchemy import select
 
 from moderation import inbound, signing
 from moderation.db import new_id, transaction
@@ -25,15 +25,7 @@ from moderation.settings import settings
 from moderation.submissions import Link
 from moderation.tables import ReceivedWebhook, Source, Tenant
 from moderation.vocabulary import SourceKind, SourceScheme
-from tests.factories import make_tenant
 from tests.moderation.test_sources import URL, source, stored
-
-
-@pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_tenant(session)
-
 
 # --- Who sent it ---
 

@@ -13,17 +13,11 @@ from moderation.errors import Unreadable
 from moderation.settings import settings
 from moderation.tables import Endpoint, Event, Row, Source, Tenant
 from moderation.vocabulary import EventType, SourceKind, SourceScheme
-from tests.factories import make_endpoint, make_tenant
+from tests.factories import make_endpoint
 from tests.moderation.test_sealing import key, with_keys
 
 __all__ = ["with_keys"]
 PLAIN = ["whsec_bmV3", "whsec_b2xk"]
-
-
-@pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_tenant(session)
 
 
 def furnish(tenant: Tenant) -> None:

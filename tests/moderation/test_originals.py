@@ -11,7 +11,7 @@ from uuid import UUID
 import numpy as np
 import pytest
 from PIL import Image as Picture
-from sqlalchemy import Engine, select
+from sqlalchemy import select
 
 from moderation import erasure, images, originals
 from moderation.db import new_id, transaction
@@ -40,12 +40,6 @@ def facts_of(data: bytes) -> ImageFacts:
 @pytest.fixture(scope="module")
 def store(services: ServiceRun) -> Storage:
     return Storage(settings())
-
-
-@pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_tenant(session)
 
 
 def kept(store: Storage, tenant: Tenant, data: bytes) -> Image:

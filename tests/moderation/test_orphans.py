@@ -25,7 +25,7 @@ from moderation.storage import (
 )
 from moderation.tables import Image, Tenant, TrainingRun, Upload
 from moderation.vocabulary import RunStatus, View
-from tests.factories import make_image, make_tenant, make_version
+from tests.factories import make_image, make_version
 
 
 @pytest.fixture
@@ -34,12 +34,6 @@ def store(db: Engine, bucket: str) -> Storage:
     made = Storage(settings())
     round_of(Sweep(older_than=timedelta(0)), made)
     return made
-
-
-@pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_tenant(session)
 
 
 def image_with_all(store: Storage, tenant: Tenant) -> Image:

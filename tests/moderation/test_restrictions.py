@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import select
 
 from moderation import claims, queue, restrictions, reviews
 from moderation.accounts import Person
@@ -15,12 +15,6 @@ from moderation.tables import Case, Event, Tenant
 from moderation.vocabulary import Answer, CaseStatus, EventType, Role
 from tests.factories import make_case, make_tenant
 from tests.reviewing import make_person, make_review_case
-
-
-@pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_tenant(session)
 
 
 @pytest.fixture

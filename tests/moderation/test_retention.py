@@ -19,12 +19,6 @@ from tests.reviewing import make_review_case
 NONE = dict.fromkeys(Kept, 0)
 
 
-@pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_tenant(session)
-
-
 def keep(tenant: Tenant, **days: int | None) -> None:
     """Appeals are taken for a day, unless told otherwise, so that anything else may end."""
     with transaction() as session:

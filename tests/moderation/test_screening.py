@@ -23,12 +23,6 @@ from tests.factories import make_case, make_image, make_reading, make_tenant
 
 
 @pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_tenant(session)
-
-
-@pytest.fixture
 def version(db: Engine) -> ModelVersion:
     with transaction() as session:
         return factories.make_version(session)

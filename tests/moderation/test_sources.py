@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import select
 
 from moderation import inbound, sealing, signing, sources
 from moderation.db import new_id, transaction
@@ -32,12 +32,6 @@ def source(scheme: SourceScheme = SourceScheme.STANDARD, kind: SourceKind = Sour
     made = Source(**{"id": new_id(), "name": "uploads", "scheme": scheme, "kind": kind, **given})
     made.secrets = [sealing.seal(secret, made.id) for secret in secrets]
     return made
-
-
-@pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_tenant(session)
 
 
 def stored(tenant: Tenant, **fields: Any) -> Source:

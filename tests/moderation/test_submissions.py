@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 import urllib3
-from sqlalchemy import Connection, Engine, event, func, select, text, update
+from sqlalchemy import Connection, event, func, select, text, update
 
 from moderation import db as database
 from moderation import originals, submissions
@@ -32,12 +32,6 @@ PUBLIC = "https://example.com/picture.png"
 @pytest.fixture(scope="module")
 def store(services: ServiceRun) -> Storage:
     return Storage(settings())
-
-
-@pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_tenant(session)
 
 
 def request(tenant: Tenant, **fields: Any) -> Request:

@@ -5,23 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine
 
 from moderation import claims, wellness
 from moderation.accounts import Person
 from moderation.db import new_id, transaction
 from moderation.tables import Case, Claim, Review, Tenant
 from moderation.vocabulary import Answer, ClaimEnd, ReviewReason
-from tests.factories import make_tenant
 from tests.reviewing import make_person, make_review_case
 
 MINUTE = timedelta(minutes=1)
-
-
-@pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_tenant(session)
 
 
 @pytest.fixture
