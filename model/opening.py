@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from model.manifest import Quantization
 
 Command = Callable[..., Any]
+INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
 
 
 def checkpoint_options(command: Command) -> Command:

@@ -17,6 +17,7 @@ NEEDED = "0012"
 # The table that is there while a backup is being restored, and says which. Until it goes, erased images and revoked
 # keys may be as they were when the backup was made.
 UNFINISHED_RESTORE = "unfinished_restore"
+HALF_RESTORED = "The database is not wholly restored from its backup: run `telltale restore`."
 
 
 def is_half_restored(session: Session) -> bool:
@@ -28,7 +29,7 @@ def refuse_half_restored() -> None:
     """Raise ConfigurationError where a restore has begun and not come to its end."""
     with glance() as session:
         if is_half_restored(session):
-            raise ConfigurationError("The database is not wholly restored from its backup: run `telltale restore`.")
+            raise ConfigurationError(HALF_RESTORED)
 
 
 def check() -> None:

@@ -129,8 +129,8 @@ def swaying(session: Session, person: Person, images: Collection[UUID]) -> set[U
         select(SimilarImage.image_id, SimilarImage.other_id).where(SimilarImage.image_id.in_(images))
     ).all()
     pairs = {*((row.image_id, row.other_id) for row in near), *((id_, id_) for id_ in images)}
-    images = {other for _, other in pairs}
-    query = select(Case).where(Case.image_id.in_(images), Case.status == CaseStatus.IN_REVIEW)
+    likenesses = {other for _, other in pairs}
+    query = select(Case).where(Case.image_id.in_(likenesses), Case.status == CaseStatus.IN_REVIEW)
     led = person.tenant_ids_as(Role.LEAD)
     query = query.where(Case.tenant_id.in_(person.tenant_ids), or_(Case.restricted.is_(False), Case.tenant_id.in_(led)))
     open_ = session.scalars(query).all()

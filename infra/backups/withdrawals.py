@@ -20,7 +20,7 @@ from infra.backups.places import Place
 from moderation import accounts, endpoints, erasure, members, sources, tenants
 from moderation.db import transaction
 from moderation.errors import Conflict, NotFound
-from moderation.schema import is_half_restored
+from moderation.schema import HALF_RESTORED, is_half_restored
 from moderation.tables import ApiKey, Endpoint, Event, Image, Membership, Source, Tenant, User
 from moderation.vocabulary import EventType
 
@@ -88,7 +88,7 @@ def refuse_unfit(session: Session) -> None:
     Or where a restore is unfinished: what is still to be taken back again would look as if it had been given back.
     """
     if is_half_restored(session):
-        raise Conflict("The database is not wholly restored from its backup: run `telltale restore`.")
+        raise Conflict(HALF_RESTORED)
     if session.scalar(select(Tenant.id).limit(1)) is None:
         raise Conflict("The database has no tenant, so there is nothing to back up. Is TELLTALE_DATABASE_URL right?")
 

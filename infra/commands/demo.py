@@ -17,6 +17,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from infra.cli import INTERRUPTED
+
 if TYPE_CHECKING:
     from infra.demo.platform import Platform
     from infra.demo.receiver import Receiver
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from infra.demo.shipments import Sender, Shipment
     from infra.local import Stack
 
-INTERRUPTED = 130
 ALIVE_POLL_S = 0.3
 # In pairs, because real and fake samples alternate.
 WAYS: tuple[Literal["REST", "webhook"], ...] = ("REST", "REST", "webhook", "webhook")

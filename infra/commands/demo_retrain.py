@@ -21,6 +21,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from infra.cli import INTERRUPTED
 from moderation.errors import ConfigurationError
 from moderation.vocabulary import CaseStatus
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from infra.local import Stack
     from moderation.tables import ModelVersion, TrainingRun
 
-INTERRUPTED = 130
 MODERATORS = tuple(f"{name}@demo.example" for name in ("ada", "ben", "cleo"))
 LEAD = "dora@demo.example"
 POLL_S = 0.5

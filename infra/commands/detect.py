@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from model.opening import checkpoint_options, open_detector, require_agreement
+from model.opening import INTERRUPTED, checkpoint_options, open_detector, require_agreement
 
 if TYPE_CHECKING:
     from model.batcher import Batcher
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 PIPE_WIDTH = 120  # a pipe or a file has no width
-INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
 
 
 @dataclass(frozen=True)

