@@ -12,7 +12,6 @@ import torch
 from sqlalchemy import create_engine
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from infra.services import wait_until
 from model.batcher import Batcher, BatcherClosed
 from model.detector import Detection, Detector
 from moderation import db as database
@@ -122,11 +121,17 @@ def test_what_is_in_hand_when_time_is_up_is_given_back(screener: Screener, monke
     ended: list[int] = []
     monkeypatch.setattr(leaving.departure, "_end", ended.append)
     never: Future[Detection] = Future()
+    in_hand = threading.Event()
+
+    def never_done(*_: object) -> Future[Detection]:
+        in_hand.set()
+        return never
+
     one = submitted()
     with monkeypatch.context() as patch, ThreadPoolExecutor(1) as thread:
-        patch.setattr(screener._batcher, "submit", lambda *_: never)
+        patch.setattr(screener._batcher, "submit", never_done)
         at_work = thread.submit(screener.screen, one)
-        wait_until(lambda: case(one).status is CaseStatus.SCREENING, "the case being taken")
+        assert in_hand.wait(30) and case(one).status is CaseStatus.SCREENING
         leaving.departure.leave()
         assert (case(one).status, case(one).attempts, ended) == (CaseStatus.QUEUED, 0, [0])
         never.set_exception(BatcherClosed())
