@@ -35,6 +35,9 @@ pages = Blueprint("models", __name__)
 DAYS = 90
 KINDS = {"demo": "demo model, not FakeVLM", "fakevlm": "FakeVLM"}
 NOT_MEASURED = "not measured"
+WORDS = {"auc": "AUC", "ece": "calibration error", "reals": "accuracy on real images"}
+# Under a measure's name and this stands its 95 % interval, as finetuning writes it.
+INTERVAL = "_95"
 TONES = {ModelStage.CHAMPION: "good", ModelStage.CHALLENGER: "info", ModelStage.RETIRED: "plain"}
 SETS = {
     PanelSet.HOLDOUT: ("Held-out images, as sent", "accent"),
@@ -158,7 +161,7 @@ def _may_be_promoted(version: ModelVersion, came_of: Mapping[UUID, TrainingRun])
 
 
 def _standing(row: PanelMeasurement) -> Standing:
-    value = row.note or "not measured"
+    value = row.note or NOT_MEASURED
     if row.value is not None and row.low is not None and row.high is not None:
         value = f"{row.value * 100:.1f} % ({row.low * 100:.1f} to {row.high * 100:.1f})"
     change = row.note or "nothing to compare it with yet"
@@ -228,11 +231,12 @@ def _on(what: str | None) -> str:
 
 
 def _measured(versions: list[ModelVersion]) -> Iterator[Row]:
-    """Whatever the manifests hold as metrics; what one lacks was not measured."""
+    """Whatever the manifests hold as metrics, each with its interval; what one lacks was not measured."""
     flat = [dict(_flat(version.manifest.get("metrics") or {})) for version in versions]
     names = dict.fromkeys(name for metrics in flat for name in metrics)
     for name in names:
-        yield Row(name.replace("_", " "), [_number(metrics.get(name, NOT_MEASURED)) for metrics in flat])
+        if name.removesuffix(INTERVAL) not in names or not name.endswith(INTERVAL):
+            yield Row(_named(name), [_number(metrics.get(name), metrics.get(name + INTERVAL)) for metrics in flat])
 
 
 def _flat(metrics: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
@@ -243,10 +247,17 @@ def _flat(metrics: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, A
             yield f"{before}{name}", value
 
 
-def _number(value: Any) -> Any:
+def _named(metric: str) -> str:
+    """A metric's name as people write it: `validation_auc` is Validation AUC."""
+    words = " ".join(WORDS.get(word, word) for word in metric.replace("_", " ").split(" "))
+    return words[:1].upper() + words[1:]
+
+
+def _number(value: Any, interval: Sequence[float] | None) -> Any:
     if value is None:
         return NOT_MEASURED
-    return f"{value:.4g}" if isinstance(value, float) else value
+    number = f"{value:.4g}" if isinstance(value, float) else value
+    return f"{number} ({interval[0]:.4g} to {interval[1]:.4g})" if interval else number
 
 
 def _met(versions: list[ModelVersion], judged: Mapping[Any, int], reviewers: Reviewers) -> Iterator[Row]:

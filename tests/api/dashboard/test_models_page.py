@@ -59,6 +59,18 @@ def test_an_operator_promotes_a_version_and_the_run_it_was_kept_for(olga: Browse
     assert events(EventType.RUN_ENDED)[-1].actor == f"user:{olga.user.id}"
 
 
+def test_measures_stand_there_as_people_write_them_each_with_its_interval(olga: Browser) -> None:
+    with transaction() as session:
+        one, other = make_version(session, "r1"), make_challenger(session, "r2")
+        one.manifest = {**one.manifest, "metrics": {"ece": 0.0481, "reals": 0.9116}}
+        both = {"validation_auc": 0.97391, "validation_auc_95": [0.952, 0.9931], "validation_images": 364}
+        other.manifest = {**other.manifest, "metrics": both}
+    page = olga.get("/dashboard/models").text
+    assert 'scope="row">Calibration error</th>' in page and 'scope="row">Accuracy on real images</th>' in page
+    assert 'scope="row">Validation AUC</th>' in page and "0.9739 (0.952 to 0.9931)" in page
+    assert "auc 95" not in page.lower() and page.count("not measured") == 4
+
+
 def test_a_kept_run_is_promoted_or_rejected_once(olga: Browser) -> None:
     with transaction() as session:
         first, second = make_version(session, "r1"), make_challenger(session, "r2")
