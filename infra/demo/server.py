@@ -6,14 +6,14 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from infra.services import LOOPBACK, free_port
+from infra.services import LOOPBACK
 
 
 class Server:
     """Serves with `handler` between `with` and its end, at `url`."""
 
     def __init__(self, handler: Any) -> None:
-        self._http = ThreadingHTTPServer((LOOPBACK, free_port()), handler)
+        self._http = ThreadingHTTPServer((LOOPBACK, 0), handler)
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
     @property

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
+
 import boto3
 import psycopg
 import pytest
@@ -10,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy import Engine, text
 
+from infra.services import LOOPBACK, free_port
 from moderation.settings import settings
 from tests.conftest import ServiceRun
 
@@ -52,3 +57,11 @@ def test_objects_are_kept_and_strangers_refused(bucket: str, services: ServiceRu
     )
     with pytest.raises(stranger.exceptions.ClientError, match="SignatureDoesNotMatch"):
         stranger.get_object(Bucket=bucket, Key="a/b")
+
+
+def test_a_port_is_given_to_one_process_alone_which_can_have_a_server_listen_there() -> None:
+    given = free_port()
+    draws_it_too = f"import random; from infra.services import free_port; random.sample = lambda *_: [{given}]"
+    asked = subprocess.run([sys.executable, "-c", f"{draws_it_too}; free_port()"], capture_output=True, text=True)
+    assert asked.returncode == 1 and "No free TCP port" in asked.stderr
+    socket.create_server((LOOPBACK, given)).close()
