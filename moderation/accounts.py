@@ -137,7 +137,7 @@ def _open(session: Session, user_id: UUID, address: str, browser: str) -> str:
         token_sha256=digest(token),
         address=address,
         browser=storable(browser)[:MAX_BROWSER_LENGTH],
-        expires_at=datetime.now(UTC) + LONGEST_SIGN_IN,
+        expires_at=func.now() + LONGEST_SIGN_IN,
     )
     session.add(opened)
     events.record(

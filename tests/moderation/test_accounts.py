@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
@@ -79,7 +80,7 @@ def test_the_right_password_signs_in_and_only_its_hash_is_stored(user: User) -> 
     with transaction() as session:
         row = session.scalars(select(SignIn)).one()
         assert token not in (row.token_sha256, str(row.id))
-        assert row.expires_at - row.created_at == pytest.approx(accounts.LONGEST_SIGN_IN, abs=timedelta(seconds=5))
+        assert row.expires_at - row.created_at == accounts.LONGEST_SIGN_IN
     assert event_types() == ["user.signed_in"]
 
 
@@ -202,11 +203,13 @@ def test_an_account_is_closed_to_one_address_whether_or_not_there_is_one(user: U
     assert 0 < refused.value.retry_after <= ATTEMPTS_WINDOW.total_seconds()
 
 
-def tried_from_all_over(email: str, attempts: int) -> None:
-    """As if somebody had just failed so often, each time from another address."""
+def tried_from_all_over(email: str, attempts: int, ahead: timedelta = timedelta()) -> None:
+    """As if somebody had just failed so often, each time from another address; or would, so much later."""
+    account, at = accounts.digest(email), func.now() + ahead
     with transaction() as session:
-        account = accounts.digest(email)
-        session.add_all(SignInAttempt(account_sha256=account, address=f"198.51.100.{n}/32") for n in range(attempts))
+        session.add_all(
+            SignInAttempt(account_sha256=account, address=f"198.51.100.{n}/32", created_at=at) for n in range(attempts)
+        )
 
 
 def test_one_address_closes_an_account_to_nobody_else(user: User) -> None:
@@ -221,11 +224,13 @@ def test_one_address_closes_an_account_to_nobody_else(user: User) -> None:
 def test_from_all_over_an_account_is_slowed_down_and_never_closed(
     user: User, email: str, beyond: int, wait_s: float
 ) -> None:
-    tried_from_all_over(email, ATTEMPTS_AT_ONCE + beyond)
+    ahead, began = timedelta(minutes=5), time.monotonic()  # or a second's wait might be over before it is asked for
+    tried_from_all_over(email, ATTEMPTS_AT_ONCE + beyond, ahead)
     with pytest.raises(TooManyAttempts) as refused:
         sign_in(email)
-    assert wait_s - 3 <= refused.value.retry_after <= wait_s
-    later(timedelta(seconds=wait_s))
+    whole = ahead.total_seconds() + wait_s
+    assert whole - (time.monotonic() - began) <= refused.value.retry_after <= whole
+    later(timedelta(seconds=whole))
     assert outcome(lambda: sign_in(email)) is (None if email == EMAIL else Unauthenticated)
 
 
@@ -236,7 +241,7 @@ def test_below_that_nobody_waits(user: User) -> None:
 
 def test_who_is_signed_in_at_an_address_is_not_held_up_there(user: User) -> None:
     token = sign_in()
-    tried_from_all_over(EMAIL, ATTEMPTS_AT_ONCE + 50)
+    tried_from_all_over(EMAIL, ATTEMPTS_AT_ONCE + 50, timedelta(minutes=5))
     accounts.person_with(token)
     sign_in()
     accounts.change_password(accounts.person_with(token), PASSWORD, OTHER, address=HERE)
@@ -277,12 +282,13 @@ def test_a_password_that_was_set_replaces_the_old_one_and_ends_every_sign_in(use
 
 
 def test_the_time_left_is_true(user: User) -> None:
+    began = time.monotonic()
     for _ in range(ATTEMPTS_PER_ACCOUNT):
         outcome(lambda: sign_in(password=OTHER))
     later(ATTEMPTS_WINDOW - timedelta(seconds=40))
-    with pytest.raises(TooManyAttempts, match=r"in \d\d seconds\.$") as refused:
+    with pytest.raises(TooManyAttempts, match=r"in \d+ seconds?\.$") as refused:
         sign_in()
-    assert 30 <= refused.value.retry_after <= 40
+    assert 40 - (time.monotonic() - began) <= refused.value.retry_after <= 40
     later(timedelta(seconds=40))
     sign_in()
 
@@ -362,10 +368,12 @@ def test_memberships_are_as_they_are_now(user: User) -> None:
 def test_looking_in_again_is_written_down_once_a_minute(user: User) -> None:
     token = sign_in()
     later(timedelta(minutes=5))
+    with transaction() as session:
+        before = session.scalars(select(func.now())).one()
     accounts.person_with(token)
     with transaction() as session:
         seen = session.scalars(select(SignIn.last_seen_at)).one()
-    assert datetime.now(UTC) - seen < timedelta(seconds=30)
+    assert seen > before
     accounts.person_with(token)
     with transaction() as session:
         assert session.scalars(select(SignIn.last_seen_at)).one() == seen

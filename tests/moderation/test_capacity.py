@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +21,24 @@ from moderation.vocabulary import CaseStatus, FailureReason
 from tests.factories import make_case, make_tenant
 
 pytestmark = pytest.mark.usefixtures("db")
+
+
+class Clock:
+    """Stands still until it is set forward."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """By which counts grow old; of those of other tests there are none."""
+    made = Clock()
+    monkeypatch.setattr(capacity, "time", made)
+    monkeypatch.setattr(capacity, "_counts", {})
+    return made
 
 
 def limits(own: int, all_: int) -> Settings:
@@ -67,7 +84,7 @@ def test_all_together_have_a_limit_too() -> None:
     assert "4" not in busy.value.message, "how much others have waiting is nobody's business"
 
 
-def test_what_is_settled_does_not_count() -> None:
+def test_what_is_settled_does_not_count(clock: Clock) -> None:
     tenant, [case, _] = waiting(2)
     with pytest.raises(TooBusy):
         refuse_if_full(tenant.id, limits(2, 50))
@@ -75,7 +92,7 @@ def test_what_is_settled_does_not_count() -> None:
         cases.fail(session, session.get_one(Case, case.id), FailureReason.UNDECODABLE, "It was broken.")
     with pytest.raises(TooBusy):  # for a moment nobody asks anew
         refuse_if_full(tenant.id, limits(2, 50))
-    capacity._counts.clear()  # the moment is over
+    clock.now += capacity.FULL_S
     refuse_if_full(tenant.id, limits(2, 50))
 
 
@@ -90,13 +107,13 @@ def test_where_there_is_much_room_and_where_there_is_none_nobody_counts_again() 
     assert len(counts) == 3, "one of each tenant, and one of all"
 
 
-def test_near_the_limit_every_one_is_counted() -> None:
+def test_near_the_limit_every_one_is_counted(clock: Clock) -> None:
     tenant, _ = waiting(0)
     for _ in range(3):
         refuse_if_full(tenant.id, limits(3, 90_002))
         with transaction() as session:
             make_case(session, tenant, CaseStatus.QUEUED)
-        time.sleep(3 / capacity.CASES_PER_S)
+        clock.now += 3 / capacity.CASES_PER_S
     with pytest.raises(TooBusy):
         refuse_if_full(tenant.id, limits(3, 90_002))
 
