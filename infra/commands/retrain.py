@@ -91,7 +91,7 @@ def _do_here(run_id: UUID) -> None:
 
 def _follow(run_id: UUID, stopping: threading.Event | None = None) -> None:
     """Say what becomes of the run until it has ended."""
-    asked, said = time.monotonic(), ""
+    asked, said, warned = time.monotonic(), "", False
     for run in looks(run_id):
         now = line(run)
         if now != said:
@@ -99,7 +99,8 @@ def _follow(run_id: UUID, stopping: threading.Event | None = None) -> None:
             said = now
         if stopping is not None and stopping.is_set():
             return
-        if run.status is RunStatus.ASKED and 0 < time.monotonic() - asked - UNTAKEN_AFTER_S < POLL_S:
+        if run.status is RunStatus.ASKED and not warned and time.monotonic() - asked > UNTAKEN_AFTER_S:
+            warned = True
             _say("No retraining worker has taken it: start one (python -m workers.retraining), or use --here.")
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 
 from infra.cli import telltale
 from infra.commands import retrain as command
+from infra.services import wait_until
 from model.evaluate.records import dataset as evaluation
 from moderation.db import transaction
 from moderation.retraining import runs
@@ -60,47 +61,71 @@ def test_options_that_contradict_each_other_are_refused() -> None:
     assert "exclude each other" in result.stderr
 
 
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Returns once the command has said a line that begins so; it looks often."""
+    lines: list[str] = []
+    say = command._say
+
+    def remember(line: str) -> None:
+        say(line)
+        lines.append(line)
+
+    monkeypatch.setattr(command, "POLL_S", 0.05)
+    monkeypatch.setattr(command, "_say", remember)
+    return lambda start: wait_until(lambda: any(line.startswith(start) for line in lines), f"the line {start!r}")
+
+
 @pytest.mark.parametrize(("status", "code"), [(RunStatus.REJECTED, 0), (RunStatus.FAILED, 1)])
 def test_following_tells_what_becomes_of_it(
-    db: Engine, monkeypatch: pytest.MonkeyPatch, status: RunStatus, code: int
+    db: Engine, said: Callable[[str], None], status: RunStatus, code: int
 ) -> None:
-    monkeypatch.setattr(command, "POLL_S", 0.05)
-
     def work() -> None:
-        lease = None
-        while lease is None:
-            with transaction() as session:
-                lease = runs.take(session, timedelta(seconds=60))
+        said("Run ")
         with transaction() as session:
+            lease = runs.take(session, timedelta(seconds=60))
+            assert lease is not None
             runs.enter(session, lease, RunStage.TRAIN).progress = {
                 "update": 3,
                 "updates": 10,
                 "loss": 0.5,
                 "seconds_left": 70,
             }
-        threading.Event().wait(1)
+        said("train: ")
         with transaction() as session:
             runs.end(session, lease, status, "as it was told")
 
-    worker = threading.Thread(target=work)
-    worker.start()
-    result = run("retrain", "--json")
-    worker.join()
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        result = run("retrain", "--json")
+        working.result()
     assert result.exit_code == code
     assert "train: update 3 of 10, loss 0.5, 70 s left\n" in result.stderr
     assert result.stderr.endswith(f"{status.value}: as it was told\n")
     assert the_run(result).status is status
 
 
-def test_where_no_worker_takes_it_that_is_said(db: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "POLL_S", 0.05)
+def test_where_no_worker_takes_it_that_is_said_once(
+    db: Engine, said: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[RunStatus] = []
+    line = command.line
     monkeypatch.setattr(command, "UNTAKEN_AFTER_S", 0.3)
+    monkeypatch.setattr(command, "line", lambda run: looks.append(run.status) or line(run))
     with transaction() as session:
         run_id = runs.ask(session, actor="test").id
-    later = threading.Timer(2, lambda: run("retrain", "--cancel"))
-    later.start()
-    result = run("retrain")
-    later.join()
+
+    def cancel() -> None:
+        said("No retraining worker has taken it")
+        before = len(looks)
+        wait_until(lambda: len(looks) > before + 3, "another look")
+        with transaction() as session:
+            runs.cancel(session, run_id, actor="test")
+
+    with ThreadPoolExecutor(1) as pool:
+        cancelling = pool.submit(cancel)
+        result = run("retrain")
+        cancelling.result()
     assert result.exit_code == 1
     assert result.stderr.count("No retraining worker has taken it") == 1
     assert str(run_id) in result.stdout
