@@ -16,6 +16,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Self
 
@@ -77,8 +78,15 @@ def kept_passwords(file: Path, names: Sequence[str]) -> dict[str, str]:
 
 def write_secret(file: Path, content: Mapping[str, object]) -> None:
     """Write JSON that only the owner can read."""
-    file.touch(mode=0o600)
-    file.write_text(json.dumps(content, indent=2))
+    _write(file, json.dumps(content, indent=2))
+
+
+def _write(file: Path, text: str, mode: int = 0o600) -> None:
+    """Write a file in one step: who reads it meanwhile, or after a start was cut short, finds all of it or none."""
+    fresh = file.with_name(f"{file.name}.new")
+    fresh.touch(mode)
+    fresh.write_text(text)
+    fresh.rename(file)
 
 
 def kept_secret_keys(file: Path) -> str:
@@ -87,11 +95,7 @@ def kept_secret_keys(file: Path) -> str:
     Without this file, the secrets in the database are lost.
     """
     if not file.exists():
-        fresh = file.with_suffix(".new")
-        fresh.touch(mode=0o600)
-        fresh.write_text(base64.b64encode(secrets.token_bytes(SECRET_KEY_BYTES)).decode() + "\n")
-        # In one step, so that a start that was cut short leaves no empty file.
-        fresh.rename(file)
+        _write(file, base64.b64encode(secrets.token_bytes(SECRET_KEY_BYTES)).decode() + "\n")
     return ",".join(file.read_text().split())
 
 
@@ -115,6 +119,8 @@ def start_services(supervisor: Supervisor, services: Sequence[Service]) -> None:
         return
     for service in services:
         service.prepare()
+        # Of a supervisor that was killed, a service may still be ending: it would answer for the one that is to start.
+        wait_until(partial(is_free, service.port), f"The port {service.port} for {service.name}")
     supervisor.start_group(SERVICES)
     for service in services:
         service.wait_ready()
@@ -194,7 +200,7 @@ class Stack:
         except BaseException:
             self.stop()
             raise
-        self.targets.write_text(json.dumps(processes.targets(self.metrics_ports), indent=2))
+        _write(self.targets, json.dumps(processes.targets(self.metrics_ports), indent=2), 0o644)
         write_secret(self.folder / RUNNING, {"pid": self.supervisor.pid, "environment": self.settings})
         return self
 
@@ -319,10 +325,12 @@ def adopt(environment: Mapping[str, str]) -> None:
 
 def adopt_running(folder: Path) -> bool:
     """Adopt the settings of the stack that runs in `folder`, if one does and the environment names no database."""
-    file = folder / RUNNING
-    if Outside().database_url or not file.exists():
+    if Outside().database_url:
         return False
-    running = json.loads(file.read_text())
+    try:
+        running = json.loads((folder / RUNNING).read_text())
+    except FileNotFoundError:
+        return False
     if not Path(f"/proc/{running['pid']}").exists():
         return False
     adopt(running["environment"])

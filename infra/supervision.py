@@ -25,7 +25,7 @@ from moderation.errors import ConfigurationError
 
 # Longer than a clean stop needs, short enough for somebody who pressed Ctrl-C; then SIGKILL.
 STOP_TIMEOUT_S = 10
-START_TIMEOUT_S = 15
+START_TIMEOUT_S = 60
 # Relative to supervisord's folder, where it stays.
 SOCKET = "supervisor.sock"
 LOGS = "log"

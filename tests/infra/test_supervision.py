@@ -23,7 +23,7 @@ def running(pid: int) -> bool:
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def eventually(holds: Callable[[], bool], timeout_s: float = 20) -> bool:
+def eventually(holds: Callable[[], bool], timeout_s: float = 90) -> bool:
     """Whether it holds within the time."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
