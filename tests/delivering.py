@@ -7,13 +7,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
 
 from moderation import attempts, endpoints
 from moderation.attempts import Outcome, Parcel
 from moderation.db import transaction
 from moderation.settings import Settings, settings
-from moderation.tables import Delivery, Endpoint, Event
+from moderation.tables import Delivery, DeliveryAttempt, Endpoint, Event
 from moderation.vocabulary import EventType
 
 LEASE = timedelta(seconds=30)
@@ -47,12 +47,27 @@ def settle(parcel: Parcel, outcome: Outcome) -> Delivery:
     """The delivery after this attempt."""
     with transaction() as session:
         assert attempts.settle(session, parcel, outcome) is not None
-        return session.get_one(Delivery, parcel.delivery_id)
+        session.flush()
+        return session.get_one(Delivery, parcel.delivery_id, populate_existing=True)
 
 
 def wait_of(delivery: Delivery) -> float:
-    """Seconds until the next attempt."""
-    return (delivery.next_attempt_at - datetime.now(UTC)).total_seconds()
+    """Seconds from its last attempt in the log until the next."""
+    return (delivery.next_attempt_at - _last(DeliveryAttempt.delivery_id == delivery.id)).total_seconds()
+
+
+def pause_of(endpoint: Endpoint) -> float:
+    """Seconds for which the endpoint is left alone, from the last attempt at it."""
+    paused_until = reread(endpoint).paused_until
+    assert paused_until is not None
+    return (paused_until - _last(Delivery.endpoint_id == endpoint.id)).total_seconds()
+
+
+def _last(which: ColumnElement[bool]) -> datetime:
+    """When the last of these attempts was settled: the moment, by the database's clock, that all waits are from."""
+    with transaction() as session:
+        query = select(DeliveryAttempt.created_at).join(Delivery, Delivery.id == DeliveryAttempt.delivery_id)
+        return session.scalars(query.where(which).order_by(DeliveryAttempt.created_at.desc()).limit(1)).one()
 
 
 def reread(endpoint: Endpoint) -> Endpoint:
@@ -76,10 +91,10 @@ def receiver(
     return handle
 
 
-def sending(*ports: int) -> Settings:
-    """Settings that let deliveries reach these ports here, and wait for a second."""
+def sending(*ports: int, timeout_s: float = 60.0) -> Settings:
+    """Settings that let deliveries reach these ports here."""
     hosts = tuple(f"127.0.0.1:{port}" for port in ports)
-    return settings().model_copy(update={"allowed_hosts": hosts, "delivery_timeout_s": 1.0})
+    return settings().model_copy(update={"allowed_hosts": hosts, "delivery_timeout_s": timeout_s})
 
 
 def told(tenant_id: UUID, type_: EventType) -> list[Event]:

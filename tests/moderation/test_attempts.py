@@ -21,7 +21,7 @@ from moderation.settings import settings
 from moderation.tables import Delivery, DeliveryAttempt, Endpoint, Event, Tenant
 from moderation.vocabulary import CaseStatus, DeliveryStatus, EventType
 from tests import factories
-from tests.delivering import LEASE, answered, pinged, receiver, reread, sending, settle, taken, wait_of
+from tests.delivering import LEASE, answered, pause_of, pinged, receiver, reread, sending, settle, taken, wait_of
 from tests.factories import make_case, make_endpoint, make_tenant
 from tests.moderation.test_outbound import serving
 from tests.moderation.test_sealing import key, with_keys
@@ -49,7 +49,7 @@ def test_the_schedule_is_that_of_standard_webhooks_with_up_to_ten_percent_of_jit
     for number, delay in enumerate(delays, start=1):
         delivery = settle(taken(delivery_id), answered(500))
         assert (delivery.attempts, delivery.status) == (number, DeliveryStatus.PENDING)
-        assert delay - 1 <= wait_of(delivery) <= delay * 1.1
+        assert delay <= wait_of(delivery) <= delay * 1.1
     last = settle(taken(delivery_id), answered(500))
     assert (last.attempts, last.status) == (10, DeliveryStatus.FAILED)
     with transaction() as session:
@@ -63,7 +63,7 @@ def test_jitter_spreads_what_failed_together(endpoint: Endpoint) -> None:
         delivery_id = pinged(endpoint)
         settle(taken(delivery_id), answered(503))
         waits.append(wait_of(settle(taken(delivery_id), answered(503))))
-    assert all(299 <= wait <= 330 for wait in waits)
+    assert all(300 <= wait <= 330 for wait in waits)
     assert max(waits) - min(waits) > 3
 
 
@@ -143,9 +143,7 @@ def test_a_busy_endpoint_is_left_alone_for_a_while(endpoint: Endpoint, status: i
     delivery_id = pinged(endpoint)
     pinged(endpoint)
     settle(taken(delivery_id), answered(status))
-    paused_until = reread(endpoint).paused_until
-    assert paused_until is not None
-    assert 55 < (paused_until - datetime.now(UTC)).total_seconds() <= 60
+    assert pause_of(endpoint) == 60
     with transaction() as session:
         assert dispatch.offer_deliveries(session, per_endpoint=4, lease=LEASE) == []
 
@@ -165,21 +163,18 @@ def test_a_machine_whose_clock_is_wrong_keeps_to_the_schedule(
     with monkeypatch.context() as wrong:
         wrong.setattr(attempts, "datetime", _HoursAhead)
         delivery = settle(parcel, answered(429, 60))
-    assert 55 < wait_of(delivery) <= 60
-    paused_until = reread(endpoint).paused_until
-    assert paused_until is not None
-    assert 55 < (paused_until - datetime.now(UTC)).total_seconds() <= 60
+    assert wait_of(delivery) == pause_of(endpoint) == 60
 
 
 @pytest.mark.parametrize(("retry_after", "pause"), [(1, 1), (120, 120), (10**9, 3600)])
 def test_retry_after_is_honoured_up_to_an_hour(endpoint: Endpoint, retry_after: int, pause: int) -> None:
     delivery = settle(taken(pinged(endpoint)), answered(429, retry_after))
-    paused_until = reread(endpoint).paused_until
-    assert paused_until is not None
-    assert pause - 2 < (paused_until - datetime.now(UTC)).total_seconds() <= pause
-    assert wait_of(delivery) > max(pause, 5) - 2
+    assert pause_of(endpoint) == pause
+    assert max(pause, 5) <= wait_of(delivery) <= max(pause, 5.5)
     other = settle(taken(pinged(endpoint)), answered(503, retry_after))
-    assert wait_of(other) > max(pause, 5) - 2, "a Retry-After counts for the delivery, whatever the status"
+    assert max(pause, 5) <= wait_of(other) <= max(pause, 5.5), (
+        "a Retry-After counts for the delivery, whatever the status"
+    )
 
 
 def test_a_success_that_was_under_way_does_not_end_the_pause(endpoint: Endpoint) -> None:
@@ -226,7 +221,7 @@ def test_two_endpoints_disabled_at_once_tell_each_other(tenant: Tenant) -> None:
 
 def test_five_days_of_nothing_but_failure_disable(endpoint: Endpoint) -> None:
     settle(taken(pinged(endpoint)), answered(500))
-    age_failure(endpoint, timedelta(days=5) - timedelta(minutes=1))
+    age_failure(endpoint, timedelta(days=5) - timedelta(hours=1))
     settle(taken(pinged(endpoint)), answered(None))
     assert reread(endpoint).disabled_at is None
     age_failure(endpoint, timedelta(days=5))
@@ -240,7 +235,7 @@ def test_one_success_starts_the_five_days_anew(endpoint: Endpoint) -> None:
     assert reread(endpoint).failing_since is None
     settle(taken(pinged(endpoint)), answered(500))
     failing_since = reread(endpoint).failing_since
-    assert failing_since is not None and datetime.now(UTC) - failing_since < timedelta(minutes=1)
+    assert failing_since is not None and datetime.now(UTC) - failing_since < timedelta(days=1)
 
 
 # --- Real sending ---
@@ -310,13 +305,14 @@ def test_an_address_that_is_not_public_is_never_called(tenant: Tenant, url: str)
 
 def test_an_endpoint_that_hangs_costs_its_timeout_and_no_more(tenant: Tenant) -> None:
     released = threading.Event()
-    with serving(lambda request: released.wait(60)) as server:
+    with serving(lambda request: released.wait(120)) as server:
         with transaction() as session:
             endpoint = make_endpoint(session, tenant, server.url())
         started = time.monotonic()
-        outcome = attempts.send(taken(pinged(endpoint)), sending(server.port))
-        assert time.monotonic() - started < 20
+        outcome = attempts.send(taken(pinged(endpoint)), sending(server.port, timeout_s=0.5))
+        took_s = time.monotonic() - started
         released.set()
+    assert took_s < 100
     assert outcome.status is None and outcome.error is not None
 
 
@@ -346,12 +342,13 @@ def test_a_key_that_we_lack_is_no_failure_of_the_endpoint(
         delivery_id = pinged(endpoint)
         age_failure(endpoint, timedelta(days=6))
         with_keys(key(2))
+        waits = []
         for _ in range(2):
             parcel = taken(delivery_id)
-            settle(parcel, attempts.send(parcel, sending(server.port)))
+            waits.append(wait_of(settle(parcel, attempts.send(parcel, sending(server.port)))))
         waiting = stored(delivery_id)
         assert (waiting.status, waiting.attempts, waiting.lease_until) == (DeliveryStatus.PENDING, 0, None)
-        assert 290 < wait_of(waiting) <= 300
+        assert waits[0] == 300 < waits[1], "the second is not in the log"
         assert reread(endpoint).disabled_at is None and server.seen == []
         with transaction() as session:
             said = session.scalars(select(DeliveryAttempt.error)).one()

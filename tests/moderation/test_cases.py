@@ -277,7 +277,7 @@ def test_of_threads_that_take_the_same_case_exactly_one_wins(tenant: Tenant) -> 
     rounds, rivals = 30, 4
     with transaction() as session:
         ids = [make_case(session, tenant).id for _ in range(rounds)]
-    barrier = threading.Barrier(rivals)
+    barrier = threading.Barrier(rivals, timeout=60)
 
     def rival(_: int) -> list[Lease | None]:
         won = []

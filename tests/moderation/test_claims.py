@@ -61,10 +61,10 @@ def test_of_two_who_claim_at_once_one_gets_it(tenant: Tenant) -> None:
     people = [person(tenant), person(tenant)]
     for _ in range(10):
         case_id = review_case(tenant)
-        gate = threading.Barrier(2)
+        gate = threading.Barrier(2, timeout=60)
 
         def attempt(who: Person, case_id: UUID = case_id, gate: threading.Barrier = gate) -> bool:
-            gate.wait(10)
+            gate.wait()
             try:
                 claim(who, case_id)
             except Conflict:
@@ -79,10 +79,10 @@ def test_of_two_who_claim_at_once_one_gets_it(tenant: Tenant) -> None:
 def test_people_who_take_the_next_case_at_once_get_different_ones(tenant: Tenant) -> None:
     people = [person(tenant) for _ in range(6)]
     ids = {review_case(tenant) for _ in range(6)}
-    gate = threading.Barrier(6)
+    gate = threading.Barrier(6, timeout=60)
 
     def take(who: Person) -> UUID | None:
-        gate.wait(10)
+        gate.wait()
         with transaction() as session:
             taken = claims.claim_next(session, who, Filter())
             return taken.case_id if taken else None

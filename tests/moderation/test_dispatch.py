@@ -201,7 +201,7 @@ def test_offers_that_roll_back_were_never_made(tenant: Tenant) -> None:
 
 def at_once(relays: int, turns: int, turn: Callable[[Session], list[UUID]]) -> list[list[UUID]]:
     """What each of several relays offered in each of its turns, which they begin together."""
-    barrier = threading.Barrier(relays)
+    barrier = threading.Barrier(relays, timeout=60)
 
     def relay(_: int) -> list[list[UUID]]:
         made = []

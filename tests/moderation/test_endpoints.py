@@ -38,7 +38,7 @@ def test_at_most_two_secrets_sign(endpoint: Endpoint) -> None:
 
 
 def test_of_two_rotations_at_once_both_secrets_sign(tenant: Tenant, endpoint: Endpoint) -> None:
-    both_have_read = Barrier(2)
+    both_have_read = Barrier(2, timeout=60)
 
     def rotated(_: int) -> str:
         with transaction() as session:

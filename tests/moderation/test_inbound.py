@@ -223,7 +223,7 @@ def test_the_same_id_gets_the_same_answer_and_stands_or_falls_with_its_commit(te
 
 def test_of_threads_with_the_same_webhook_one_is_remembered(tenant: Tenant) -> None:
     made, rivals = stored(tenant), 5
-    barrier = threading.Barrier(rivals)
+    barrier = threading.Barrier(rivals, timeout=60)
 
     def receive(number: int) -> list[bool]:
         got = []
