@@ -170,9 +170,10 @@ def test_search_finds_by_external_id_image_and_case_in_any_status(anna: Browser,
 
 
 def test_scores_are_shown_but_for_blind_cases(anna: Browser, tenant: Tenant) -> None:
+    at = datetime(2026, 1, 2, 3, 4, 10, 738_900, tzinfo=UTC)  # times have such digits too
     with transaction() as session:
         waits(session, tenant, "open", score=0.6123)
-        waits(session, tenant, "closed", score=0.7389, blind=True)
+        waits(session, tenant, "closed", score=0.7389, blind=True, settled_at=at)
     page = anna.get(QUEUE).text
     assert "0.61" in page and "0.73" not in page and "0.74" not in page
 
@@ -264,8 +265,9 @@ def test_a_page_after_somebody_elses_case_is_not_known(anna: Browser, tenant: Te
 def test_of_an_appeal_or_an_audit_neither_score_nor_place_is_told(
     anna: Browser, tenant: Tenant, reason: ReviewReason
 ) -> None:
+    at = datetime(2026, 1, 2, 3, 4, 10, 432_100, tzinfo=UTC)  # times have such digits too
     with transaction() as session:
-        waits(session, tenant, "hidden", review_reason=reason, score=0.4321)
+        waits(session, tenant, "hidden", review_reason=reason, score=0.4321, settled_at=at)
         waits(session, tenant, "seen", score=0.4321)
     page = anna.get(QUEUE).text
     assert page.count("0.43") == 1 and "hidden</span>" in page
