@@ -25,9 +25,9 @@ from moderation.vocabulary import CaseStatus, EventType, FailureReason, SourceKi
 from tests import factories
 from tests.conftest import ServiceRun
 from tests.factories import make_case, make_tenant
+from tests.misbehaving import hang, segfault, swallow
 from tests.moderation.test_originals import drawn, unreachable
 from tests.moderation.test_outbound import raw_server, serving
-from tests.moderation.test_sandbox import hang, segfault, swallow
 
 PNG = drawn(51)
 Handle = Callable[[http.server.BaseHTTPRequestHandler], None]
@@ -35,7 +35,7 @@ Handle = Callable[[http.server.BaseHTTPRequestHandler], None]
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    made = Sandbox(1, settings().decode_memory_bytes, 10)
+    made = Sandbox(1, settings().decode_memory_bytes, 60)
     yield made
     made.close()
 
@@ -54,9 +54,9 @@ def tenant(db: Engine) -> Tenant:
 
 
 def allowing(*ports: int, **changes: Any) -> Settings:
-    """Settings under which these ports on loopback may be called, and nobody waits long."""
+    """Settings under which these ports on loopback may be called, however slow the machine is just now."""
     hosts = tuple(f"127.0.0.1:{port}" for port in ports)
-    return settings().model_copy(update={"allowed_hosts": hosts, "fetch_timeout_s": 1.0, **changes})
+    return settings().model_copy(update={"allowed_hosts": hosts, "fetch_timeout_s": 60.0, **changes})
 
 
 def answer(status: int, body: bytes = b"", **headers: str) -> Handle:
@@ -87,6 +87,14 @@ def reread(case_id: UUID) -> Case:
         case = session.get_one(Case, case_id)
         _ = case.image
         return case
+
+
+def wait_of(case_id: UUID) -> float:
+    """Seconds from when the case was last given back until its next attempt."""
+    released = Event.case_id == case_id, Event.type == EventType.CASE_RELEASED
+    with transaction() as session:
+        given_back = session.scalars(select(func.max(Event.created_at)).where(*released)).one()
+        return (session.get_one(Case, case_id).next_attempt_at - given_back).total_seconds()
 
 
 def make_due(case_id: UUID) -> None:
@@ -219,7 +227,7 @@ def test_a_server_that_has_a_bad_moment_is_asked_again_later(
         fetch(case_id, store=store, sandbox=sandbox, settings=rules)
         case = reread(case_id)
         assert (case.status, case.attempts, case.lease_until) == (CaseStatus.FETCHING, 1, None)
-        assert 4 < (case.next_attempt_at - datetime.now(UTC)).total_seconds() <= 5
+        assert wait_of(case_id) == 5
         fetch(case_id, store=store, sandbox=sandbox, settings=rules)
         assert len(server.seen) == 1, "not before its time"
         make_due(case_id)
@@ -237,7 +245,7 @@ def test_a_server_that_stays_broken_ends_the_case_after_the_last_attempt(
             case = reread(case_id)
             if wait is not None:
                 assert case.status is CaseStatus.FETCHING
-                assert wait - 1 < (case.next_attempt_at - datetime.now(UTC)).total_seconds() <= wait
+                assert wait_of(case_id) == wait
                 make_due(case_id)
     assert len(server.seen) == rules.case_attempts
     assert_failed(case_id, FailureReason.LINK_STATUS)
@@ -252,12 +260,13 @@ def test_a_host_that_hangs_costs_its_time_and_then_ends_the_case(
     tenant: Tenant, store: Storage, sandbox: Sandbox
 ) -> None:
     released = threading.Event()
-    with raw_server(lambda connection: released.wait(60)) as port:
+    with raw_server(lambda connection: released.wait(120)) as port:
         case_id = link(tenant, f"http://127.0.0.1:{port}/x.png")
         started = time.monotonic()
         failing_for_good(case_id, store, sandbox, allowing(port, fetch_timeout_s=0.5))
-        assert time.monotonic() - started < 20
+        took_s = time.monotonic() - started
         released.set()
+    assert took_s < 100
     assert_failed(case_id, FailureReason.LINK_UNREACHABLE)
 
 
@@ -291,7 +300,7 @@ def test_an_outage_of_our_own_store_is_no_attempt_of_the_link(tenant: Tenant, sa
                 fetch(case_id, store=away, sandbox=sandbox, settings=rules)
             case = reread(case_id)
             assert (case.status, case.attempts, case.lease_until) == (CaseStatus.FETCHING, 0, None)
-            assert 8 < (case.next_attempt_at - datetime.now(UTC)).total_seconds() <= 10
+            assert wait_of(case_id) == 10
     with transaction() as session:
         assert session.scalar(select(func.count()).select_from(Image)) == 0
 
@@ -300,7 +309,7 @@ def test_an_outage_of_our_own_store_is_no_attempt_of_the_link(tenant: Tenant, sa
 def test_a_decoder_that_hangs_or_dies_has_its_attempts_and_then_the_image_is_to_blame(
     tenant: Tenant, store: Storage, monkeypatch: pytest.MonkeyPatch, decoder: Callable[..., None]
 ) -> None:
-    box = Sandbox(1, settings().decode_memory_bytes, 2)
+    box = Sandbox(1, settings().decode_memory_bytes, 0.5 if decoder is hang else 60)
     with serving(answer(200, PNG)) as server:
         case_id, rules = link(tenant, server.url()), allowing(server.port, case_attempts=2)
         with monkeypatch.context() as patched:
@@ -361,27 +370,22 @@ def test_a_late_fetcher_writes_nothing(tenant: Tenant, store: Storage, sandbox: 
 
     def slow(request: http.server.BaseHTTPRequestHandler) -> None:
         reached.set()
-        go_on.wait(10)
+        go_on.wait(60)
         answer(404)(request)
 
-    with serving(slow) as server:
-        case_id, rules = link(tenant, server.url()), allowing(server.port, fetch_timeout_s=8.0)
-        late = threading.Thread(target=_fetch_and_lose, args=(case_id, store, sandbox, rules))
-        late.start()
-        assert reached.wait(5)
+    with serving(slow) as server, ThreadPoolExecutor(1) as pool:
+        case_id, rules = link(tenant, server.url()), allowing(server.port)
+        late = pool.submit(fetch, case_id, store=store, sandbox=sandbox, settings=rules)
+        assert reached.wait(60)
         with transaction() as session:
             session.execute(update(Case).where(Case.id == case_id).values(lease_until=datetime(2020, 1, 1, tzinfo=UTC)))
         with transaction() as session:
             newer = factories.take_case(session, session.get_one(Case, case_id))
         go_on.set()
-        late.join(10)
+        with pytest.raises(LostLease):
+            late.result()
     case = reread(case_id)
     assert (case.status, case.fence, case.failure_reason) == (CaseStatus.FETCHING, newer.fence, None)
-
-
-def _fetch_and_lose(case_id: UUID, store: Storage, sandbox: Sandbox, rules: Settings) -> None:
-    with pytest.raises(LostLease):
-        fetch(case_id, store=store, sandbox=sandbox, settings=rules)
 
 
 # --- Objects in a platform's own bucket ---
@@ -414,7 +418,7 @@ def test_an_object_in_the_sources_bucket_is_read_with_its_own_credentials(
 ) -> None:
     store.put("theirs/a b+ü.png", PNG, "image/png")
     case_id = s3_case(tenant, "theirs/a b+ü.png")
-    fetch(case_id, store=store, sandbox=sandbox, settings=allowing(s3_port(), fetch_timeout_s=5.0))
+    fetch(case_id, store=store, sandbox=sandbox, settings=allowing(s3_port()))
     assert reread(case_id).status is CaseStatus.QUEUED, reread(case_id).failure_detail
 
 
@@ -430,7 +434,7 @@ def test_an_object_that_cannot_be_read_ends_the_case(
     tenant: Tenant, store: Storage, sandbox: Sandbox, source: dict[str, Any], reason: FailureReason
 ) -> None:
     case_id = s3_case(tenant, "theirs/missing.png", **source)
-    fetch(case_id, store=store, sandbox=sandbox, settings=allowing(s3_port(), fetch_timeout_s=5.0))
+    fetch(case_id, store=store, sandbox=sandbox, settings=allowing(s3_port()))
     assert_failed(case_id, reason)
 
 

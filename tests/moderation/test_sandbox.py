@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,76 +15,36 @@ from pathlib import Path
 
 import pytest
 
-from moderation.errors import BadStatus, TelltaleError, Undecodable
+from infra.services import wait_until
+from moderation.errors import TelltaleError, Undecodable
 from moderation.sandbox import Sandbox, SandboxClosed, SandboxCrash, SandboxMemory, SandboxTimeout
+from tests.misbehaving import (
+    MEBIBYTE,
+    allocate,
+    bad_status,
+    double,
+    hang,
+    hang_in_c,
+    is_threaded_parent,
+    killed,
+    leave,
+    process_id,
+    segfault,
+    size_of,
+    undecodable,
+    unpicklable,
+)
 
-MEBIBYTE = 1024 * 1024
 LIMIT = 256 * MEBIBYTE
+# For whatever is to end in time: a machine that is busy takes some for anything.
+PATIENCE_S = 60
 
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    box = Sandbox(processes=2, memory_bytes=LIMIT, seconds=2)
+    box = Sandbox(processes=2, memory_bytes=LIMIT, seconds=PATIENCE_S)
     yield box
     box.close()
-
-
-def double(value: int) -> int:
-    return 2 * value
-
-
-def size_of(data: bytes, scale: int = 1) -> int:
-    return len(data) * scale
-
-
-def process_id() -> int:
-    return os.getpid()
-
-
-def is_threaded_parent() -> bool:
-    return threading.active_count() > 1
-
-
-def allocate(size: int) -> int:
-    return len(bytearray(size))
-
-
-def swallow(*_: object) -> None:
-    bytearray(64 * 1024 * MEBIBYTE)
-
-
-def hang(*_: object) -> None:
-    while True:
-        time.sleep(1)
-
-
-def hang_in_c() -> None:
-    """Blocks the interpreter itself: no signal handler written in Python ever runs."""
-    ctypes.PyDLL(None).sleep(30)
-
-
-def segfault(*_: object) -> None:
-    ctypes.string_at(0)
-
-
-def killed() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def leave() -> None:
-    sys.exit(3)
-
-
-def undecodable() -> None:
-    raise Undecodable("broken", pointer="/image")
-
-
-def bad_status() -> None:
-    raise BadStatus("cannot be pickled as it is", status=404)
-
-
-def unpicklable() -> object:
-    return lambda: None
 
 
 def test_a_call_returns_what_the_function_returns(sandbox: Sandbox) -> None:
@@ -112,12 +70,14 @@ def test_the_functions_own_errors_pass_through(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("function", [hang, hang_in_c])
-def test_a_call_that_hangs_is_ended_in_time(sandbox: Sandbox, function: object) -> None:
-    sandbox.call(double, 1)  # so that the start is not counted
+def test_a_call_that_hangs_is_ended_in_time(
+    sandbox: Sandbox, function: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start = time.monotonic()
-    with pytest.raises(SandboxTimeout, match="longer than 2 s"):
+    with monkeypatch.context() as hasty, pytest.raises(SandboxTimeout, match="longer than 1 s"):
+        hasty.setattr(sandbox, "_seconds", 1)
         sandbox.call(function)  # type: ignore[arg-type]
-    assert 1.9 < time.monotonic() - start < 10
+    assert 0.9 < time.monotonic() - start < PATIENCE_S
     assert sandbox.call(double, 1) == 2
 
 
@@ -144,8 +104,8 @@ def test_the_errors_are_ours() -> None:
 
 def test_bad_calls_harm_no_call_beside_them() -> None:
     """Sixteen threads, every third call bad in some way; every good one gets its own answer."""
-    box = Sandbox(processes=2, memory_bytes=LIMIT, seconds=2.5)
-    bad = [(segfault, SandboxCrash), (killed, SandboxCrash), (hang, SandboxTimeout), (leave, SandboxCrash)]
+    box = Sandbox(processes=2, memory_bytes=LIMIT, seconds=5)
+    bad = [*[(segfault, SandboxCrash), (killed, SandboxCrash), (leave, SandboxCrash)] * 3, (hang, SandboxTimeout)]
 
     def one(number: int) -> bool:
         if number % 3:
@@ -157,7 +117,7 @@ def test_bad_calls_harm_no_call_beside_them() -> None:
 
     try:
         with ThreadPoolExecutor(16) as threads:
-            assert all(threads.map(one, range(48)))
+            assert all(threads.map(one, range(36)))
     finally:
         box.close()
 
@@ -166,7 +126,6 @@ def test_a_process_killed_while_idle_is_replaced(sandbox: Sandbox) -> None:
     victims = {sandbox.call(process_id) for _ in range(10)}
     for victim in victims:
         os.kill(victim, signal.SIGKILL)
-    time.sleep(0.5)
     assert sandbox.call(process_id) not in victims
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(lambda n: sandbox.call(double, n), range(8))) == [2 * n for n in range(8)]
@@ -174,7 +133,7 @@ def test_a_process_killed_while_idle_is_replaced(sandbox: Sandbox) -> None:
 
 def test_processes_are_recycled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moderation.sandbox.CALLS_PER_PROCESS", 2)
-    box = Sandbox(processes=1, memory_bytes=LIMIT, seconds=2)
+    box = Sandbox(processes=1, memory_bytes=LIMIT, seconds=PATIENCE_S)
     try:
         seen = [box.call(process_id) for _ in range(6)]
     finally:
@@ -185,12 +144,12 @@ def test_processes_are_recycled(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_starts_before_the_first_call() -> None:
     before = set(multiprocessing.active_children())
     box = Sandbox(processes=2, memory_bytes=LIMIT, seconds=2)
-    assert set(multiprocessing.active_children()) == before
+    assert set(multiprocessing.active_children()) <= before, "others' may end"
     box.close()
 
 
 def test_closing_ends_the_processes_and_whoever_waits(sandbox: Sandbox) -> None:
-    box = Sandbox(processes=1, memory_bytes=LIMIT, seconds=30)
+    box = Sandbox(processes=1, memory_bytes=LIMIT, seconds=2 * PATIENCE_S)
     pid = box.call(process_id)
     with ThreadPoolExecutor(2) as threads:
         waiting = [threads.submit(box.call, hang) for _ in range(2)]  # one under way, one in the queue
@@ -199,9 +158,9 @@ def test_closing_ends_the_processes_and_whoever_waits(sandbox: Sandbox) -> None:
         box.close()
         for call in waiting:
             with pytest.raises(SandboxClosed):
-                call.result(10)
-        assert time.monotonic() - start < 5
-    assert not Path(f"/proc/{pid}").exists()
+                call.result(PATIENCE_S)
+        assert time.monotonic() - start < PATIENCE_S
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the end of its process")
     with pytest.raises(SandboxClosed):
         box.call(double, 1)
     box.close()
@@ -211,7 +170,7 @@ def test_closing_ends_the_processes_and_whoever_waits(sandbox: Sandbox) -> None:
 def test_closing_again_and_again_is_never_a_crash_of_the_calls_it_ends() -> None:
     """Each at another moment of the call: where a process dies of the closing, it is not the work's doing."""
     for moment in range(8):
-        box = Sandbox(processes=2, memory_bytes=LIMIT, seconds=30)
+        box = Sandbox(processes=2, memory_bytes=LIMIT, seconds=2 * PATIENCE_S)
         box.call(double, 1)
         with ThreadPoolExecutor(4) as threads:
             calls = [threads.submit(box.call, hang) for _ in range(4)]
@@ -219,7 +178,7 @@ def test_closing_again_and_again_is_never_a_crash_of_the_calls_it_ends() -> None
             box.close()
             for call in calls:
                 with pytest.raises(SandboxClosed):
-                    call.result(10)
+                    call.result(PATIENCE_S)
 
 
 def test_calls_leave_no_open_files_behind(sandbox: Sandbox) -> None:
@@ -236,31 +195,31 @@ def test_calls_leave_no_open_files_behind(sandbox: Sandbox) -> None:
 
     one()
     before = max(open_files() for _ in range(3))
-    for _ in range(20):
+    for _ in range(8):
         one()
-    deadline = time.monotonic() + 10
-    while (now := open_files()) > before + 5 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert now <= before + 5
+    wait_until(lambda: open_files() <= before + 5, "as few open files as before")
 
 
-def test_a_call_that_hangs_does_not_outlive_a_killed_parent() -> None:
+ORPHANING = """
+import os, sys, threading
+from pathlib import Path
+from infra.services import wait_until
+from moderation.sandbox import Sandbox
+from tests.misbehaving import hang_in_c, process_id
+
+box, begun = Sandbox(processes=1, memory_bytes=2**28, seconds=60), Path(sys.argv[1])
+print(box.call(process_id), flush=True)
+box._seconds = 0.5
+threading.Thread(target=box.call, args=(hang_in_c, begun)).start()
+wait_until(begun.exists, "the call")
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_call_that_hangs_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     """The parent is killed in the middle of a call that no handler can interrupt; the kernel ends the orphan."""
-    script = (
-        "import os, threading, time\n"
-        "from moderation.sandbox import Sandbox\n"
-        "from tests.moderation.test_sandbox import hang_in_c, process_id\n"
-        "if __name__ == '__main__':\n"
-        "    box = Sandbox(processes=1, memory_bytes=2**28, seconds=3)\n"
-        "    print(box.call(process_id), flush=True)\n"
-        "    threading.Thread(target=box.call, args=(hang_in_c,)).start()\n"
-        "    time.sleep(0.2)\n"
-        "    os.kill(os.getpid(), 9)\n"
-    )
-    parent = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-c", ORPHANING, tmp_path / "begun"]
+    parent = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    assert parent.returncode == -signal.SIGKILL, parent.stderr
     orphan = Path(f"/proc/{int(parent.stdout)}")
-    assert parent.returncode == -signal.SIGKILL
-    deadline = time.monotonic() + 15
-    while orphan.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not orphan.exists()
+    wait_until(lambda: not orphan.exists(), "the orphan's end")
