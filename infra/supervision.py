@@ -81,12 +81,13 @@ class Supervisor:
         (self.folder / SOCKET).unlink(missing_ok=True)
         command = [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "--configuration", file.name]
         self._process = subprocess.Popen(
-            tethered(command, "TERM"),
+            tethered(command, "TERM", parent=str(os.getpid())),
             cwd=self.folder,
             env=environment_with(self.environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            # Ctrl-C on the terminal is for whoever started this; it then stops the programs in order.
+            # Ctrl-C on the terminal is for whoever started this; it then stops the programs in order. And the programs
+            # know by it who their parent must be.
             start_new_session=True,
         )
         self.pid = self._process.pid
@@ -192,10 +193,15 @@ class Supervisor:
         }
 
 
-def tethered(command: Sequence[str], signal_name: str, user: str | None = None) -> list[str]:
-    """`command`, which gets the signal when its parent ends, however that ends; run as `user` (needs root)."""
+def tethered(
+    command: Sequence[str], signal_name: str, user: str | None = None, parent: str = tether.LEADER
+) -> list[str]:
+    """`command`, which gets the signal when its parent ends, however that ends; run as `user` (needs root).
+
+    `parent` is the id of the process that will start it, by default the leader of that one's session.
+    """
     # -I and -S: neither the environment nor site-packages, for speed and because another user may not read them.
-    return [sys.executable, "-I", "-S", str(Path(tether.__file__)), signal_name, user or "-", *command]
+    return [sys.executable, "-I", "-S", str(Path(tether.__file__)), parent, signal_name, user or "-", *command]
 
 
 def environment_with(variables: Mapping[str, str]) -> dict[str, str]:

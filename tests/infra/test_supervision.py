@@ -73,10 +73,17 @@ def test_output_is_kept_in_a_log_of_its_own(supervisor: Supervisor) -> None:
     assert eventually(lambda: (supervisor.logs / "first.log").read_text() == "here\n")
 
 
-def test_nothing_outlives_its_killed_parent() -> None:
+@pytest.mark.parametrize("at_work", [False, True], ids=["that has just begun", "that is at work"])
+def test_nothing_outlives_its_killed_parent(at_work: bool) -> None:
+    """Whatever a child is doing when its parent is killed: being started, too."""
     child_command = tethered(SLEEPER, "TERM")
-    script = f"import subprocess, time; print(subprocess.Popen({child_command}).pid, flush=True); time.sleep(600)"
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+    script = (
+        f"import subprocess, sys, time; child = subprocess.Popen({child_command}, stdout=subprocess.PIPE, text=True)\n"
+        f"{at_work} and child.stdout.readline(); print(child.pid, flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as parent:
         assert parent.stdout
         child = int(next(line for line in parent.stdout if line.strip().isdigit()))
         assert running(child)

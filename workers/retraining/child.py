@@ -37,7 +37,7 @@ class ChildFailed(RuntimeError):
 
 def tethered(command: Sequence[str]) -> list[str]:
     """`command` in a process that the kernel kills when its parent ends (infra/tether.py, by name: we import none)."""
-    return [sys.executable, "-m", "infra.tether", "KILL", "-", *command]
+    return [sys.executable, "-m", "infra.tether", "-", "KILL", "-", *command]
 
 
 def run(command: Sequence[str], log: Path, watch: Callable[[], None]) -> None:
