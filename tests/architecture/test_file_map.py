@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -11,6 +12,7 @@ PACKAGES = ("api", "moderation", "workers", "model", "migrations", "infra", "ben
 BEGIN, END = "<!-- file map: begin -->", "<!-- file map: end -->"
 
 
+@cache
 def first_sentence(path: Path) -> str:
     doc = ast.get_docstring(ast.parse(path.read_text())) or ""
     paragraph = doc.split("\n\n")[0].replace("\n", " ")
