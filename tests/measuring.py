@@ -16,7 +16,7 @@ from moderation import metrics
 from workers.census import Census
 from workers.gpus import GpuMemory
 
-TIMEOUT_S = 10
+TIMEOUT_S = 60
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def server(services: ServiceRun) -> Iterator[Server]:
         yield Server(port, running.pid, metrics_port)
     finally:
         running.terminate()
-        running.wait(timeout=30)
+        running.wait(timeout=90)
 
 
 def _answers(port: int) -> bool:
