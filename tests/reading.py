@@ -30,9 +30,9 @@ def copy(session: Session, table: str, id_: UUID, *unlike: str) -> None:
 
 
 @contextmanager
-def reading_few(session: Session, table: str) -> Iterator[None]:
-    """Fail where more than FEW rows of the table are read within, by whatever way the planner takes to them."""
+def reading_few(session: Session, table: str, few: int = FEW) -> Iterator[None]:
+    """Fail where more than `few` rows of the table are read within, by whatever way the planner takes to them."""
     before = session.scalar(text(READ), {"table": table}) or 0
     yield
     read = (session.scalar(text(READ), {"table": table}) or 0) - before
-    assert read <= FEW, f"{read} rows of {table} were read"
+    assert read <= few, f"{read} rows of {table} were read"
