@@ -6,8 +6,10 @@ import io
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -17,6 +19,7 @@ from rich.console import Console
 from infra.cli import telltale
 from infra.commands import detect as detect_command
 from infra.commands.detect import detect
+from model.batcher import Batcher
 from model.detector import Detection, Detector, Verdict
 
 
@@ -152,13 +155,21 @@ def test_what_was_judged_before_ctrl_c_is_printed(
 def test_what_waits_is_given_up_when_nobody_takes_it(
     tiny_checkpoint: Path, album: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The second image is not done before the batcher is closed; with it, at most one more is begun."""
     detector = Detector.load(tiny_checkpoint, device="cpu")
-    run_at_all, judge = [], detector.detect_prepared
-    monkeypatch.setattr(detector, "detect_prepared", lambda *given: run_at_all.append(1) or judge(*given))
+    run_at_all, judge, close, closing = [], detector.detect_prepared, Batcher.close, threading.Event()
+
+    def slow(*given: Any) -> list[Detection]:
+        run_at_all.append(1)
+        assert len(run_at_all) == 1 or closing.wait(60)
+        return judge(*given)
+
+    monkeypatch.setattr(detector, "detect_prepared", slow)
+    monkeypatch.setattr(Batcher, "close", lambda batcher, **how: closing.set() or close(batcher, **how))
     found = detect_command._judge(detector, [str(album / "one.PNG")] * 64, explain=False, batch_size=1)
     assert next(found).error is None
     found.close()
-    assert 1 <= len(run_at_all) < 32
+    assert 1 <= len(run_at_all) <= 3
 
 
 def test_ctrl_c_while_the_checkpoint_loads_is_no_traceback(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,4 +212,4 @@ def test_a_hub_id_without_its_commit_is_an_error(album: Path) -> None:
 
 def test_help_does_not_wait_for_torch() -> None:
     script = "import sys, infra.commands.detect; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
