@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.demo.server import Server
+from infra.services import LOOPBACK
 from tests.model.engines.album import without_images
 
 RECORDED = Path(__file__).with_name("recorded")
@@ -51,6 +53,14 @@ def serving(respond: Respond) -> Iterator[str]:
 
     with Server(Handler) as server:
         yield server.url
+
+
+@contextmanager
+def nobody() -> Iterator[str]:
+    """An address where nobody listens, and nobody can begin to."""
+    with socket.socket() as taken:
+        taken.bind((LOOPBACK, 0))
+        yield f"http://{LOOPBACK}:{taken.getsockname()[1]}"
 
 
 def recorded() -> dict[tuple[str, str, str], tuple[int, Any]]:

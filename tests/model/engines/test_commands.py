@@ -11,12 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 from infra.commands.detect import detect
-from infra.services import LOOPBACK, free_port
 from infra.vllm import serve
 from model.checkpoint import DEMO_FOLDER
 from model.engines import vllm
 from model.manifest import FILE_NAME
-from tests.model.engines.replay import Replay, Said, serving
+from tests.model.engines.replay import Replay, Said, nobody, serving
 
 GOLDEN = DEMO_FOLDER / "golden"
 
@@ -54,8 +53,8 @@ def test_a_server_s_weights_are_not_quantized_here() -> None:
 
 
 def test_nobody_there_is_one_line() -> None:
-    url = f"http://{LOOPBACK}:{free_port()}"
-    result = CliRunner().invoke(detect, [str(GOLDEN), "--engine", "vllm", "--url", url])
+    with nobody() as url:
+        result = CliRunner().invoke(detect, [str(GOLDEN), "--engine", "vllm", "--url", url])
     assert result.exit_code == 1
     assert f"Error: No vLLM server answers at {url}" in result.stderr
 
@@ -100,10 +99,10 @@ def test_its_name_for_the_manifest_is_the_manifests() -> None:
 def test_a_folder_without_a_manifest_needs_a_name(tmp_path: Path) -> None:
     """As its user runs it, in an environment that has neither vLLM nor Telltale."""
     command = [sys.executable, "-I", serve.__file__, str(tmp_path)]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 1
     assert "pass --name" in refused.stderr
-    named = subprocess.run([*command, "--name", "fakevlm"], capture_output=True, text=True, timeout=60, check=False)
+    named = subprocess.run([*command, "--name", "fakevlm"], capture_output=True, text=True, check=False)
     assert "--served-model-name fakevlm:bfloat16" in named.stdout
     assert "vllm" in named.stderr, "there is none here, and Python says so"
     assert named.returncode == 1

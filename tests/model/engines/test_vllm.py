@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +20,6 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from infra.services import LOOPBACK, free_port
 from infra.vllm.serve import TEMPLATE
 from model import prompt as prompts
 from model.answer import decoded
@@ -33,9 +33,10 @@ from model.manifest import Prompt
 from model.preprocess import to_pixels
 from tests.model.engines import album
 from tests.model.engines.record import TOO_LONG, UNKNOWN_MODEL
-from tests.model.engines.replay import Replay, Said, serving
+from tests.model.engines.replay import Replay, Said, nobody, serving
 
 COMPLETIONS = "/v1/chat/completions"
+WAIT_S = 60
 IMAGE_TOKENS = 144
 
 
@@ -118,13 +119,15 @@ def test_the_template_gives_the_tokens_we_feed(interface: Interface, vocabulary:
 def test_at_most_so_many_requests_are_in_flight(interface: Interface, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm, "CONCURRENT", 3)
     lock, now, most = threading.Lock(), [0], [0]
-    replay = Replay()
+    replay, all_three = Replay(), threading.Barrier(3)
 
     def slow(method: str, path: str, body: bytes) -> Said:
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
-        time.sleep(0.02)
+        if path == COMPLETIONS:
+            all_three.wait(WAIT_S)
+            time.sleep(0.02)  # a fourth would come meanwhile
         with lock:
             now[0] -= 1
         return replay(method, path, body)
@@ -310,9 +313,10 @@ def test_what_is_no_vllm_server_is_named(interface: Interface, content: Any) -> 
 
 
 def test_nobody_there_is_an_absence(interface: Interface) -> None:
-    address = f"http://{LOOPBACK}:{free_port()}"
-    with pytest.raises(ServerUnavailable, match=f"No vLLM server answers at {address} .*infra/vllm/README.md"):
-        VllmEngine(address, interface)
+    with nobody() as url, pytest.raises(ServerUnavailable) as raised:
+        VllmEngine(url, interface)
+    assert str(raised.value).startswith(f"No vLLM server answers at {url} ")
+    assert "infra/vllm/README.md" in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -367,17 +371,21 @@ def test_a_server_that_hangs_up_on_an_image_is_not_an_absence(interface: Interfa
 
 def test_a_server_that_hangs_is_not_asked_again(interface: Interface, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm, "TIMEOUT", httpx.Timeout(0.2, connect=5))
-    asked: list[str] = []
+    asked: queue.SimpleQueue[str] = queue.SimpleQueue()
+    given_up = threading.Event()
 
     def hang(_: str, path: str, __: bytes) -> Said:
-        asked.append(path)
-        time.sleep(0.5)
+        asked.put(path)
+        given_up.wait(WAIT_S)
         return None
 
-    with serving(hang) as url, pytest.raises(EngineError, match="did not answer within") as raised:
-        VllmEngine(url, interface)
+    with serving(hang) as url:
+        with pytest.raises(EngineError, match="did not answer within") as raised:
+            VllmEngine(url, interface)
+        assert asked.get(timeout=WAIT_S) == "/v1/models"
+        given_up.set()
     assert not isinstance(raised.value, ServerUnavailable)
-    assert asked == ["/v1/models"]
+    assert asked.empty()
 
 
 # --- tokens to text, as both engines do it ---------------------------------------------------------------------------
