@@ -7,6 +7,7 @@ there. It knows nothing of what is in the files, nor of versions.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -15,6 +16,8 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -77,12 +80,27 @@ def fetch(storage: Storage, digest: str, cache: Path | None = None) -> Path:
     """
     cache = cache or default_cache()
     folder = cache / digest
-    if not _is_whole(folder, digest):
-        shutil.rmtree(folder, ignore_errors=True)
-        _download(storage, digest, folder)
-    os.utime(folder)
-    _forget_oldest(cache)
+    with _alone_in(cache):
+        if not _is_whole(folder, digest):
+            shutil.rmtree(folder, ignore_errors=True)
+            _download(storage, digest, folder)
+        os.utime(folder)
+        _forget_oldest(cache)
     return folder
+
+
+@contextmanager
+def _alone_in(cache: Path) -> Iterator[None]:
+    """One of the machine's processes fetches at a time, so that none removes what another has just put there.
+
+    Whoever waited finds the adapter there. The lock is on the folder itself, and ends with the process.
+    """
+    handle = os.open(cache, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def lacking(storage: Storage, digest: str) -> list[str]:
@@ -121,16 +139,12 @@ def default_cache() -> Path:
 
 
 def _download(storage: Storage, digest: str, folder: Path) -> None:
-    """All of it beside its place, and then there at once; somebody else may have been faster."""
+    """All of it beside its place, and then there at once: whoever is stopped in the middle leaves no half of one."""
     unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
     try:
         for file in _stored(storage, digest):
             _download_file(storage, digest, file, unfinished)
-        try:
-            unfinished.rename(folder)
-        except OSError:
-            if not _is_whole(folder, digest):
-                raise
+        unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -213,15 +227,15 @@ def _sha256(path: Path) -> str:
 
 def _forget_oldest(cache: Path) -> None:
     """Keep the adapters used last, and no downloads whose process died."""
-    folders = sorted((path for path in cache.iterdir() if DIGEST.fullmatch(path.name)), key=_age)
-    dead = [path for path in cache.glob(f"{UNFINISHED}*") if _age(path) > UNFINISHED_FOR_S]
-    for folder in [*folders[KEPT:], *dead]:
+    folders = sorted((path for path in cache.iterdir() if DIGEST.fullmatch(path.name)), key=_used_at)
+    dead = [path for path in cache.glob(f"{UNFINISHED}*") if time.time() - _used_at(path) > UNFINISHED_FOR_S]
+    for folder in [*folders[:-KEPT], *dead]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _age(path: Path) -> float:
-    """Seconds since it was used; one that is gone by now is as old as can be."""
+def _used_at(path: Path) -> float:
+    """When it was used last; never, of one that is gone by now."""
     try:
-        return time.time() - path.stat().st_mtime
+        return path.stat().st_mtime
     except FileNotFoundError:
-        return float("inf")
+        return 0.0
