@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +12,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, func, select, text, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
+from infra.services import wait_until
 from moderation import checkpoints, model_versions
 from moderation.db import MODEL_CHANNEL, listener, new_id, transaction
 from moderation.errors import Conflict, DamagedCheckpoint, InvalidRequest, NotFound
@@ -100,7 +101,7 @@ def test_of_promotions_at_once_one_wins_and_the_others_are_told(db: Engine) -> N
     with transaction() as session:
         ids = [make_version(session, f"v{n}", champion=False).id for n in range(4)]
         seen = make_version(session, "seen").id
-    barrier = threading.Barrier(len(ids))
+    barrier = threading.Barrier(len(ids), timeout=60)
 
     def promote(version_id: UUID) -> str:
         with transaction() as session:
@@ -123,27 +124,25 @@ def test_a_promotion_that_waited_for_another_is_told_too(db: Engine) -> None:
     with transaction() as session:
         make_version(session, "v1")
         ids = {name: make_version(session, name, champion=False).id for name in ("v2", "v3")}
-    first_did, second_began = threading.Event(), threading.Event()
-
-    def first() -> None:
-        with transaction() as session:
-            model_versions.promote(session, ids["v2"], actor="first")
-            first_did.set()
-            second_began.wait(10)
-            time.sleep(0.3)  # the second waits for the lock by now
 
     def second() -> None:
-        first_did.wait(10)
-        second_began.set()
         with transaction() as session:
             model_versions.promote(session, ids["v3"], actor="second")
 
-    with ThreadPoolExecutor(2) as pool:
-        running = pool.submit(first)
+    with ThreadPoolExecutor(1) as pool:
+        with transaction() as session:
+            model_versions.promote(session, ids["v2"], actor="first")
+            waiting = pool.submit(second)
+            wait_until(lambda: is_waited_for(session), "the second, who waits for the lock")
         with pytest.raises(Conflict, match="v2 has become champion meanwhile"):
-            pool.submit(second).result(timeout=20)
-        running.result(timeout=20)
+            waiting.result(timeout=60)
     assert champions() == ["v2"]
+
+
+def is_waited_for(session: Session) -> bool:
+    """Whether another transaction waits for what this one has locked."""
+    waits = text("SELECT EXISTS (SELECT FROM pg_locks WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid)))")
+    return bool(session.scalar(waits))
 
 
 def promote(name: str) -> None:
@@ -210,7 +209,7 @@ def test_the_workers_are_woken_once_it_stands(db: Engine) -> None:
     make("v1")
     with listener(MODEL_CHANNEL, "test") as bell:
         promote("v1")
-        heard = list(bell.notifies(timeout=5, stop_after=1))
+        heard = list(bell.notifies(timeout=60, stop_after=1))
     assert [note.channel for note in heard] == [MODEL_CHANNEL]
 
 
@@ -258,7 +257,8 @@ class TestRemove:
         assert self.remove() == []
         with transaction() as session:
             places = {name: model_versions.version_named(session, name).checkpoint for name in names}
-            removed = session.scalars(select(Event.after).where(Event.type == EventType.MODEL_REMOVED)).all()
+            query = select(Event.after).where(Event.type == EventType.MODEL_REMOVED).order_by(Event.id)
+            removed = session.scalars(query).all()
         assert [after["version"] for after in removed if after] == ["v0", "v2", "v3"]
         there = [name for name, place in places.items() if self.is_stored(place, tmp_path)]
         assert there == ["v1", "v4", "v5"]
