@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, update
 
 from moderation import cases, screening, tenants
 from moderation.db import transaction
@@ -122,7 +121,7 @@ def test_of_threads_that_finish_the_same_job_one_writes(tenant: Tenant, version:
     rivals = 4
     for _ in range(8):
         job = begun(new_case(tenant), version)
-        barrier = threading.Barrier(rivals)
+        barrier = threading.Barrier(rivals, timeout=60)
 
         def finish(p_fake: float, job: Job = job, barrier: threading.Barrier = barrier) -> bool:
             barrier.wait()
@@ -283,13 +282,11 @@ def test_outages_of_the_store_never_use_up_the_attempts(tenant: Tenant, version:
 
 
 def test_a_living_worker_keeps_its_case_and_a_dead_one_loses_it(tenant: Tenant, version: ModelVersion) -> None:
-    short = settings().model_copy(update={"case_lease_s": 2})
     living, dead = new_case(tenant), new_case(tenant)
-    job, lost = (screening.begin(case.id, version.id, short) for case in (living, dead))
-    assert job is not None and lost is not None
-    for _ in range(4):
-        time.sleep(0.6)
-        screening.renew([job.lease], short)
+    job, lost = begun(living, version), begun(dead, version)
+    with transaction() as session:
+        session.execute(update(Case).values(lease_until=func.now() - timedelta(seconds=1)))
+    screening.renew([job.lease], settings())
     assert screening.begin(living.id, version.id, settings()) is None
     assert begun(dead, version).lease.fence == lost.lease.fence + 1
-    screening.renew([], short)
+    screening.renew([], settings())
