@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine, select, update
 
-from moderation import appeals, cases, claims, descriptions, erasure, queue, retention, reviews, screening, sights
+from moderation import (
+    appeals,
+    cases,
+    claims,
+    descriptions,
+    erasure,
+    opinions,
+    queue,
+    retention,
+    reviews,
+    screening,
+    sights,
+)
 from moderation.accounts import Person
 from moderation.db import transaction
 from moderation.errors import Conflict, Forbidden, IllegalTransition, InvalidRequest, LostLease
@@ -136,7 +149,7 @@ def test_the_share_of_audits_is_drawn(tenant: Tenant, monkeypatch: pytest.Monkey
     with transaction() as session:
         session.get_one(Tenant, tenant.id).audit_share = 0.25
     drawn = iter([0.2499, 0.0, 0.25])  # the first is audited, and then drawn to be blind
-    monkeypatch.setattr("moderation.cases.random.random", lambda: next(drawn))
+    monkeypatch.setattr(cases, "random", SimpleNamespace(random=lambda: next(drawn)))
     found = [row(screened(tenant)) for _ in range(2)]
     assert [(case.status.value, case.audit_probability) for case in found] == [("in_review", 0.25), ("decided", None)]
 
@@ -302,7 +315,7 @@ def test_the_share_of_second_opinions_is_drawn(
         session.get_one(Tenant, tenant.id).second_opinion_share = 0.25
         ids = [make_review_case(session, tenant).id for _ in range(2)]
     drawn = iter([0.2499, 0.25])
-    monkeypatch.setattr("moderation.opinions.random.random", lambda: next(drawn))
+    monkeypatch.setattr(opinions, "random", SimpleNamespace(random=lambda: next(drawn)))
     found = [answered(anna, case_id) for case_id in ids]
     assert [(case.second, case.second_probability) for case in found] == [(True, 0.25), (False, 0.25)]
     assert [case.status for case in found] == [CaseStatus.IN_REVIEW, CaseStatus.DECIDED]

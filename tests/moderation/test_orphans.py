@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import re
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import Engine
@@ -150,7 +150,7 @@ def test_it_begins_at_any_kind_and_some_tenant_and_comes_by_everything(
     tenant: Tenant, store: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for kind in orphans.KINDS:
-        monkeypatch.setattr(random, "choice", lambda _, kind=kind: kind)
+        monkeypatch.setattr(orphans, "random", SimpleNamespace(choice=lambda _, kind=kind: kind))
         for key in (original_key(new_id(), new_id()), upload_key(new_id(), new_id()), snapshot_key("1" * 64)):
             store.put(key, b"bytes", "image/png")
         sweep = Sweep.anywhere()
