@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from infra.services import LOOPBACK, free_port
+from infra.services import LOOPBACK
 from moderation.settings import Settings, settings
 
 USER, PASSWORD = "telltale", "p@ss word/1"
@@ -34,7 +34,7 @@ FROM = "Telltale <telltale@telltale.example>"
 class Mailbox:
     """What a server took, by whom it was signed in, and what it answers where that is not 250."""
 
-    port: int
+    port: int = 0
     rcpt: str = "250 OK"
     data: str = "250 OK"
     taken: list[EmailMessage] = field(default_factory=list)
@@ -62,15 +62,25 @@ class Mailbox:
     def rules(self, scheme: str = "smtp", user: str | None = None) -> Settings:
         """Settings that name this server."""
         url = f"{scheme}://{f'{user}@' if user else ''}{LOOPBACK}:{self.port}"
-        return settings().model_copy(update={"smtp_url": url, "mail_from": FROM})
+        return settings().model_copy(update={"smtp_url": url, "mail_from": FROM, "delivery_timeout_s": 60.0})
+
+
+class _Anywhere(Controller):
+    """On a port that the kernel chooses: of two processes that choose for themselves, both might choose the same."""
+
+    def _trigger_server(self) -> None:
+        self.port = self.server.sockets[0].getsockname()[1]
+        super()._trigger_server()
 
 
 @contextmanager
 def serving(kind: type[Mailbox] = Mailbox, **options: Any) -> Iterator[Any]:
     """A server with a mailbox of this kind; `options` are aiosmtpd's."""
-    mailbox = kind(free_port())
-    controller = Controller(mailbox, hostname=LOOPBACK, port=mailbox.port, **options)
+    mailbox = kind()
+    named = {"server_hostname": "localhost"}  # or for every connection it asks the DNS what it is called
+    controller = _Anywhere(mailbox, hostname=LOOPBACK, port=0, ready_timeout=60, **named, **options)
     controller.start()
+    mailbox.port = controller.port
     try:
         yield mailbox
     finally:
