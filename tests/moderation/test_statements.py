@@ -128,13 +128,14 @@ def automation(fields: Mapping[str, Any]) -> tuple[str, str]:
 def test_what_the_policy_decided_alone_was_fully_automated(tenant: Tenant) -> None:
     with transaction() as session:
         case = by_policy(session, tenant)
-    fields = taken(statement(tenant, case))
+    told = statement(tenant, case)
+    fields = taken(told)
     assert automation(fields) == ("Yes", "FULLY")
     assert "no person took part" in fields["decision_facts"] and "0.970 of 1" in fields["decision_facts"]
     assert "a demonstration model" in fields["decision_facts"]
     assert fields["content_type"] == ["CONTENT_TYPE_IMAGE", "CONTENT_TYPE_SYNTHETIC_MEDIA"]
     assert fields["decision_ground"] == INCOMPATIBLE
-    assert fields["content_date"] == fields["application_date"] == datetime.now(UTC).date().isoformat()
+    assert fields["content_date"] == fields["application_date"] == told.decided_at.astimezone(UTC).date().isoformat()
     assert "source_identity" not in fields, "the database leaves it out where the source is the platform's own"
     assert "meier" not in str(fields)
 
