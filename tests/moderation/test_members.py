@@ -141,7 +141,7 @@ def test_the_last_administrator_stays_one(tenant: Tenant, ada: Person) -> None:
 def test_two_administrators_who_remove_each_other_at_once_leave_one(tenant: Tenant, ada: Person) -> None:
     with transaction() as session:
         eve = make_person(session, tenant, role=Role.ADMIN)
-    barrier = Barrier(2)
+    barrier = Barrier(2, timeout=60)
 
     def remove(user_id: UUID) -> bool:
         barrier.wait()

@@ -84,7 +84,7 @@ def test_the_same_bytes_again_are_one_row_and_one_object(store: Storage, tenant:
 
 def test_threads_that_send_the_same_bytes_make_one_row_and_one_object(store: Storage, tenant: Tenant) -> None:
     rivals = 5
-    barrier = threading.Barrier(rivals)
+    barrier = threading.Barrier(rivals, timeout=60)
     for seed in range(10, 14):
         data = drawn(seed)
 
@@ -200,7 +200,7 @@ def test_erasure_waits_for_a_submission_that_is_being_written(store: Storage, te
         thread = threading.Thread(target=eraser)
         thread.start()
         assert not erased.wait(0.3)
-    thread.join(10)
+    thread.join(60)
     assert erased.is_set()
 
 

@@ -151,7 +151,7 @@ def test_a_rotated_secret_leaves_the_one_before_valid(tenant: Tenant) -> None:
 
 
 def test_of_two_rotations_at_once_both_secrets_are_taken(tenant: Tenant) -> None:
-    made, both_have_read = stored(tenant), threading.Barrier(2)
+    made, both_have_read = stored(tenant), threading.Barrier(2, timeout=60)
 
     def rotated(_: int) -> str:
         with transaction() as session:
