@@ -128,9 +128,9 @@ def test_what_others_messages_repeat_is_left_out(written: Written, text: str, le
 
 def test_a_long_word_takes_no_longer_than_it_is_long() -> None:
     """A pattern that tries anew from every letter would hold the interpreter for seconds."""
-    began = time.process_time()
+    began = time.thread_time()
     assert logs.scrubbed("@" + 40_000 * "a") == "@" + 40_000 * "a"
-    assert time.process_time() - began < 1
+    assert time.thread_time() - began < 1
 
 
 @pytest.mark.parametrize("text", ["celery@host ready", "what? a=b", "5 @ 3", "see DETAIL"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,7 +16,6 @@ from moderation.tables import Case, Delivery, Endpoint, TrainingRun
 from moderation.vocabulary import CaseStatus, ReviewReason, RunStatus
 from tests.factories import make_case, make_endpoint, make_tenant, make_version, take_case
 from tests.reviewing import make_review_case
-from tests.trained import make_run
 
 AN_HOUR = 3600.0
 AGO = timedelta(hours=1)
@@ -94,7 +93,9 @@ def test_people_are_asked_by_kind(db: Engine) -> None:
 def test_the_champion_and_the_newest_run(db: Engine) -> None:
     with transaction() as session:
         version = make_version(session)
-        ended = make_run(session, RunStatus.FAILED, ago=timedelta(days=1)).ended_at
+        ended = datetime.now(UTC) - timedelta(days=1)
+        session.add(TrainingRun(status=RunStatus.FAILED, asked_by="test", ended_at=ended))
+        session.flush()
         session.add(TrainingRun(status=RunStatus.ASKED, asked_by="test"))
     found = taken()
     assert found.champion == (version.name, "demo")

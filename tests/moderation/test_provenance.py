@@ -237,7 +237,7 @@ def test_broken_exif_is_unreadable_or_empty() -> None:
 
 
 def test_it_runs_in_a_sandbox_of_the_size_that_screening_has() -> None:
-    sandbox = Sandbox(1, 256 * 1024 * 1024, 20)
+    sandbox = Sandbox(1, 256 * 1024 * 1024, 60)
     try:
         said = sandbox.call(provenance.read, signed(encoded(picture(), "JPEG"), "image/jpeg"), "image/jpeg")
     finally:

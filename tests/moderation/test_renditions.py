@@ -105,7 +105,7 @@ def test_there_is_none_before_it_is_made(store: Storage, image_id: UUID) -> None
 
 @pytest.fixture
 def studio() -> Iterator[Sandbox]:
-    made = Sandbox(1, settings().decode_memory_bytes, settings().decode_timeout_s)
+    made = Sandbox(1, settings().decode_memory_bytes, 60)
     yield made
     made.close()
 
@@ -172,7 +172,7 @@ def test_what_takes_too_much_for_a_view_is_said_to_be_too_large(
     store: Storage, photograph: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ImageTooLarge, match="at most 100 are accepted"):
-        with_room = Sandbox(1, settings().decode_memory_bytes, 20)
+        with_room = Sandbox(1, settings().decode_memory_bytes, 60)
         try:
             look(store, with_room, photograph, View.FULL, max_pixels=100)
         finally:

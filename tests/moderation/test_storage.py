@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -43,6 +42,7 @@ from moderation.errors import (
 )
 from moderation.settings import Settings, settings
 from moderation.storage import Storage, StoredObject
+from tests.moderation.test_originals import unreachable
 
 PIXELS = bytes(range(256)) * 4
 
@@ -177,9 +177,7 @@ def test_wrong_credentials_are_the_stores_refusal(bucket: str, key: str) -> None
 
 
 def test_a_store_that_is_away_is_unavailable(bucket: str, key: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    store = Storage(changed(s3_endpoint_url=f"http://127.0.0.1:{port}"))
+    store = Storage(unreachable())
     for call in (store.ping, store.ensure_bucket, lambda: store.get(key, max_bytes=1), lambda: store.exists(key)):
         with pytest.raises(StorageUnavailable, match="does not answer"):
             call()
@@ -208,9 +206,11 @@ def flaky_store(failures: int, tls: ssl.SSLContext | None = None) -> Iterator[tu
             httpd.socket = tls.wrap_socket(httpd.socket, server_side=True)
         thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        yield f"{'https' if tls else 'http'}://localhost:{httpd.server_port}", seen
-        httpd.shutdown()
-        thread.join()
+        try:
+            yield f"{'https' if tls else 'http'}://localhost:{httpd.server_port}", seen
+        finally:
+            httpd.shutdown()
+            thread.join()
 
 
 def test_attempts_are_few(bucket: str) -> None:
