@@ -153,16 +153,19 @@ class Numbers:
 
 
 def together(acts: Sequence[Callable[[], None]], seconds: float) -> Turn:
-    """Each of `acts` in a thread of its own, again and again, for so long; raises what any of them raised."""
+    """Each of `acts` in a thread of its own, again and again, for so long and at least once; raises what any raised."""
     end = time.perf_counter() + seconds
     times: list[list[float]] = [[] for _ in acts]
     errors: list[BaseException] = []
 
     def repeat(act: Callable[[], None], mine: list[float]) -> None:
         try:
-            while (start := time.perf_counter()) < end and not errors:
+            start, done = time.perf_counter(), False
+            while not done:
                 act()
-                mine.append(1000 * (time.perf_counter() - start))
+                begun, start = start, time.perf_counter()
+                mine.append(1000 * (start - begun))
+                done = start >= end or bool(errors)
         except BaseException as error:  # noqa: BLE001  (whatever it is, it is raised again below)
             errors.append(error)
 

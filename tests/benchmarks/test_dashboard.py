@@ -24,6 +24,7 @@ def test_the_percentile_is_of_the_slowest() -> None:
     assert percentile([float(n) for n in range(101)]) == pytest.approx(95)
 
 
+@pytest.mark.timeout(300)
 def test_the_command_ends_with_that_line() -> None:
     command = [sys.executable, "-m", "benchmarks.dashboard", "--cases", "400", "800", "--requests", "3"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)

@@ -92,7 +92,7 @@ def test_waiting_shows_the_verdict(url: str, key: str, picture: Path) -> None:
     worker = threading.Thread(target=settle, args=(stop,))
     worker.start()
     try:
-        result = submit(url, key, picture, "--wait", "--timeout", "20")
+        result = submit(url, key, picture, "--wait", "--timeout", "100")
     finally:
         stop.set()
         worker.join()

@@ -24,6 +24,7 @@ from infra.cli import telltale
 from infra.demo.server import Server
 from infra.doctor import answers, champion, examination, processes, services
 from infra.doctor.finding import Check, Finding, State, well
+from infra.services import wait_until
 from moderation import checkpoints, dispatch
 from moderation.db import listener, transaction
 from moderation.errors import ConfigurationError
@@ -39,7 +40,15 @@ from workers.relay import Relay
 
 __all__ = ["with_keys"]
 
+PATIENCE_S = 60.0
 NOBODY = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever answers at all may take as long as a busy machine does."""
+    for module in (answers, services, processes):
+        monkeypatch.setattr(module, "TIMEOUT_S", PATIENCE_S)
 
 
 def rules(**changed: object) -> Settings:
@@ -47,8 +56,9 @@ def rules(**changed: object) -> Settings:
 
 
 def found(look: Callable[[Settings], Finding], **changed: object) -> Finding:
-    """What a look finds, errors included, by itself."""
-    (finding,) = examination.examine(rules(**changed), [Check("it", look, "Mend it.")]).values()
+    """What a look finds, errors included, by itself, however long it takes."""
+    check = Check("it", look, "Mend it.")
+    (finding,) = examination.examine(rules(**changed), [check], limit_s=PATIENCE_S).values()
     return finding
 
 
@@ -241,7 +251,8 @@ def test_a_public_address_of_this_machine_may_be_its_hosts_unless_a_stack_runs_h
 
 
 def test_a_relay_is_known_by_its_connection_and_its_signs(db: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "None is connected" in found(processes.relay).said
+    # That of an earlier test may have been killed just now.
+    wait_until(lambda: "None is connected" in found(processes.relay).said, "the absence of a relay")
     with listener() as bell:
         assert found(processes.relay).said == "1 at work."
         time.sleep(0.3)
@@ -257,15 +268,16 @@ def test_a_relay_is_known_by_its_connection_and_its_signs(db: Engine, monkeypatc
         assert found(processes.relay).said.endswith("it hangs.")
 
 
-def test_beat_is_known_by_its_signs(redis_url: str) -> None:
+def test_beat_is_known_by_its_signs(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with redis.Redis.from_url(redis_url) as client:
         client.set(BEAT_SIGN, 1, ex=BEAT_SIGN_KEPT_S)
         assert found(processes.beat).state is State.WELL
         client.expire(BEAT_SIGN, BEAT_SIGN_KEPT_S - 240)
         assert found(processes.beat).said.startswith("No sign of life for 4 minutes")
         client.delete(BEAT_SIGN)
-        up = client.info("server")["uptime_in_seconds"]
-    assert found(processes.beat).state is (State.DOUBTFUL if up < 120 else State.BROKEN)
+    for every_s, state in ((10**6, State.DOUBTFUL), (0, State.BROKEN)):
+        monkeypatch.setattr(processes, "CLEAN_UP_EVERY_S", every_s)
+        assert found(processes.beat).state is state, "Redis may have been started just now, or long ago"
 
 
 def test_a_run_that_nobody_takes(db: Engine) -> None:
@@ -332,10 +344,10 @@ def test_what_hangs_holds_up_nothing_else() -> None:
 
     checks = [Check("hangs", hang, "Mend it."), Check("quick", lambda _: well("Fine."), "")]
     began = time.monotonic()
-    answers = examination.examine(settings(), checks, limit_s=0.2)
-    assert time.monotonic() - began < 20
+    found = examination.examine(settings(), checks, limit_s=1)
+    assert time.monotonic() - began < 55
     hangs.set()
-    assert answers["hangs"].said == "No answer within 0.2 s." and answers["quick"].state is State.WELL
+    assert found["hangs"].said == "No answer within 1 s." and found["quick"].state is State.WELL
 
 
 def test_every_need_is_a_check(tmp_path: Path) -> None:
