@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import http.server
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -57,6 +57,7 @@ def test_one_task_is_one_attempt(
         delivery_id = pinged(server.url())
         allowed = settings().model_copy(update={"allowed_hosts": (f"127.0.0.1:{server.port}",)})
         monkeypatch.setattr(delivery, "settings", lambda: allowed)
+        monkeypatch.setattr(attempts, "SCHEDULE", (timedelta(0), timedelta(hours=1)))
         word = "delivered" if status == 204 else "refused"
         before = attempts_made(word), lags()
         for _ in range(2):
@@ -128,11 +129,12 @@ def test_a_defect_of_ours_is_a_failed_attempt_and_the_schedule_applies(
 
     monkeypatch.setattr(outbound, "post", broken)
     delivery_id = pinged("https://example.com/hook")
+    began = datetime.now(UTC)
     delivery.deliver(str(delivery_id))
     with transaction() as session:
         row: Any = session.get_one(Delivery, delivery_id)
         assert (row.status, row.attempts, row.lease_until) == (DeliveryStatus.PENDING, 1, None)
-        assert row.next_attempt_at > datetime.now(UTC)
+        assert row.next_attempt_at >= began + attempts.SCHEDULE[1]
         assert session.scalars(select(DeliveryAttempt.error)).all() == ["ZeroDivisionError"]
     assert "ZeroDivisionError: a defect" in caplog.text
 

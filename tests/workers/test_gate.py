@@ -11,7 +11,7 @@ import pytest
 
 from workers.gate import Gate
 
-WAIT_S = 5.0
+WAIT_S = 60.0
 # Long enough for a thread that may pass to have passed.
 SOON_S = 0.1
 

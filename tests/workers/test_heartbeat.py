@@ -10,12 +10,14 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine, text
 
+from infra.services import wait_until
 from moderation import screening
 from moderation.db import transaction
 from moderation.leases import Lease
 from moderation.settings import settings
 from moderation.tables import Case
 from tests import factories
+from tests.leases import is_kept, lapse
 from workers.heartbeat import Heartbeat
 
 
@@ -34,7 +36,7 @@ class Beats:
         """The leases of a beat that begins after this call."""
         for _ in range(2):
             self.beat.clear()
-            assert self.beat.wait(30)
+            assert self.beat.wait(60)
         return self.seen[-1]
 
 
@@ -50,11 +52,11 @@ def test_every_lease_is_renewed_while_it_is_held_and_none_after() -> None:
         with heart.keeping(second):
             assert beats.wait() == {first, second}
         assert beats.wait() == {first}
-    time.sleep(0.5)  # the beat that was under way has ended
     count = len(beats.seen)
     time.sleep(0.1)
-    assert len(beats.seen) == count, "with nothing held, nothing is renewed"
     heart.stop()
+    under_way = beats.seen[count:]
+    assert under_way in ([], [{first}]), "with nothing held, nothing is renewed"
 
 
 def test_a_lease_is_let_go_when_its_work_fails() -> None:
@@ -79,19 +81,20 @@ def test_a_stopped_heart_beats_no_more() -> None:
 
 
 def test_a_living_workers_case_is_not_offered_to_another(db: Engine) -> None:
-    short = settings().model_copy(update={"case_lease_s": 2})
+    rules = settings().model_copy(update={"case_lease_s": 600})
     with transaction() as session:
         version = factories.make_version(session)
         case_id = factories.make_case(session, factories.make_tenant(session)).id
-    job = screening.begin(case_id, version.id, short)
+    job = screening.begin(case_id, version.id, rules)
     assert job is not None
-    heart = Heartbeat(partial(screening.renew, settings=short), 0.1)
+    heart = Heartbeat(partial(screening.renew, settings=rules), 0.1)
     with heart.keeping(job.lease):
-        time.sleep(2.2)
-        assert screening.begin(case_id, version.id, short) is None
+        lapse()
+        wait_until(lambda: is_kept(case_id), "the next beat")
+        assert screening.begin(case_id, version.id, rules) is None
     heart.stop()
-    time.sleep(2.2)
-    taken_over = screening.begin(case_id, version.id, short)
+    lapse()
+    taken_over = screening.begin(case_id, version.id, rules)
     assert taken_over is not None and taken_over.lease.fence == job.lease.fence + 1
 
 
@@ -114,7 +117,7 @@ def test_a_heart_survives_a_database_that_refuses_a_beat(db: Engine, caplog: pyt
 
     heart = Heartbeat(renew, 0.05)
     with heart.keeping(kept):
-        assert recovered.wait(10)
+        assert recovered.wait(60)
     heart.stop()
     assert "could not renew 1 leases" in caplog.text
     with transaction() as session:
@@ -134,6 +137,6 @@ def test_a_heart_survives_whatever_a_beat_raises(caplog: pytest.LogCaptureFixtur
 
     heart = Heartbeat(renew, 0.02)
     with heart.keeping(lease()):
-        assert recovered.wait(5)
+        assert recovered.wait(60)
     heart.stop()
     assert "KeyError: 'a defect'" in caplog.text

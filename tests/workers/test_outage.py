@@ -22,10 +22,10 @@ def test_where_nothing_is_away_everybody_goes_at_once() -> None:
 
 
 def test_nobody_goes_before_it_is_time_and_then_one_does() -> None:
-    outage = Outage(first_s=0.05, patience_s=0)
+    outage = Outage(first_s=3600, patience_s=0)
     outage.met(AWAY)
     assert not goes(outage)
-    time.sleep(0.06)
+    outage._not_before = time.monotonic()
     with outage.turn() as tries, outage.turn() as beside:
         assert (tries, beside) == (True, False)
 
@@ -56,7 +56,7 @@ def test_those_that_were_under_way_when_it_went_count_once() -> None:
 
 
 def test_once_it_is_back_everybody_who_waits_goes() -> None:
-    outage = Outage(first_s=60, patience_s=5)
+    outage = Outage(first_s=3600, patience_s=60)
     outage.met(AWAY)
     went: list[bool] = []
     waiting = [threading.Thread(target=lambda: went.append(goes(outage))) for _ in range(3)]
@@ -64,7 +64,7 @@ def test_once_it_is_back_everybody_who_waits_goes() -> None:
         thread.start()
     outage.over()
     for thread in waiting:
-        thread.join(5)
+        thread.join()
     assert went == [True] * 3
 
 
