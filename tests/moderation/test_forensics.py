@@ -12,11 +12,10 @@ from infra.demo.samples import samples
 from moderation import forensics
 from moderation.errors import BadImage
 
-random = np.random.default_rng(11)
-
 
 def photo(width: int = 512, height: int = 384) -> Image.Image:
-    """A picture as a camera might make it: soft shapes, and texture all over."""
+    """A picture as a camera might make it, one for each size: soft shapes, and texture all over."""
+    random = np.random.default_rng(width * height)
     rough = Image.fromarray(random.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8))
     shapes = rough.resize((width, height), Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(3))
     texture = random.normal(0, 6, (height, width, 1))
@@ -48,7 +47,7 @@ def test_the_error_level_is_the_amplified_difference() -> None:
 
 def test_noise_in_one_half_of_a_smooth_picture_shows_there() -> None:
     ramp = np.linspace(60, 180, 400)[None, :, None].repeat(300, axis=0).repeat(3, axis=2)
-    ramp[:, 200:] += random.normal(0, 4, (300, 200, 1))
+    ramp[:, 200:] += np.random.default_rng(11).normal(0, 4, (300, 200, 1))
     residual = np.asarray(forensics.noise(Image.fromarray(ramp.round().astype(np.uint8))), dtype=float)
     assert residual[:, 2:198].max() <= forensics.NOISE_GAIN, "a ramp is its own median, but for rounding"
     assert residual[:, 202:].mean() > 15
