@@ -78,7 +78,13 @@ def test_an_adapter_is_done_when_the_trainers_work_is_gone(tmp_path: Path) -> No
     assert training.is_done(tmp_path)
 
 
-TWO_CPUS = "{distributed_type: MULTI_GPU, use_cpu: true, mixed_precision: 'no', num_processes: 2}"
+TWO_CPUS = """
+distributed_type: MULTI_GPU
+use_cpu: true
+mixed_precision: 'no'
+num_processes: 2
+main_process_port: 0
+"""
 
 
 class Killed(Exception):
