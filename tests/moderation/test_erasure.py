@@ -35,7 +35,8 @@ from tests.learning import make_review
 from tests.platforms import make_source
 from tests.reviewing import make_person, make_review_case
 
-TELLING = {"external_id": "post-anna-7", "details": {"subject": "anna", "category": "portrait of anna"}}
+# A name that no chance writes into the letters of a sealed secret.
+TELLING = {"external_id": "post-jo-ann-7", "details": {"subject": "jo-ann", "category": "portrait of jo-ann"}}
 
 
 def erase(tenant: Tenant, case: Case) -> Image:
@@ -48,18 +49,18 @@ def told(tenant: Tenant) -> Case:
     """A case that much was said of, an endpoint that was told of it, and answers that repeat it."""
     with transaction() as session:
         make_endpoint(session, tenant)
-        case = make_review_case(session, tenant, text="Anna has six fingers.", request_id="anna-1", **TELLING)
+        case = make_review_case(session, tenant, text="Jo-Ann has six fingers.", request_id="jo-ann-1", **TELLING)
         review = make_review(session, case, make_person(session, tenant), sentences=[])
-        review.note, review.message = "I know anna.", "Sorry, anna."
+        review.note, review.message = "I know jo-ann.", "Sorry, jo-ann."
         session.execute(
-            text("INSERT INTO reviewed_sentences VALUES (:id, 0, 'Anna has six fingers.', 'right', 'anna has five')"),
+            text("INSERT INTO reviewed_sentences VALUES (:id, 0, 'Jo-Ann has six fingers.', 'right', 'jo-ann has five')"),
             {"id": review.id},
         )
-        cases.appeal(session, tenant.id, case.id, actor="api_key:x", message="anna is real")
+        cases.appeal(session, tenant.id, case.id, actor="api_key:x", message="jo-ann is real")
         delivery = session.scalars(select(Delivery).limit(1)).one()
         session.add(
             DeliveryAttempt(
-                delivery_id=delivery.id, attempt=1, response_status=500, response_excerpt="anna?", elapsed_ms=3
+                delivery_id=delivery.id, attempt=1, response_status=500, response_excerpt="jo-ann?", elapsed_ms=3
             )
         )
     claim = idempotency.begin(tenant.id, "k", "print")
@@ -86,9 +87,9 @@ def test_nothing_that_was_said_of_it_stays_in_any_table(db: Engine, tenant: Tena
     case = told(tenant)
     with transaction() as session:  # people and keys are the platform's own
         session.execute(update(Tenant).values(name="pixelgram"))
-    assert everything(db).lower().count("anna") > 10
+    assert everything(db).lower().count("jo-ann") > 10
     erase(tenant, case)
-    assert "anna" not in everything(db).lower()
+    assert "jo-ann" not in everything(db).lower()
 
 
 def test_the_case_keeps_its_decision_and_is_shown_without_the_rest(tenant: Tenant) -> None:
@@ -145,7 +146,7 @@ def test_what_a_webhook_was_answered_forgets_the_id_it_came_with(tenant: Tenant)
     with transaction() as session:
         source = sources.create(session, make_source(tenant))
         case = make_case(session, tenant, source_id=source.id, **TELLING)
-        shown: dict[str, Any] = {"id": str(case.id), "url": "…", "status": "queued", "external_id": "post-anna-7"}
+        shown: dict[str, Any] = {"id": str(case.id), "url": "…", "status": "queued", "external_id": "post-jo-ann-7"}
         session.add(ReceivedWebhook(source_id=source.id, webhook_id="m1", answer={"cases": [shown]}))
     erase(tenant, case)
     with transaction() as session:
@@ -158,7 +159,7 @@ def test_it_forgets_where_the_image_came_from(tenant: Tenant) -> None:
     with transaction() as session:
         image = factories.make_image(session, tenant)
         by_link = make_case(session, tenant, image=image, image_url="https://example.com/secret.png")
-        by_key = make_case(session, tenant, image=image, s3_bucket="theirs", s3_object="people/anna.jpg")
+        by_key = make_case(session, tenant, image=image, s3_bucket="theirs", s3_object="people/jo-ann.jpg")
     erase(tenant, by_link)
     with transaction() as session:
         for case in (by_link, by_key):
@@ -174,7 +175,7 @@ def test_a_case_that_waited_fails_and_a_verdict_that_comes_late_is_not_written(t
     assert job is not None
     erase(tenant, case)
     with pytest.raises(LostLease):
-        screening.finish(job, make_reading(explanation="Anna's hand melts."), version.id)
+        screening.finish(job, make_reading(explanation="Jo-Ann's hand melts."), version.id)
     with transaction() as session:
         now = session.get_one(Case, case.id)
         assert (now.status, now.failure_reason) == (CaseStatus.FAILED, FailureReason.IMAGE_ERASED)
@@ -198,7 +199,7 @@ def test_what_an_older_telltale_left_of_erased_images_goes_too(db: Engine, tenan
     with transaction() as session:
         session.execute(update(Image).values(erased_at=datetime.now(UTC)))
     assert erasure.finish_older() == 1
-    assert "anna" not in everything(db).lower()
+    assert "jo-ann" not in everything(db).lower()
     assert erasure.finish_older() == 0
     assert erase(tenant, case).forgotten_at is not None
 
