@@ -53,7 +53,9 @@ def told(tenant: Tenant) -> Case:
         review = make_review(session, case, make_person(session, tenant), sentences=[])
         review.note, review.message = "I know jo-ann.", "Sorry, jo-ann."
         session.execute(
-            text("INSERT INTO reviewed_sentences VALUES (:id, 0, 'Jo-Ann has six fingers.', 'right', 'jo-ann has five')"),
+            text(
+                "INSERT INTO reviewed_sentences VALUES (:id, 0, 'Jo-Ann has six fingers.', 'right', 'jo-ann has five')"
+            ),
             {"id": review.id},
         )
         cases.appeal(session, tenant.id, case.id, actor="api_key:x", message="jo-ann is real")
