@@ -22,16 +22,20 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from infra.services import wait_until
 from moderation import addresses, outbound
 from moderation.errors import AddressRefused, BadStatus, ResponseTooLarge, Unreachable, UnsupportedType
 from moderation.settings import Settings
 
+# What ends by itself may take so long where the machine is busy.
+PATIENCE_S = 60.0
 PIXELS = b"\xff\xd8\xff" + bytes(range(256)) * 40
 
 
 def settings_with(*allowed: str, **changes: object) -> Settings:
-    values: dict[str, object] = {"database_url": "unused", "redis_url": "unused", "allowed_hosts": allowed, **changes}
-    return Settings.model_validate(values)
+    unused = {"database_url": "unused", "redis_url": "unused"}
+    limits = {"fetch_timeout_s": PATIENCE_S, "delivery_timeout_s": PATIENCE_S}
+    return Settings.model_validate({**unused, **limits, "allowed_hosts": allowed, **changes})
 
 
 Handle = Callable[[http.server.BaseHTTPRequestHandler], None]
@@ -50,7 +54,7 @@ class Server:
 
     @property
     def settings(self) -> Settings:
-        return settings_with(f"127.0.0.1:{self.port}", fetch_timeout_s=5)
+        return settings_with(f"127.0.0.1:{self.port}")
 
 
 @contextmanager
@@ -99,7 +103,7 @@ def raw_server(talk: Callable[[socket.socket], None]) -> Iterator[int]:
     finally:
         with suppress(OSError), socket.create_connection(("127.0.0.1", listener.getsockname()[1]), 1):
             pass
-        thread.join(10)
+        thread.join(PATIENCE_S)
         listener.close()
         assert not thread.is_alive()
 
@@ -181,9 +185,9 @@ def test_a_private_address_is_refused_however_it_is_written(host: str, scheme: s
     with pytest.raises(AddressRefused):
         addresses.check_url(f"{scheme}://{host}/x.jpg", settings_with())
     with pytest.raises(AddressRefused):
-        outbound.fetch_image(f"{scheme}://{host}/x.jpg", settings_with(fetch_timeout_s=2))
+        outbound.fetch_image(f"{scheme}://{host}/x.jpg", settings_with())
     with pytest.raises(AddressRefused):
-        outbound.post(f"{scheme}://{host}/hook", {}, b"{}", settings_with(), timeout_s=2)
+        outbound.post(f"{scheme}://{host}/hook", {}, b"{}", settings_with())
 
 
 @pytest.mark.parametrize(
@@ -266,7 +270,7 @@ def test_the_connection_goes_to_the_address_that_was_checked() -> None:
     """A name that rebinds between two look-ups gains nothing: there is one look-up."""
     with serving(answer) as server:
         resolver = StubResolver(["127.0.0.1"], ["10.0.0.1"])
-        settings = settings_with(f"images.example:{server.port}", fetch_timeout_s=5)
+        settings = settings_with(f"images.example:{server.port}")
         fetched = outbound.fetch_image(server.url(host="images.example"), settings, resolve=resolver)
         assert fetched.data == PIXELS
         assert resolver.asked == [("images.example", server.port)]
@@ -276,7 +280,7 @@ def test_the_connection_goes_to_the_address_that_was_checked() -> None:
 def test_an_address_that_does_not_answer_is_followed_by_the_next() -> None:
     with serving(answer) as server:
         resolver = StubResolver(["127.0.0.2", "127.0.0.1"])
-        settings = settings_with(f"images.example:{server.port}", fetch_timeout_s=5)
+        settings = settings_with(f"images.example:{server.port}")
         assert outbound.fetch_image(server.url(host="images.example"), settings, resolve=resolver).data == PIXELS
 
 
@@ -291,8 +295,12 @@ def test_the_allow_list_is_exact_about_host_and_port() -> None:
         assert len(server.seen) == 1
 
 
-def test_a_name_without_addresses_is_unreachable() -> None:
-    with pytest.raises(Unreachable, match=r"'nothing.invalid' does not resolve"):
+def test_a_name_without_addresses_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    with monkeypatch.context() as dns, pytest.raises(Unreachable, match=r"'nothing.invalid' does not resolve"):
+        dns.setattr(socket, "getaddrinfo", unknown)
         outbound.fetch_image("http://nothing.invalid/x.jpg", settings_with())
     with pytest.raises(Unreachable, match="does not resolve"):
         outbound.fetch_image(f"http://{'a' * 64}.example/x.jpg", settings_with())
@@ -302,13 +310,13 @@ def test_a_name_server_that_never_answers_is_cut_off() -> None:
     released = threading.Event()
 
     def never(host: str, port: int) -> list[str]:
-        released.wait(60)
+        released.wait(2 * PATIENCE_S)
         return ["8.8.8.8"]
 
     start = time.monotonic()
     with pytest.raises(Unreachable, match="looked up in time"):
         outbound.fetch_image("http://slow.example/", settings_with(fetch_timeout_s=0.3), resolve=never)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < PATIENCE_S
     released.set()
 
 
@@ -418,13 +426,13 @@ def test_a_body_announced_too_large_is_not_read() -> None:
         request.send_response(200)
         request.send_header("Content-Length", str(10**12))
         request.end_headers()
-        released.wait(60)
+        released.wait(2 * PATIENCE_S)
 
     with serving(handle) as server:
         start = time.monotonic()
         with pytest.raises(ResponseTooLarge, match="33554432 bytes"):
             outbound.fetch_image(server.url(), server.settings)
-        assert time.monotonic() - start < 20
+        assert time.monotonic() - start < PATIENCE_S
         released.set()
 
 
@@ -511,7 +519,7 @@ def test_a_length_that_is_not_true_gives_what_is_there_or_nothing(said: bytes, t
         connection.sendall(b"HTTP/1.1 200 OK\r\n" + said)
 
     with raw_server(talk) as port:
-        settings = settings_with(f"127.0.0.1:{port}", fetch_timeout_s=2)
+        settings = settings_with(f"127.0.0.1:{port}")
         if isinstance(taken, bytes):
             assert outbound.fetch_image(f"http://127.0.0.1:{port}/", settings).data == taken
         else:
@@ -547,7 +555,7 @@ def test_a_body_that_ends_early_is_not_taken_for_whole() -> None:
         outbound.fetch_image(server.url(), server.settings)
 
 
-def drip(start: bytes, piece: bytes, seconds: float = 6) -> Callable[[socket.socket], None]:
+def drip(start: bytes, piece: bytes, seconds: float = 2 * PATIENCE_S) -> Callable[[socket.socket], None]:
     def talk(connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(start)
@@ -581,7 +589,7 @@ def test_a_server_that_drips_is_cut_off_in_time(start: bytes, piece: bytes) -> N
         began = time.monotonic()
         with pytest.raises(Unreachable) as error:
             outbound.fetch_image(f"http://127.0.0.1:{port}/", settings)
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < PATIENCE_S
         assert "within 0.6 s" in error.value.message or "broke off" in error.value.message
 
 
@@ -594,14 +602,12 @@ def test_what_is_not_http_is_unreachable(said: bytes) -> None:
         connection.sendall(said)
 
     with raw_server(talk) as port, pytest.raises(Unreachable):
-        outbound.fetch_image(f"http://127.0.0.1:{port}/", settings_with(f"127.0.0.1:{port}", fetch_timeout_s=2))
+        outbound.fetch_image(f"http://127.0.0.1:{port}/", settings_with(f"127.0.0.1:{port}"))
 
 
 def test_a_closed_port_is_unreachable() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    with pytest.raises(Unreachable, match=f"does not take connections on port {port}"):
-        outbound.fetch_image(f"http://127.0.0.1:{port}/", settings_with(f"127.0.0.1:{port}"))
+    with pytest.raises(Unreachable, match="does not take connections on port 9"):
+        outbound.fetch_image("http://127.0.0.1:9/", settings_with("127.0.0.1:9"))
 
 
 # --- TLS ---
@@ -660,7 +666,7 @@ def test_tls_is_checked_against_the_name_and_not_the_address(
 ) -> None:
     port, certificate = tls
     trusting(monkeypatch, certificate)
-    settings = settings_with(f"images.example:{port}", fetch_timeout_s=5)
+    settings = settings_with(f"images.example:{port}")
     resolver = StubResolver(["127.0.0.1"])
     fetched = outbound.fetch_image(f"https://images.example:{port}/x", settings, resolve=resolver)
     assert fetched.data == b"hello"
@@ -669,14 +675,14 @@ def test_tls_is_checked_against_the_name_and_not_the_address(
 def test_a_certificate_for_another_name_is_refused(tls: tuple[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     port, certificate = tls
     trusting(monkeypatch, certificate)
-    settings = settings_with(f"other.example:{port}", fetch_timeout_s=5)
+    settings = settings_with(f"other.example:{port}")
     with pytest.raises(Unreachable, match=r"'other\.example' has no valid certificate"):
         outbound.fetch_image(f"https://other.example:{port}/x", settings, resolve=StubResolver(["127.0.0.1"]))
 
 
 def test_a_certificate_that_nobody_trusts_is_refused(tls: tuple[int, Path]) -> None:
     port, _ = tls
-    settings = settings_with(f"images.example:{port}", fetch_timeout_s=5)
+    settings = settings_with(f"images.example:{port}")
     with pytest.raises(Unreachable, match="no valid certificate"):
         outbound.fetch_image(f"https://images.example:{port}/x", settings, resolve=StubResolver(["127.0.0.1"]))
 
@@ -685,7 +691,7 @@ def test_a_certificate_that_has_expired_is_refused(tmp_path: Path, monkeypatch: 
     path = certificate(tmp_path / "certificate.pem", "images.example", days=-1)
     trusting(monkeypatch, path)
     with tls_server(path) as port:
-        settings = settings_with(f"images.example:{port}", fetch_timeout_s=5)
+        settings = settings_with(f"images.example:{port}")
         with pytest.raises(Unreachable, match="no valid certificate"):
             outbound.fetch_image(f"https://images.example:{port}/x", settings, resolve=StubResolver(["127.0.0.1"]))
 
@@ -697,18 +703,18 @@ def test_a_redirect_never_leads_from_https_to_http(tmp_path: Path, monkeypatch: 
     with serving(answer) as plain:
         moved = f"HTTP/1.1 302 Found\r\nLocation: {plain.url()}\r\nContent-Length: 0\r\n\r\n"
         with tls_server(path, moved.encode()) as port:
-            settings = settings_with(f"images.example:{port}", f"127.0.0.1:{plain.port}", fetch_timeout_s=5)
+            settings = settings_with(f"images.example:{port}", f"127.0.0.1:{plain.port}")
             with pytest.raises(AddressRefused, match="from https to http"):
                 outbound.fetch_image(f"https://images.example:{port}/x", settings, resolve=StubResolver(["127.0.0.1"]))
         assert plain.seen == []
 
 
 def test_a_handshake_that_hangs_is_cut_off() -> None:
-    with raw_server(drip(b"", b"\x16")) as port:
+    with raw_server(drip(b"\x16\x03\x03\x40\x00", b"\x02")) as port:  # a record that never comes to its end
         began = time.monotonic()
         with pytest.raises(Unreachable, match="TLS"):
-            outbound.fetch_image(f"https://127.0.0.1:{port}/", settings_with(f"127.0.0.1:{port}", fetch_timeout_s=0.5))
-        assert time.monotonic() - began < 4
+            outbound.fetch_image(f"https://127.0.0.1:{port}/", settings_with(f"127.0.0.1:{port}", fetch_timeout_s=1))
+        assert time.monotonic() - began < PATIENCE_S
 
 
 # --- Delivering ---
@@ -717,8 +723,10 @@ def test_a_handshake_that_hangs_is_cut_off() -> None:
 def test_a_delivery_sends_headers_and_body_and_reports_the_answer() -> None:
     with serving(lambda request: answer(request, 202, b"thank\x00you \xff" + b"." * 5000)) as server:
         headers = {"webhook-id": "evt_1", "Content-Type": "application/json", "user-agent": "Telltale-Webhooks/1"}
+        began = time.monotonic()
         response = outbound.post(server.url("/hook?a=b"), headers, b'{"a":1}', server.settings)
-        assert response.status == 202 and response.retry_after is None and 0 <= response.elapsed_ms < 5000
+        took_ms = 1000 * (time.monotonic() - began)
+        assert response.status == 202 and response.retry_after is None and 0 <= response.elapsed_ms <= took_ms + 1
         assert response.body_excerpt.startswith("thank\ufffdyou \ufffd.") and len(response.body_excerpt) <= 1024
         method, path, sent, body = server.seen[0]
         assert (method, path, body) == ("POST", "/hook?a=b", b'{"a":1}')
@@ -762,16 +770,17 @@ def test_a_delivery_that_gets_no_status_in_time_is_unreachable(start: bytes) -> 
         began = time.monotonic()
         with pytest.raises(Unreachable):
             outbound.post(f"http://127.0.0.1:{port}/", {}, b"{}", settings_with(f"127.0.0.1:{port}"), timeout_s=0.5)
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < PATIENCE_S
 
 
 def test_a_status_counts_even_when_its_body_never_ends() -> None:
     with raw_server(drip(b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n", b".")) as port:
         began = time.monotonic()
+        # Long enough for a busy machine to get as far as the status.
         response = outbound.post(
-            f"http://127.0.0.1:{port}/", {}, b"{}", settings_with(f"127.0.0.1:{port}"), timeout_s=0.5
+            f"http://127.0.0.1:{port}/", {}, b"{}", settings_with(f"127.0.0.1:{port}"), timeout_s=3
         )
-        assert response.status == 200 and time.monotonic() - began < 4
+        assert response.status == 200 and time.monotonic() - began < PATIENCE_S
 
 
 def test_many_calls_leave_no_threads_and_no_sockets_behind() -> None:
@@ -779,7 +788,4 @@ def test_many_calls_leave_no_threads_and_no_sockets_behind() -> None:
         before = threading.active_count()
         for _ in range(20):
             outbound.fetch_image(server.url(), server.settings)
-        deadline = time.monotonic() + 5
-        while threading.active_count() > before and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert threading.active_count() <= before
+        wait_until(lambda: threading.active_count() <= before, "the end of every thread")
