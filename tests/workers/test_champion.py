@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +18,7 @@ import torch
 from sqlalchemy import Engine, select
 
 from infra.demo.samples import samples
+from infra.services import wait_until
 from model import manifest as manifests
 from model.adapters import WEIGHTS
 from model.checkpoint import DEMO, DEMO_FOLDER
@@ -122,6 +125,7 @@ def events(type_: EventType) -> list[dict[str, Any]]:
 
 
 def test_an_adapter_is_fetched_and_takes_over(screener: Screener, storage: Storage, made: dict[str, Path]) -> None:
+    began = time.monotonic()
     register(storage, made["first"], champion=True)
     register(storage, made["second"])
     assert judged_by(screener) == "telltale-demo"
@@ -132,7 +136,8 @@ def test_an_adapter_is_fetched_and_takes_over(screener: Screener, storage: Stora
     assert judged_by(screener) == "second"
     swapped = events(EventType.MODEL_SWAPPED)
     assert [one["version"] for one in swapped] == ["first", "second"]
-    assert all(one["worker"] == following.worker_name() and one["seconds"] < 60 for one in swapped)
+    assert all(one["worker"] == following.worker_name() for one in swapped)
+    assert all(0 <= one["seconds"] <= time.monotonic() - began for one in swapped)
 
 
 def test_back_to_the_base_without_an_adapter(screener: Screener, storage: Storage, made: dict[str, Path]) -> None:
@@ -160,15 +165,18 @@ def test_the_bell_is_enough_and_so_is_patience(
 ) -> None:
     register(storage, made["first"])
     register(storage, made["second"])
-    monkeypatch.setattr(following, "LOOK_EVERY_S", 30)
+    monkeypatch.setattr(following, "LOOK_EVERY_S", 600)
     screener.champion.start()
     promote("first")
-    wait_until(lambda: screener.champion.version_id == version_id("first"))
+    wait_until(lambda: screener.champion.version_id == version_id("first"), "the first change")
     monkeypatch.setattr(following, "LOOK_EVERY_S", 0.2)
-    promote("second")  # ends the look of 30 s
+    promote("second")  # ends the wait of ten minutes
+    wait_until(lambda: screener.champion.version_id == version_id("second"), "the second change")
     with transaction() as session:  # and nobody rings for this one
         model_versions.rollback(session, actor="test")
-    wait_until(lambda: screener.champion.version_id == version_id("first"))
+    wait_until(lambda: screener.champion.version_id == version_id("first"), "the change back")
+    screener.champion._stopping.set()
+    screener.champion._thread.join()  # `stop` does not wait for ever, and the next test has a champion of its own
 
 
 def test_golden_outputs_that_differ_are_refused_once_and_for_all(
@@ -188,8 +196,16 @@ def test_golden_outputs_that_differ_are_refused_once_and_for_all(
     assert judged_by(screener) == "second"
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Of how long a worker waits before it tries a version again; it stands still."""
+    made = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(following, "time", SimpleNamespace(monotonic=lambda: made.now))
+    return made
+
+
 def test_damage_in_the_store_is_refused_until_it_is_mended(
-    screener: Screener, storage: Storage, made: dict[str, Path], tmp_path: Path
+    screener: Screener, storage: Storage, made: dict[str, Path], tmp_path: Path, clock: SimpleNamespace
 ) -> None:
     folder = Path(shutil.copytree(made["first"], tmp_path / "damaged"))
     manifests.read(folder).model_copy(update={"name": "damaged"}).write(folder)
@@ -203,12 +219,17 @@ def test_damage_in_the_store_is_refused_until_it_is_mended(
     assert f"{WEIGHTS} is missing or longer" in refused["reason"] or "is not what was stored" in refused["reason"]
     assert refused["tries_again"] is True
     checkpoints.store(storage, folder)
-    wait_until(screener.champion.look)
+    clock.now += following.PAUSE_S
+    assert screener.champion.look() is True
     assert judged_by(screener) == "damaged"
 
 
 def test_a_store_that_is_away_is_asked_again_later(
-    screener: Screener, storage: Storage, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    screener: Screener,
+    storage: Storage,
+    made: dict[str, Path],
+    clock: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     register(storage, made["first"], champion=True)
     away = Storage(settings().model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"}))
@@ -219,7 +240,8 @@ def test_a_store_that_is_away_is_asked_again_later(
     assert judged_by(screener) == "telltale-demo"
     (refused,) = events(EventType.MODEL_SWAP_REFUSED)
     assert refused["tries_again"] is True
-    wait_until(screener.champion.look)
+    clock.now += following.PAUSE_S
+    assert screener.champion.look() is True
     assert judged_by(screener) == "first"
 
 
@@ -398,17 +420,22 @@ def test_verdicts_carry_the_version_of_their_batch(screener: Screener, storage: 
     """Many threads, and a change amid them: every score is what the version that it names says of that image."""
     register(storage, made["first"], champion=True)
     cases = {submitted(number % PICTURES): number % PICTURES for number in range(24)}
-    halfway = threading.Event()
+    halfway, changed = threading.Event(), threading.Event()
 
     def screen(item: tuple[int, UUID]) -> None:
         if item[0] == 8:
             halfway.set()
+        if item[0] == 20:
+            changed.wait()  # else, on a machine that is busy, all could be judged before
         screener.screen(item[1])
 
     with ThreadPoolExecutor(5) as threads:
         done = [threads.submit(screen, item) for item in enumerate(cases)]
-        halfway.wait(30)
-        assert screener.champion.look() is True
+        try:
+            assert halfway.wait(60)
+            assert screener.champion.look() is True
+        finally:
+            changed.set()
         for one in done:
             one.result(timeout=120)
     folders = {"telltale-demo": DEMO_FOLDER, "first": made["first"]}
@@ -433,12 +460,3 @@ def logits_of(folder: Path) -> list[float]:
 def version_id(name: str) -> UUID:
     with transaction() as session:
         return model_versions.version_named(session, name).id
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
-    done = threading.Event()
-    for _ in range(int(seconds / 0.1)):
-        if condition():
-            return
-        done.wait(0.1)
-    raise AssertionError(f"it did not happen within {seconds:.0f} s")

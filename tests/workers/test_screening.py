@@ -182,7 +182,7 @@ def test_while_the_store_is_away_nothing_is_taken_and_given_back_over_and_over(
 ) -> None:
     """One case tries whether it is back; the others stay where they are, and their history as short as it was."""
     cases = [submitted() for _ in range(3)]
-    screener._outage = Outage(first_s=60, patience_s=0)
+    screener._outage = Outage(first_s=3600, patience_s=0)
     with monkeypatch.context() as away:
         away.setattr(screener._store, "get", raising(StorageUnavailable("away")))
         for case_id in cases * 2:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
 from sqlalchemy import create_engine
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from infra.services import wait_until
 from model.batcher import Batcher, BatcherClosed
 from model.detector import Detection, Detector
 from moderation import db as database
@@ -54,7 +56,7 @@ def memory_for(images: int, detector: Detector) -> Iterator[list[int]]:
 
 def test_a_batch_that_does_not_fit_is_halved_and_no_case_notices(screener: Screener, detector: Detector) -> None:
     screener._batcher.close()
-    screener._batcher = Batcher(detector, max_batch=4, max_wait_ms=5000)
+    screener._batcher = Batcher(detector, max_batch=4, max_wait_ms=60_000)  # it is full before
     cases = [submitted() for _ in range(4)]
     with memory_for(2, detector) as tried, ThreadPoolExecutor(4) as threads:
         list(threads.map(screener.screen, cases))
@@ -79,18 +81,34 @@ def test_where_not_one_image_fits_cases_wait_and_the_worker_lives_on(
 
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A pool of two connections, for which nobody waits long."""
-    engine = create_engine(settings().database_url, pool_size=2, max_overflow=0, pool_timeout=0.1)
+    """A pool of two connections."""
+    engine = create_engine(settings().database_url, pool_size=2, max_overflow=0, pool_timeout=60)
     monkeypatch.setattr(database, "engine", lambda: engine)
     yield
     engine.dispose()
 
 
+def take_all() -> Callable[[], None]:
+    """Have both, once bells and hearts let go of them, so that nobody waits long for one; what gives them back."""
+    pool: Any = database.engine().pool
+    taken = [database.engine().connect() for _ in range(2)]
+    before, pool._timeout = pool._timeout, 0.1
+
+    def give_back() -> None:
+        pool._timeout = before
+        for connection in taken:
+            connection.close()
+
+    return give_back
+
+
 @pytest.mark.usefixtures("narrow")
 def test_a_worker_without_a_connection_takes_nothing_and_loses_no_attempt(screener: Screener) -> None:
     waits = submitted()
-    with database.engine().connect(), database.engine().connect(), pytest.raises(PoolTimeout):
+    give_back = take_all()
+    with pytest.raises(PoolTimeout):
         screener.screen(waits)
+    give_back()
     assert (case(waits).status, case(waits).attempts) == (CaseStatus.QUEUED, 0)
     screener.screen(waits)
     assert case(waits).status in JUDGED
@@ -98,14 +116,21 @@ def test_a_worker_without_a_connection_takes_nothing_and_loses_no_attempt(screen
 
 @pytest.mark.usefixtures("narrow")
 def test_what_was_judged_is_written_once_there_is_a_connection_again(
-    screener: Screener, monkeypatch: pytest.MonkeyPatch
+    screener: Screener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     judge = screener._judge
+    monkeypatch.setattr(database, "INSIST_EVERY_S", 0.1)
+    monkeypatch.setattr(database, "INSIST_S", 60)
 
     def judge_and_take_all(job: object) -> object:
         said = judge(job)  # type: ignore[arg-type]
-        taken = [database.engine().connect() for _ in range(2)]
-        threading.Timer(0.6, lambda: [connection.close() for connection in taken]).start()
+        give_back = take_all()
+
+        def once_it_was_missed() -> None:
+            wait_until(lambda: "finish is run again" in caplog.text, "a try without a connection")
+            give_back()
+
+        threading.Thread(target=once_it_was_missed).start()
         return said
 
     monkeypatch.setattr(screener, "_judge", judge_and_take_all)
@@ -131,12 +156,14 @@ def test_what_is_in_hand_when_time_is_up_is_given_back(screener: Screener, monke
     with monkeypatch.context() as patch, ThreadPoolExecutor(1) as thread:
         patch.setattr(screener._batcher, "submit", never_done)
         at_work = thread.submit(screener.screen, one)
-        assert in_hand.wait(30) and case(one).status is CaseStatus.SCREENING
-        leaving.departure.leave()
-        assert (case(one).status, case(one).attempts, ended) == (CaseStatus.QUEUED, 0, [0])
-        never.set_exception(BatcherClosed())
+        try:
+            assert in_hand.wait(60) and case(one).status is CaseStatus.SCREENING
+            leaving.departure.leave()
+            assert (case(one).status, case(one).attempts, ended) == (CaseStatus.QUEUED, 0, [0])
+        finally:
+            never.set_exception(BatcherClosed())
         with pytest.raises(LostLease):  # whoever goes on all the same writes nothing
-            at_work.result(timeout=10)
+            at_work.result(timeout=60)
     screener.screen(one)
     assert case(one).status in JUDGED and case(one).attempts == 1
 
@@ -168,5 +195,5 @@ def test_what_was_finished_meanwhile_or_cannot_be_given_back_holds_nobody_up() -
         with leaves.holding(lambda: given.append("done before")):
             pass
         leaves.begin()
-        assert ended.wait(5)
+        assert ended.wait(60)
     assert given == ["one"]
