@@ -199,7 +199,7 @@ def test_there_is_no_summary_without_its_page(tmp_path: Path, monkeypatch: pytes
 def test_an_image_that_cannot_be_altered_is_said(tmp_path: Path) -> None:
     """JPEG holds no more than 65,500 rows; the picture itself is sound."""
     Image.new("RGB", (40, 40), "red").save(tmp_path / "0.png")
-    Image.new("RGB", (8, 66_000), "blue").save(tmp_path / "1.png")
+    Image.new("RGB", (96, 66_000), "blue").save(tmp_path / "1.png")
     (tmp_path / "test.json").write_text(json.dumps([record(0), record(1)]))
     out = tmp_path / "out"
     result = invoke(

@@ -35,20 +35,13 @@ def test_the_table_gives_the_reason_of_what_is_not_met() -> None:
     assert "ask a lead: It cannot be told" in text
 
 
-def test_the_page_has_every_rule_and_both_versions_plots() -> None:
-    found = better()
+def test_the_page_has_every_rule_and_both_versions_plots_and_names_are_text() -> None:
+    found = better(challenger=CHALLENGER.model_copy(update={"name": "<script>alert(1)</script>"}))
     judgement = judge(found)
     page = report.page(judgement, found)
     assert all(escape(each.title) in page for each in judgement.findings)
     assert page.count("<svg") == 12  # three plots of two versions, on new and on old images
     assert "demo model, not FakeVLM" in page and "--page: #12161c" in page
-    assert report.section(judgement, found).lstrip().startswith("<section")
-
-
-def test_names_are_text() -> None:
-    named = CHALLENGER.model_copy(update={"name": "<script>alert(1)</script>"})
-    found = better(challenger=named)
-    page = report.page(judge(found), found)
     assert "<script" not in page and "&lt;script&gt;" in page
 
 
@@ -56,3 +49,4 @@ def test_a_challenger_that_did_not_load_has_a_page_without_plots() -> None:
     shut = replace(better(), new=None, old=None, speeds=None, proof=Proof(loads="The adapters change no output."))
     page = report.page(judge(shut), shut)
     assert "The adapters change no output." in page and "<svg" not in page
+    assert report.section(judge(shut), shut).lstrip().startswith("<section")
