@@ -9,7 +9,8 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +80,16 @@ def test_every_dependency_is_pinned_and_comes_from_the_index() -> None:
             assert name == "telltale" or name in pinned, requirement
 
 
-def calls() -> Iterator[tuple[Path, ast.Call, dict[str, Any]]]:
+@cache
+def calls() -> Sequence[tuple[Path, ast.Call, dict[str, Any]]]:
     """Every call in our packages, with its keywords."""
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Call):
-                    yield path, node, {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
+    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    nodes = [(path, node) for path in paths for node in ast.walk(ast.parse(path.read_text()))]
+    return [
+        (path, node, {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg})
+        for path, node in nodes
+        if isinstance(node, ast.Call)
+    ]
 
 
 def test_no_call_trusts_code_of_others_or_takes_whatever_a_hub_has_now() -> None:
