@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from celery.signals import worker_shutting_down
@@ -51,13 +51,18 @@ class Departure:
         timer.start()
 
     def leave(self) -> None:
-        """Give back all that is in hand, and end."""
-        with self._lock:
-            in_hand = list(self._in_hand.values())
-        log.warning("still at work after %.0f s: giving %d back, and ending", self._patience_s, len(in_hand))
-        for give_back in in_hand:
-            self._give_back(give_back)
+        """Give back all that is in hand, also what a thread that had just taken it has in hand by then, and end."""
+        log.warning("still at work after %.0f s: giving back what is in hand, and ending", self._patience_s)
+        given: list[GiveBack] = []
+        while in_hand := self._in_hand_beside(given):
+            for give_back in in_hand:
+                self._give_back(give_back)
+            given += in_hand
         self._end(0)
+
+    def _in_hand_beside(self, given: Sequence[GiveBack]) -> list[GiveBack]:
+        with self._lock:
+            return [give_back for give_back in self._in_hand.values() if give_back not in given]
 
     def _give_back(self, give_back: GiveBack) -> None:
         """What was finished meanwhile is nobody's any more; what cannot be given back lapses with its lease."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -197,3 +197,18 @@ def test_what_was_finished_meanwhile_or_cannot_be_given_back_holds_nobody_up() -
         leaves.begin()
         assert ended.wait(60)
     assert given == ["one"]
+
+
+def test_what_a_thread_takes_up_while_others_are_given_back_is_given_back_too() -> None:
+    given: list[str] = []
+    ended: list[int] = []
+    leaves = Departure(end=ended.append)
+    with ExitStack() as late:
+
+        def first() -> None:
+            given.append("first")
+            late.enter_context(leaves.holding(lambda: given.append("second")))
+
+        with leaves.holding(first):
+            leaves.leave()
+    assert (given, ended) == (["first", "second"], [0])
