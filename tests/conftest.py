@@ -23,7 +23,9 @@ from typing import Any
 import hypothesis
 import pytest
 import redis
+from psycopg.errors import DeadlockDetected
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 
 import migrations
 from infra.local import Outside, embedded_services, service_program, start_services
@@ -193,9 +195,16 @@ def empty(engine: Engine) -> None:
     empty, and for those a DELETE costs next to nothing.
     """
     deletes = "; ".join(f'DELETE FROM "{table.name}"' for table in Row.metadata.sorted_tables)
-    with engine.begin() as connection:
-        # No foreign keys and no triggers meanwhile (events are append only).
-        connection.exec_driver_sql(f"SET LOCAL session_replication_role = replica; {deletes}")
+    while True:
+        try:
+            with engine.begin() as connection:
+                # No foreign keys and no triggers meanwhile (events are append only).
+                connection.exec_driver_sql(f"SET LOCAL session_replication_role = replica; {deletes}")
+            return
+        except OperationalError as error:
+            # A page that was closed says good-bye to its server, which is at work on that: each waits for the other.
+            if not isinstance(error.orig, DeadlockDetected):
+                raise
 
 
 @pytest.fixture
