@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -31,12 +31,12 @@ def empty(services: ServiceRun, request: pytest.FixtureRequest) -> Iterator[Engi
     """An empty database, away from the one that the other tests of this process use."""
     worker = getattr(request.config, "workerinput", {}).get("workerid", "main")
     name = f"{NAME}_{worker}"
-    services.postgres.execute(f"DROP DATABASE IF EXISTS {name}")
+    services.postgres.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
     services.postgres.execute(f"CREATE DATABASE {name}")
     made = create_engine(services.postgres.database_url(name))
     yield made
     made.dispose()
-    services.postgres.execute(f"DROP DATABASE {name}")
+    services.postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def url_of(engine: Engine) -> str:
@@ -72,8 +72,9 @@ def test_migrating_twice_changes_nothing(empty: Engine) -> None:
 
 def test_two_processes_that_migrate_at_once_do_not_meet(empty: Engine) -> None:
     migrate = [sys.executable, "-c", f"import migrations; migrations.upgrade({url_of(empty)!r})"]
-    at_once = [subprocess.Popen(migrate, cwd=migrations.FOLDER.parent) for _ in range(2)]
-    assert [process.wait(60) for process in at_once] == [0, 0]
+    with ExitStack() as both:
+        at_once = [both.enter_context(subprocess.Popen(migrate, cwd=migrations.FOLDER.parent)) for _ in range(2)]
+    assert [process.returncode for process in at_once] == [0, 0]
     assert "cases" in inspect(empty).get_table_names()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -71,16 +72,19 @@ def measure(session: Session, tenant: Tenant, version_id: UUID, categories: Mapp
     scores = [score for score, count in HOLDOUT.items() for _ in range(count)]
     names = [name for name, count in categories.items() for _ in range(count)]
     made = {name: make_case(session, tenant, CaseStatus.DECIDED, details={"category": name}) for name in categories}
-    rows = []
-    for number, (score, name) in enumerate(zip(scores, names, strict=True)):
-        sha256, case = f"{number:064x}", made[name]
-        rows.append([sha256, "group", score > 0.5, 0.0, score])
-        # One case each, as a rule; here one stands for many, under a run of its own.
-        session.execute(
-            text("INSERT INTO training_examples (run_id, case_id, tenant_id, image_id, sha256, cluster, split) "
-                 "VALUES (uuidv7(), :case, :tenant, :image, :sha256, 'c', :split)"),
-            {"case": case.id, "tenant": tenant.id, "image": case.image_id, "sha256": sha256, "split": Split.HOLDOUT},
-        )  # fmt: skip
+    rows = [[f"{number:064x}", "group", score > 0.5, 0.0, score] for number, score in enumerate(scores)]
+    # One case each, as a rule; here one stands for many, under a run of its own.
+    examples = [
+        {"case": made[name].id, "image": made[name].image_id, "sha256": row[0]}
+        for row, name in zip(rows, names, strict=True)
+    ]
+    written = text(
+        "INSERT INTO training_examples (run_id, case_id, tenant_id, image_id, sha256, cluster, split) "
+        "SELECT uuidv7(), (e ->> 'case')::uuid, :tenant, (e ->> 'image')::uuid, e ->> 'sha256', 'c', :split "
+        "FROM jsonb_array_elements(CAST(:examples AS jsonb)) AS e"
+    )
+    values = {"tenant": tenant.id, "split": Split.HOLDOUT, "examples": json.dumps(examples, default=str)}
+    session.execute(written, values)
     measured = {"run_id": night.id, "model_version_id": version_id, "measured": PanelSet.HOLDOUT}
     session.execute(text("DELETE FROM panel_measurements"))
     session.add(PanelMeasurement(**measured, images=len(rows), margin=0.02, drifted=False, scores=rows))

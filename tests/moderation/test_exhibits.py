@@ -29,7 +29,7 @@ def store(bucket: str) -> Storage:
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    made = Sandbox(1, settings().decode_memory_bytes, settings().decode_timeout_s)
+    made = Sandbox(1, settings().decode_memory_bytes, 60)
     yield made
     made.close()
 

@@ -231,7 +231,7 @@ def test_only_a_beginning(file_format: str) -> None:
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    box = Sandbox(processes=1, memory_bytes=1024**3, seconds=20)
+    box = Sandbox(processes=1, memory_bytes=1024**3, seconds=60)
     yield box
     box.close()
 
@@ -297,7 +297,7 @@ def test_pillows_own_limit_neither_counts_nor_changes() -> None:
 
 
 def test_too_little_memory_is_an_image_too_large() -> None:
-    box = Sandbox(processes=1, memory_bytes=160 * 1024**2, seconds=20)
+    box = Sandbox(processes=1, memory_bytes=160 * 1024**2, seconds=60)
     try:
         with pytest.raises(ImageTooLarge, match="memory"):
             box.call(images.inspect, encoded(Image.new("RGB", (9000, 9000)), "PNG"), MAX_PIXELS)
