@@ -35,9 +35,9 @@ class ChildFailed(RuntimeError):
     """The process ended otherwise than well; the message says why, as far as it is known, and what to do."""
 
 
-def tethered(command: Sequence[str]) -> list[str]:
+def tethered(command: Sequence[str], parent: str = "-") -> list[str]:
     """`command` in a process that the kernel kills when its parent ends (infra/tether.py, by name: we import none)."""
-    return [sys.executable, "-m", "infra.tether", "-", "KILL", "-", *command]
+    return [sys.executable, "-m", "infra.tether", parent, "KILL", "-", *command]
 
 
 def run(command: Sequence[str], log: Path, watch: Callable[[], None]) -> None:
@@ -48,7 +48,7 @@ def run(command: Sequence[str], log: Path, watch: Callable[[], None]) -> None:
     """
     with log.open("ab") as output:
         process = subprocess.Popen(
-            tethered(command),
+            tethered(command, str(os.getpid())),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -67,15 +67,34 @@ def run(command: Sequence[str], log: Path, watch: Callable[[], None]) -> None:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End it and whatever it started, and see them gone: what follows wants their memory, and writes their files."""
+    below = _below(process.pid)
     with contextlib.suppress(ProcessLookupError):  # nothing of the session is left
         os.killpg(process.pid, signal.SIGKILL)
+    for each in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
     process.wait()
     deadline = time.monotonic() + GONE_WITHIN_S
-    while left := _at_work(process.pid):
+    while left := {*_at_work(process.pid), *(each.pid for each in below if _is_at_work(each))}:
         if time.monotonic() > deadline:
             logger.warning("Processes %s were killed %.0f s ago and are still there.", left, GONE_WITHIN_S)
             return
         time.sleep(0.01)
+
+
+def _below(pid: int) -> list[psutil.Process]:
+    """What a process has started, and what that has: torch's launcher gives each of its own a session."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _is_at_work(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _at_work(session: int) -> list[int]:

@@ -19,6 +19,7 @@ from moderation.tables import Case, ModelVersion, Review, ReviewedSentence
 from moderation.vocabulary import GateOutcome, ModelStage, RunStage, RunStatus, Split
 from tests.workers.retraining.conftest import Bench, Killed, judged
 from workers.retraining import child, evaluation, stages
+from workers.retraining import watch as watching
 
 pytestmark = pytest.mark.usefixtures("stubbed")
 
@@ -152,7 +153,7 @@ def test_a_lost_lease_ends_the_work_and_nothing_more_is_written(bench: Bench, mo
 
 
 def test_a_run_that_is_cancelled_ends(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.rules = bench.rules.model_copy(update={"retrain_lease_s": 0.3})
+    monkeypatch.setattr(watching, "BEATS_PER_LEASE", 10 * bench.rules.retrain_lease_s)  # ten a second
     run_id = bench.ask()
 
     def cancelled(command: Any, log: Path, watch: Callable[[], None]) -> None:

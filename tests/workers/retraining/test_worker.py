@@ -93,8 +93,8 @@ def test_a_killed_worker_takes_its_trainer_with_it_and_the_next_goes_on_from_the
     run = bench.run_of(run_id)
     assert (run.stage, run.attempts) == (RunStage.TRAIN, 2)
 
-    for pid in trainers(folder):
-        psutil.Process(pid).kill()
+    outer = min(map(psutil.Process, trainers(folder)), key=psutil.Process.create_time)
+    outer.kill()  # and the other one, which is tethered to it, ends too
     until(lambda: bench.run_of(run_id).status is RunStatus.FAILED, "the run's end")
     assert "killed from outside" in (bench.run_of(run_id).reason or "")
 
@@ -105,7 +105,7 @@ def test_sigterm_gives_the_run_back_and_a_person_ends_it(bench: Bench, start: St
     worker = start()
     until(lambda: bool(trainers(folder)), "training")
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(30) == 0
+    assert worker.wait(ENOUGH_S) == 0
     assert not trainers(folder)
     run = bench.run_of(run_id)
     assert (run.status, run.attempts) == (RunStatus.RUNNING, 0)
