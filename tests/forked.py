@@ -28,7 +28,7 @@ from infra.services import wait_until
 from infra.tether import PR_SET_PDEATHSIG
 
 ROOT = Path(__file__).parents[1]
-WAITS_S = 100
+WAITS_S = 300
 
 # Isolated and without site-packages: it starts in a few hundredths of a second.
 CALLER = """#!{python} -ISs

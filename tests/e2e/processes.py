@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from tests.forked import Forked, Nursery
+from tests.leases import lapse
 
 # A screening worker that does to itself what plain images of these colours ask for.
 MISBEHAVING = "tests.e2e.misbehaving_worker"
-COLOURS = {"kills": (255, 0, 255), "hangs": (0, 255, 255), "is slow": (255, 255, 0)}
+COLOURS = {"kills": (255, 0, 255), "hangs": (0, 255, 255), "takes until the end": (255, 255, 0)}
+# For anything that happens at all.
+PATIENCE_S = 150
 
 
 class Process:
@@ -38,13 +41,13 @@ class Process:
 
     def restart(self) -> None:
         """Start it again; it must have ended."""
-        self.popen.wait(timeout=10)
+        self.popen.wait()
         self.popen = self._start()
 
     def kill(self) -> None:
         """SIGKILL, as the kernel does when memory is out."""
         self.popen.kill()
-        self.popen.wait(timeout=10)
+        self.popen.wait()
 
     def output(self) -> str:
         """What it has printed so far."""
@@ -64,9 +67,9 @@ class Stage:
         """Start a relay."""
         return self._add("relay", ["workers.relay"], {})
 
-    def screening(self, app: str = "workers.celery_app") -> Process:
+    def screening(self, app: str = "workers.celery_app", **environment: str) -> Process:
         """Start a screening worker; `app` may be one that behaves badly."""
-        return self._worker("screening", app, "screening")
+        return self._worker("screening", app, "screening", **environment)
 
     def fetching(self) -> Process:
         """Start a fetching worker."""
@@ -81,10 +84,11 @@ class Stage:
         command = ["gunicorn", "--config", "python:infra.gunicorn", "--workers", "1", "--bind", f"127.0.0.1:{port}"]
         return self._add("api", [*command, "api.wsgi:app"], {})
 
-    def _worker(self, role: str, app: str, queues: str) -> Process:
+    def _worker(self, role: str, app: str, queues: str, **environment: str) -> Process:
         name = f"{role}{len(self.processes)}"
         command = ["celery", "-A", app, "worker", "--pool", "threads", "-Q", queues, "-n", f"{name}@%h", "-l", "INFO"]
-        return self._add(name, [*command, "--without-gossip", "--without-mingle"], {"TELLTALE_WORKER_ROLE": role})
+        command += ["--without-gossip", "--without-mingle"]
+        return self._add(name, command, {"TELLTALE_WORKER_ROLE": role, **environment})
 
     def _add(self, name: str, module: list[str], environment: Mapping[str, str]) -> Process:
         log = self._folder / f"{name}.log"
@@ -104,12 +108,13 @@ class Stage:
 
 @contextlib.contextmanager
 def kept_alive(process: Process) -> Iterator[None]:
-    """Start the process again whenever it dies, as the supervisor does in `telltale up`."""
+    """Start the process again whenever it dies, as the supervisor does in `telltale up`; it is the only worker."""
     done = threading.Event()
 
     def watch() -> None:
         while not done.wait(0.2):
             if process.popen.poll() is not None:
+                lapse()
                 process.restart()
 
     watcher = threading.Thread(target=watch)
@@ -121,7 +126,7 @@ def kept_alive(process: Process) -> Iterator[None]:
         watcher.join()
 
 
-def wait_for(condition: Callable[[], object], what: str, timeout_s: float, stage: Stage) -> None:
+def wait_for(condition: Callable[[], object], what: str, stage: Stage, timeout_s: float = PATIENCE_S) -> None:
     """Return once `condition` holds; fails with every log otherwise."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+import pytest
 from sqlalchemy import func, select, text
 
 from moderation import images
@@ -16,6 +17,7 @@ from tests.e2e.conftest import all_in, case, new_tenant, picture, submit
 from tests.e2e.processes import Stage, wait_for
 
 BACKFILL = 1000
+pytestmark = pytest.mark.timeout(400)
 
 # Images of their own, so that each is really judged, over the bytes of one.
 _QUEUE = text(
@@ -54,10 +56,10 @@ def test_a_thousand_queued_cases_do_not_delay_anothers_urgent_one(stage: Stage) 
     queue_backfill(crowd)
     stage.relay()
     stage.screening()
-    wait_for(lambda: settled(crowd) >= 50, "the backfill getting going", 90, stage)
+    wait_for(lambda: settled(crowd) >= 50, "the backfill getting going", stage)
     urgent = submit(guest, picture(1), Priority.URGENT)
     ahead = settled(crowd)
-    wait_for(all_in([urgent], CaseStatus.DECIDED, CaseStatus.IN_REVIEW), "the urgent case", 30, stage)
+    wait_for(all_in([urgent], CaseStatus.DECIDED, CaseStatus.IN_REVIEW), "the urgent case", stage)
     with transaction() as session:
         overtook = session.scalar(
             select(func.count())
