@@ -39,6 +39,7 @@ from tests.browser import chromium, screenshots
 from tests.conftest import ServiceRun
 from tests.factories import make_tenant
 
+ROOT = Path(__file__).resolve().parents[2]
 AXE = Path(__file__).with_name("axe-4.14.1.min.js")
 PASSWORD = "correct horse battery staple"
 DESKTOP = {"width": 1280, "height": 800}
@@ -85,7 +86,7 @@ class Dashboard:
         if path == "/dashboard":  # the front door, which leads to one's work
             page.wait_for_url(lambda url: "/sign-in" not in url)
             page.goto(path)
-        page.wait_for_url(f"**{path}")
+        page.wait_for_url(lambda url: url == f"{self.url}{path}")  # not the form's, which ends with the path too
         return page
 
     def _listen(self, message: ConsoleMessage) -> None:
@@ -119,7 +120,8 @@ def serving(**environment: str) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "--config", "python:infra.gunicorn", "--workers", "1"]
     running = subprocess.Popen(
-        [*command, "--bind", f"{LOOPBACK}:{port}", "api.wsgi:app"],
+        [*command, "--bind", f"{LOOPBACK}:{port}", "tests.browser.patient:app"],
+        cwd=ROOT,
         env={**os.environ, "TELLTALE_API_THREADS": "8", **environment},
     )
     try:
@@ -127,7 +129,7 @@ def serving(**environment: str) -> Iterator[str]:
         yield f"http://{LOOPBACK}:{port}"
     finally:
         running.terminate()
-        running.wait(timeout=30)
+        running.wait(timeout=TIMEOUT_MS / 1000)
 
 
 @pytest.fixture(scope="session")
@@ -147,7 +149,10 @@ def browser(services: ServiceRun) -> Iterator[Browser]:
         fcntl.flock(lock, fcntl.LOCK_UN)
         expect.set_options(timeout=TIMEOUT_MS)
         # Chromium's own sandbox does not run as root.
-        launched = playwright.chromium.launch(executable_path=executable, chromium_sandbox=os.geteuid() != 0)
+        sandboxed = os.geteuid() != 0
+        launched = playwright.chromium.launch(
+            executable_path=executable, chromium_sandbox=sandboxed, timeout=TIMEOUT_MS
+        )
         yield launched
         launched.close()
 

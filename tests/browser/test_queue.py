@@ -196,6 +196,7 @@ def test_many_are_handed_on_put_aside_and_made_urgent_by_keyboard(dashboard: Das
         page.get_by_role("dialog").get_by_role("combobox").select_option(done)
         page.get_by_role("dialog").get_by_role("button", name=dialog).press("Enter")
         expect(page.locator("[data-outcome]")).to_contain_text("1 done.")
+        expect(page.locator("body[data-keys=ready]")).to_be_attached()
     assert [row(id_).priority for id_ in ids] == [3, 1]
     assert row(ids[0]).assigned_to == mona.id or row(ids[0]).held_until is not None
 
