@@ -51,7 +51,7 @@ class Shell:
                 script += ["{", *map(self._here, step.commands), f"}} > {output}"]
         ended = subprocess.run(
             # With what it left running, should it take too long.
-            ["timeout", "--kill-after=5", "100", "bash", "-c", "\n".join(script)],
+            ["timeout", "--kill-after=5", "200", "bash", "-c", "\n".join(script)],
             cwd=self.folder,
             env=self.environment,
             stderr=subprocess.PIPE,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.docs.conftest import ROOT, Shell
 from tests.docs.transcript import Step, commands, matches, prompted, steps
 
@@ -76,6 +78,7 @@ def page(name: str) -> str:
     return (ROOT / name).read_text()
 
 
+@pytest.mark.timeout(900)
 def test_the_pages_can_be_followed(shell: Shell) -> None:
     """In one test, because there is one service for all of them."""
     differ = [said for name in RUN for said in differences(shell, name)]

@@ -34,7 +34,7 @@ from tests.model import tiny
 # A start imports torch twice; two cores may be shared with other tests.
 START_TIMEOUT_S = 150
 PATIENCE_S = 90
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Up:
         """Start it and wait until it says what runs."""
         process = subprocess.Popen(self._command("up", "--port", "0"), env=self.environment())
         self.started.append(process)
-        assert eventually((self.folder / RUNNING).exists, START_TIMEOUT_S)
+        assert eventually(lambda: self.is_up() or process.poll() is not None, START_TIMEOUT_S) and self.is_up()
         return process
 
     def telltale(self, *arguments: str) -> str:
@@ -136,27 +136,39 @@ def test_one_request_id_leads_through_every_log_and_nothing_private_is_in_any(wa
     assert eventually(lambda: "verdict.failed" in told(gone), PATIENCE_S)
     assert set(told(by_file).values()) == {"journey-file"} and set(told(gone).values()) == {"journey-gone"}
 
-    logged = watch.logged()
-    lines = lines_of(logged)
-    assert {line["process"] for name in PROCESSES for line in lines[name]} == set(PROCESSES)
-    about: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
-    for name, said in lines.items():
-        for line in said:
-            about[line.get("request_id", "")][name].append(line)
-    assert set(about["journey-file"]) == {"api", "relay", "screening", "delivery"}
-    assert set(about["journey-link"]) == {"api", "relay", "fetching", "screening", "delivery"}
-    ours = [line for name, said in about["journey-link"].items() if name != "api" for line in said]
+    ways = {
+        "journey-file": {"api", "relay", "screening", "delivery"},
+        "journey-link": {"api", "relay", "fetching", "screening", "delivery"},
+        "refused-key": {"api"},
+        "refused-path": {"api"},
+    }
+    # What a process has done, it logs a moment later.
+    assert eventually(lambda: all(set(about(watch)[id_]) >= way for id_, way in ways.items()), PATIENCE_S), ways
+    assert eventually(lambda: all(lines_of(watch.logged()).values()), PATIENCE_S)
+    logged, said = watch.logged(), about(watch)
+    assert {line["process"] for lines in lines_of(logged).values() for line in lines} == set(PROCESSES)
+    assert {id_: set(said[id_]) for id_ in ways} == ways
+    ours = [line for name, lines in said["journey-link"].items() if name != "api" for line in lines]
     assert {line["case_id"] for line in ours} == {by_link}
-    (judged,) = about["journey-link"]["screening"]
+    (judged,) = said["journey-link"]["screening"]
     assert judged["task"] == "screening.screen" and judged["outcome"] == "done" and judged["attempt"] == 1
     assert judged["label"] in ("real", "fake") and 0 <= judged["p_fake"] <= 1 and judged["duration_ms"] > 0
-    refused = [line for line in about["journey-file"]["delivery"] if line["level"] == "WARNING"]
+    refused = [line for line in said["journey-file"]["delivery"] if line["level"] == "WARNING"]
     assert refused and {line["message"] for line in refused} == {"not delivered: status 503"}
-    (asked,) = [line for line in about["refused-key"]["api"] if "route" in line]
+    (asked,) = [line for line in said["refused-key"]["api"] if "route" in line]
     assert (asked["method"], asked["route"], asked["status"]) == ("GET", "/v1/cases", 401)
-    assert about["refused-path"]["api"][0]["route"] == "unknown"
+    assert said["refused-path"]["api"][0]["route"] == "unknown"
 
     assert [line for text in logged.values() for line in text.splitlines() if PRIVATE in line] == []
+
+
+def about(watch: Watch) -> dict[str, dict[str, list[Any]]]:
+    """By request id and process, the lines that have been logged by now."""
+    found: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+    for name, lines in lines_of(watch.logged()).items():
+        for line in lines:
+            found[line.get("request_id", "")][name].append(line)
+    return found
 
 
 def test_the_doctor_names_what_has_stopped_and_nothing_else(watch: Watch) -> None:
@@ -203,7 +215,7 @@ def test_it_heals_ends_whole_and_keeps_its_data(up: Up) -> None:
     for name in killed:
         os.kill(before[name], signal.SIGKILL)
     assert eventually(lambda: all(up.supervisor.pids().get(name, before[name]) != before[name] for name in killed))
-    assert eventually(lambda: "a-platform" in up.telltale("tenants", "list"), 60)
+    assert eventually(lambda: "a-platform" in up.telltale("tenants", "list"), PATIENCE_S)
 
     supervisor = up.supervisor.pid
     assert supervisor
@@ -212,7 +224,7 @@ def test_it_heals_ends_whole_and_keeps_its_data(up: Up) -> None:
 
     pids = up.pids()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
+    assert process.wait(PATIENCE_S) == 0
     assert [pid for pid in pids if running(pid)] == []
 
     process = up.start()
@@ -222,7 +234,7 @@ def test_it_heals_ends_whole_and_keeps_its_data(up: Up) -> None:
     pids = up.pids()
     process.kill()
     process.wait()
-    assert eventually(lambda: not any(map(running, pids)), 60)
+    assert eventually(lambda: not any(map(running, pids)), PATIENCE_S)
 
 
 def test_a_start_that_fails_says_why_and_leaves_nothing(folder: Path) -> None:

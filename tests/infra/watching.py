@@ -130,7 +130,8 @@ def watched(folder: Path, world: World, environment: Mapping[str, str]) -> Itera
 
 def lines_of(logged: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
     """By process, its lines; what Celery says to root before any logging is set up is not ours to write."""
-    texts = {name: [line for line in text.splitlines() if line.startswith("{")] for name, text in logged.items()}
+    whole = {name: text[: text.rfind("\n") + 1] for name, text in logged.items()}
+    texts = {name: [line for line in text.splitlines() if line.startswith("{")] for name, text in whole.items()}
     return {name: [json.loads(line) for line in lines] for name, lines in texts.items()}
 
 
