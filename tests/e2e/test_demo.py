@@ -1,4 +1,8 @@
-"""`telltale demo` as a new user runs it: everything from nothing, twice on the same folder, and nothing left behind."""
+"""`telltale demo` as a new user runs it: everything from nothing, up until Ctrl-C, and nothing left behind.
+
+That the next run takes the folder up again is the stack's (tests/infra/test_up.py) and the platform's
+(tests/infra/test_commands_demo.py); that `--once` ends by itself is seen on processes that start at once.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,29 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
 
 import pytest
 import urllib3
+from click.testing import CliRunner
+from rich.console import Console
 
-from infra.demo.samples import samples
+from infra.cli import telltale
+from infra.commands import demo as command
+from infra.demo.samples import Sample, samples
+from infra.services import LOOPBACK, free_port, is_free
+from moderation.settings import settings
+from tests.e2e.processes import Stage, wait_for
+from tests.forked import Nursery
 from tests.infra.test_supervision import eventually
 
 # A run takes about 25 s on two idle cores; other tests may be using them.
-RUN_TIMEOUT_S = 150
+RUN_TIMEOUT_S = 300
 pytestmark = pytest.mark.timeout(2 * RUN_TIMEOUT_S + 60)
 LAST_LINE = re.compile(r"demo: (\d+) submitted, (\d+) settled, (\d+) explained, (\d+) webhooks verified, 0 failed")
 
@@ -41,6 +57,15 @@ class Demo:
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
+
+    def __enter__(self) -> Demo:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Where the test failed before it had ended, it goes on for nobody."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.wait()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -97,22 +122,54 @@ def signs_in(output: str) -> bool:
 
 
 def test_every_sample_is_judged_explained_and_told_of(folder: Path) -> None:
-    demo = Demo(folder, "--once")
-    assert demo.wait() == 0, demo.output
-    counts = LAST_LINE.fullmatch(demo.lines[-1])
-    assert counts is not None, demo.output
-    assert {int(count) for count in counts.groups()} == {len(samples())}
-    assert "demo model, not FakeVLM" in demo.output
-    assert left_running(folder) == []
+    with Demo(folder) as demo:
+        stays = "It stays up until Ctrl-C."
+        assert eventually(lambda: stays in demo.output or demo.process.poll() is not None, RUN_TIMEOUT_S), demo.output
+        address = re.search(r"API  (http://\S+)", demo.output)
+        assert address is not None, demo.output
+        assert urllib3.request("GET", f"{address[1]}/health/ready").status == 200
+        assert signs_in(demo.output)
+        assert left_running(folder) != []
+        demo.process.send_signal(signal.SIGINT)
+        assert demo.wait() == 0, demo.output
+        counts = LAST_LINE.fullmatch(demo.lines[-1])
+        assert counts is not None, demo.output
+        assert {int(count) for count in counts.groups()} == {len(samples())}
+        assert "demo model, not FakeVLM" in demo.output
+        assert left_running(folder) == []
 
-    demo = Demo(folder)
-    assert eventually(lambda: "It stays up until Ctrl-C." in demo.output, RUN_TIMEOUT_S), demo.output
-    address = re.search(r"API  (http://\S+)", demo.output)
-    assert address is not None, demo.output
-    assert urllib3.request("GET", f"{address[1]}/health/ready").status == 200
-    assert signs_in(demo.output)
-    assert left_running(folder) != []
-    demo.process.send_signal(signal.SIGINT)
-    assert demo.wait() == 0, demo.output
-    assert LAST_LINE.fullmatch(demo.lines[-1]), demo.output
-    assert left_running(folder) == []
+
+@pytest.fixture
+def few(champion: UUID, redis_url: str, nursery: Nursery, tmp_path: Path) -> Iterator[list[Sample]]:
+    """Samples that a demo sends, both ways, to processes that start at once on the tests' own services."""
+    sent = samples()[:3]
+    with pytest.MonkeyPatch.context() as patch:
+
+        @contextmanager
+        def running(console: Console, data: Path, port: int, environment: Mapping[str, str]) -> Iterator[Any]:
+            url = f"http://{LOOPBACK}:{(port := free_port())}"
+            for name, value in {**environment, "TELLTALE_PUBLIC_URL": url}.items():
+                patch.setenv(name, value)
+            settings.cache_clear()
+            stage = Stage(nursery, tmp_path, {})
+            try:
+                stage.api(port)
+                for start in (stage.relay, stage.screening, stage.fetching, stage.delivery):
+                    start()
+                wait_for(lambda: not is_free(port), "the api", stage=stage, timeout_s=RUN_TIMEOUT_S)
+                yield SimpleNamespace(folder=data, url=url, supervisor=SimpleNamespace(logs=tmp_path))
+            finally:
+                stage.end()
+
+        patch.setattr(command, "running", running)
+        patch.setattr("infra.demo.samples.samples", lambda: sent)
+        yield sent
+    settings.cache_clear()
+
+
+def test_once_ends_with_the_table(few: list[Sample], tmp_path: Path) -> None:
+    result = CliRunner().invoke(telltale, ["demo", "--once", "--data", str(tmp_path)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    *shown, last = result.output.splitlines()
+    assert LAST_LINE.fullmatch(last) and shown[-1] == "Stopping …"
+    assert all(sample.name in result.output for sample in few)
