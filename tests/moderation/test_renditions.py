@@ -103,7 +103,7 @@ def test_there_is_none_before_it_is_made(store: Storage, image_id: UUID) -> None
         renditions.read(store, row(image_id))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def studio() -> Iterator[Sandbox]:
     made = Sandbox(1, settings().decode_memory_bytes, 60)
     yield made
