@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -31,7 +32,9 @@ def test_the_command_launches_finetuning_with_a_configuration_of_accelerates(tmp
         training.command(tmp_path / "run.yaml", "everything")
 
 
-def test_progress_is_the_newest_whole_line_and_told_once(tmp_path: Path) -> None:
+def test_progress_is_the_newest_whole_line_and_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter([100.0, 103.0])
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(moments)))
     log = tmp_path / "train.log"
     progress = Progress(log)
     assert progress.news() is None
@@ -41,7 +44,7 @@ def test_progress_is_the_newest_whole_line_and_told_once(tmp_path: Path) -> None
     log.write_text(LINES)
     news = progress.news()
     assert news is not None and (news["update"], news["loss"]) == (2, 1.25)
-    assert news["seconds_left"] == 0  # eight updates at the pace of this test
+    assert news["seconds_left"] == 24, "eight updates of three seconds"
     assert progress.latest == news
 
 
