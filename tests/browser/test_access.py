@@ -13,6 +13,7 @@ from playwright.sync_api import Page, expect
 
 from api import auth, process
 from api.app import create_app
+from infra.services import wait_until
 from moderation.db import transaction
 from moderation.settings import settings
 from moderation.storage import Storage
@@ -117,7 +118,8 @@ def test_the_browser_enforces_the_policy(dashboard: Dashboard) -> None:
     }""")
     assert page.evaluate("window.ran") is None
     assert page.evaluate("getComputedStyle(document.getElementById('p')).color") != "rgb(255, 0, 0)"
-    assert len(dashboard.complaints) == 2, "the browser says so of both"
+    # What it says is heard when it is asked something.
+    wait_until(lambda: page.evaluate("2") == len(dashboard.complaints), "what the browser says of both")
     dashboard.complaints.clear()
 
 

@@ -20,13 +20,14 @@ import pytest
 from playwright.sync_api import Page, expect
 from sqlalchemy import select
 
+from infra.services import wait_until
 from moderation import cases, claims, dispatch, members, signing
 from moderation.attempts import Outcome
 from moderation.db import transaction
 from moderation.settings import settings
 from moderation.tables import Case, Delivery
 from moderation.vocabulary import CaseStatus, FailureReason, Role
-from tests.browser.conftest import TABLET, Dashboard, lines_of, overflow, serving, tenant_named
+from tests.browser.conftest import TABLET, TIMEOUT_MS, Dashboard, lines_of, overflow, serving, tenant_named
 from tests.factories import make_case, make_endpoint, take_case
 from tests.moderation.test_outbound import serving as receiving
 from tests.platforms import Furnished, attempt, furnish
@@ -90,7 +91,7 @@ def test_a_key_is_made_copied_and_calls_the_api(dashboard: Dashboard, platform: 
     status, answer = called(f"{dashboard.url}/v1/cases", {"Authorization": f"Bearer {token}"})
     assert status == 200 and [case["external_id"] for case in answer["cases"]] == ["post-404"]
     page.get_by_role("link", name="I have it").click()
-    expect(page.get_by_role("table")).to_contain_text("just now")
+    expect(page.get_by_role("row", name="night import").locator("time")).to_have_count(2)  # made, and used
     assert token not in page.content()
     page.get_by_role("button", name="Revoke night import").click()
     page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
@@ -212,8 +213,7 @@ def test_an_endpoint_is_made_pinged_and_sent_again(dashboard: Dashboard, look: L
             look(page, "platform-replay")
             page.get_by_role("button", name="Send them again").click()
             expect(page.get_by_role("status")).to_contain_text("sent again")
-            while len(receiver.seen) == sent:
-                page.wait_for_timeout(50)
+            wait_until(lambda: len(receiver.seen) > sent, "what is sent again", TIMEOUT_MS / 1000)
     assert len({headers["webhook-id"] for _, _, headers, _ in receiver.seen}) == 1
     for _, _, headers, body in receiver.seen:
         signing.verify_standard([secret], headers, body)
@@ -271,6 +271,8 @@ def test_failed_cases_are_tried_again(dashboard: Dashboard, platform: Furnished,
     expect(page.get_by_role("status")).to_contain_text("The case is tried again.")
     page.get_by_label("Reason").select_option("worker_lost")
     page.get_by_role("button", name="Filter").click()
+    expect(page.get_by_role("button", name="Try again: post-2")).to_have_count(1)
+    expect(page.get_by_role("button", name="Try again: post-0")).to_have_count(0)
     page.get_by_role("button", name="Try all again").click()
     page.get_by_role("dialog").get_by_role("button", name="Try again").click()
     expect(page.get_by_role("heading", name="Nothing fits this filter")).to_be_visible()
@@ -320,6 +322,7 @@ def test_the_audit_log_is_filtered_and_taken_along(dashboard: Dashboard, platfor
     page = dashboard.sign_in(ADA, platform.path())
     page.get_by_label("Second opinion (%)").fill("10")
     page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("status")).to_contain_text("Saved")
     page.get_by_role("link", name="Audit log", exact=True).click()
     look(page, "platform-audit")
     page.get_by_label("By").fill(ADA)
