@@ -317,7 +317,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=16, help="connections at once, of either way")
     parser.add_argument("--key", action="store_true", help="send an Idempotency-Key with each")
     options = parser.parse_args()
-    sent = files()
+    sent = files(min(KINDS, 2 * options.concurrency))
     with stage({}) as place:
         intake = Intake(place, sent, options.concurrency, key=options.key)
         measured = measure(intake, options.turns, options.seconds)

@@ -15,6 +15,7 @@ from werkzeug.serving import make_server
 
 from api.app import create_app
 from infra.cli import telltale
+from infra.client import wire
 from moderation import cases, tenants
 from moderation.db import transaction
 from moderation.settings import settings
@@ -124,7 +125,8 @@ def test_a_wrong_key_is_said(url: str, key: str, picture: Path) -> None:
     assert "401" in result.stdout
 
 
-def test_an_api_that_is_not_there_is_said(picture: Path) -> None:
+def test_an_api_that_is_not_there_is_said(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "BACKOFF_S", 0)
     result = submit("http://127.0.0.1:9", "tt_000000000000_x", picture)
     assert result.exit_code == 1
     assert "cannot be reached" in result.stdout
