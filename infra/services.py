@@ -189,7 +189,7 @@ class Postgres(Service):
         import psycopg
 
         address = self.database_url("postgres").replace("+psycopg", "")
-        with psycopg.connect(address, autocommit=True, connect_timeout=2) as connection:
+        with psycopg.connect(address, autocommit=True, connect_timeout=20) as connection:
             cursor = connection.execute(sql)
             return cursor.fetchall() if cursor.description else []
 
@@ -356,8 +356,8 @@ class SeaweedFS(Service):
             return False
         return True
 
-    def client(self) -> S3Client:
-        """A boto3 client for it, which gives up fast."""
+    def client(self, patience_s: float = 5.0) -> S3Client:
+        """A boto3 client for it, which gives up after so long without a word from it."""
         import boto3
         from botocore.config import Config
 
@@ -367,7 +367,7 @@ class SeaweedFS(Service):
             region_name="us-east-1",
             aws_access_key_id="telltale",
             aws_secret_access_key=self.password,
-            config=Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 1}),
+            config=Config(connect_timeout=patience_s, read_timeout=patience_s, retries={"total_max_attempts": 1}),
         )
 
 

@@ -104,7 +104,7 @@ class ServiceRun:
     def make_own(self, worker: str) -> None:
         """Make the database (migrated) and the bucket of one test process."""
         self.postgres.execute(f"CREATE DATABASE telltale_{worker} TEMPLATE {TEMPLATE}")
-        self.seaweedfs.client().create_bucket(Bucket=f"telltale-{worker}")
+        self.seaweedfs.client(patience_s=60).create_bucket(Bucket=f"telltale-{worker}")
 
 
 def new_run() -> ServiceRun:

@@ -45,7 +45,7 @@ def elsewhere(services: ServiceRun, worker: str) -> Iterator[Mapping[str, str]]:
 
 def empty(services: ServiceRun, bucket: str) -> None:
     """Delete a bucket with all that is in it, if it is there."""
-    client = services.seaweedfs.client()
+    client = services.seaweedfs.client(patience_s=60)
     if bucket not in {each["Name"] for each in client.list_buckets()["Buckets"]}:
         return
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
