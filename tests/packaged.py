@@ -37,7 +37,7 @@ def build(folder: Path) -> Path:
     for name in DESCRIPTION:
         shutil.copy(REPOSITORY / name, copy)
     into = ("--wheel-dir", folder / "dist")
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *into, copy, cwd=folder)
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", *into, copy, cwd=folder)
     shutil.rmtree(copy)
     wheel = next((folder / "dist").glob("telltale-*.whl"))
     with zipfile.ZipFile(wheel) as archive:
