@@ -25,8 +25,8 @@ LENA = "lena@pixelgram.example"
 Look = Callable[[Page, str], None]
 
 
-def furnish(dashboard: Dashboard, *, audit_share: float = 0.15) -> UUID:
-    """Pixelgram with a past and two model versions, and its lead; returns its id."""
+def furnish(dashboard: Dashboard, *, days: int = 90, audit_share: float = 0.15) -> UUID:
+    """Pixelgram with a past of so many days and two model versions, and its lead; returns its id."""
     dashboard.person(LENA, Pixelgram=Role.LEAD)
     with transaction() as session:
         tenant = tenant_named(session, "Pixelgram")
@@ -46,7 +46,7 @@ def furnish(dashboard: Dashboard, *, audit_share: float = 0.15) -> UUID:
         }
         people = [make_person(session, tenant) for _ in range(3)]
         users = [session.get_one(User, person.user_id) for person in people]
-        make_plausible_past(session, tenant, version, users, datetime.now(UTC), audit_share=audit_share)
+        make_plausible_past(session, tenant, version, users, datetime.now(UTC), days=days, audit_share=audit_share)
         return tenant.id
 
 
@@ -63,7 +63,7 @@ def test_insight_shows_what_there_is(dashboard: Dashboard, look: Look) -> None:
 
 
 def test_models_are_side_by_side(dashboard: Dashboard, look: Look) -> None:
-    furnish(dashboard)
+    furnish(dashboard, days=0)
     page = dashboard.sign_in(LENA, "/dashboard/models")
     expect(page.get_by_role("row", name="auc")).to_contain_text("0.9712")
     expect(page.get_by_role("row", name="reals: accuracy")).to_contain_text("not measured")
@@ -126,7 +126,7 @@ def decided_under(tenant_id: UUID, p_fake: float) -> tuple[int, str | None]:
 
 
 def test_without_audits_the_page_says_what_it_cannot_know(dashboard: Dashboard, look: Look) -> None:
-    tenant_id = furnish(dashboard, audit_share=0)
+    tenant_id = furnish(dashboard, days=10, audit_share=0)
     page = dashboard.sign_in(LENA, f"/dashboard/platforms/{tenant_id}/thresholds")
     expect(page.get_by_text("Nothing is known of the automatic zones.")).to_be_visible()
     expect(page.locator("[data-effect=fakes]")).to_have_text("not known: no audit has looked at what was decided here")

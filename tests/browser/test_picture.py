@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from io import BytesIO
+from typing import TypeVar
 from uuid import UUID
 
 import numpy as np
@@ -19,7 +21,7 @@ from moderation.settings import settings
 from moderation.storage import Storage
 from moderation.tables import Case
 from moderation.vocabulary import Label, Role
-from tests.browser.conftest import Dashboard, tenant_named
+from tests.browser.conftest import TIMEOUT_MS, Dashboard, tenant_named
 from tests.exhibiting import exhibit
 from tests.images import encoded
 from tests.moderation.test_provenance import camera_exif, signed
@@ -27,6 +29,7 @@ from tests.reviewing import make_review_case
 
 ANNA = "anna@pixelgram.example"
 Look = Callable[[Page, str], None]
+T = TypeVar("T")
 
 
 def case_of(data: bytes, name: str = "upload-4711", **fields: object) -> UUID:
@@ -58,9 +61,21 @@ def opened(dashboard: Dashboard, case_id: UUID) -> Page:
     return page
 
 
+def soon(page: Page, look: Callable[[], T], fits: Callable[[T], bool]) -> T:
+    """What is seen as soon as it fits: zooming and drawing take their time. What was seen last where it never does."""
+    until = time.monotonic() + TIMEOUT_MS / 1000
+    while not fits(seen := look()) and time.monotonic() < until:
+        page.wait_for_timeout(50)
+    return seen
+
+
+def zoom_of(page: Page) -> int:
+    """In per cent of the image's own pixels, as the page says."""
+    return int(page.locator("[data-zoom]").inner_text().split()[0])
+
+
 def middle(page: Page, selector: str = ".picture", side: int = 60) -> np.ndarray:
     """What is seen in the middle of a part of the page: (side, side, 3)."""
-    page.wait_for_timeout(700)  # zooming and drawing take their time
     shot = Pixels.open(BytesIO(page.locator(selector).first.screenshot())).convert("RGB")
     left, top = (shot.width - side) // 2, (shot.height - side) // 2
     return np.asarray(shot.crop((left, top, left + side, top + side)), dtype=float)
@@ -76,17 +91,19 @@ class TestViewer:
         expect(page.locator(".picture.open")).to_be_attached()
         for key in ("b", "g"):
             page.keyboard.press(key)
-        blurred_together = middle(page)
-        assert blurred_together.std() < 60, "columns of one pixel cannot be seen at this size"
+        page.wait_for_timeout(700)
+        assert middle(page).std() < 60, "columns of one pixel cannot be seen at this size"
         assert not any("/views/" in answer.url for answer in asked)
         with page.expect_response("**/views/full"):
             page.keyboard.press("p")
         expect(page.locator("[data-zoom]")).to_have_text("100 %")
-        page.wait_for_timeout(700)
-        seen = middle(page)
+
+        def alternating() -> float:
+            """How much of a row is black and white by turns."""
+            return float((np.abs(np.diff(middle(page)[30, :, 0])) > 200).mean())
+
+        assert soon(page, alternating, lambda share: share > 0.9) > 0.9
         assert len([answer for answer in asked if answer.url.endswith("/views/full")]) == 1
-        columns = seen[30, :, 0]
-        assert (np.abs(np.diff(columns)) > 200).mean() > 0.9, "black and white by turns"
         assert len([answer for answer in asked if answer.url.endswith("/rendition")]) == 1, "loaded once"
 
     def test_keys_zoom_move_turn_and_mirror(self, dashboard: Dashboard) -> None:
@@ -96,32 +113,34 @@ class TestViewer:
         for key in ("b", "g"):
             page.keyboard.press(key)
 
-        def seen() -> str:
-            """The colours of the four quarters, clockwise from the upper left."""
+        def quarters() -> str:
+            """Their colours, clockwise from the upper left."""
             spots = middle(page, side=200)
-            quarters = [spots[20, 20], spots[20, -20], spots[-20, -20], spots[-20, 20]]
-            return "".join("rgb"[int(spot.argmax())] if spot.max() > 120 else "k" for spot in quarters)
+            four = [spots[20, 20], spots[20, -20], spots[-20, -20], spots[-20, 20]]
+            return "".join("rgb"[int(spot.argmax())] if spot.max() > 120 else "k" for spot in four)
 
-        assert seen() == "rgkb"
+        def assert_seen(colours: str) -> None:
+            assert soon(page, quarters, colours.__eq__) == colours
+
+        assert_seen("rgkb")
         page.keyboard.press("o")
-        assert seen() == "brgk"
+        assert_seen("brgk")
         page.keyboard.press("y")
-        assert seen() == "rbkg"
+        assert_seen("rbkg")
         page.keyboard.press("y")
         for _ in range(3):
             page.keyboard.press("o")
-        before = page.locator("[data-zoom]").inner_text()
+        assert_seen("rgkb")
+        before = zoom_of(page)
         for _ in range(4):
             page.keyboard.press("+")
-        page.wait_for_timeout(700)
-        zoomed = page.locator("[data-zoom]").inner_text()
-        assert int(zoomed.split()[0]) > 3 * int(before.split()[0])
+        assert soon(page, lambda: zoom_of(page), lambda zoom: zoom > 3 * before) > 3 * before
         for _ in range(8):
             page.keyboard.press("Shift+ArrowRight")
-        assert seen() == "ggkk"
+        assert_seen("ggkk")
         page.keyboard.press("0")
-        assert seen() == "rgkb"
-        expect(page.locator("[data-zoom]")).to_have_text(before)
+        assert_seen("rgkb")
+        expect(page.locator("[data-zoom]")).to_have_text(f"{before} %")
 
     def test_the_loupe_shows_what_is_under_the_pointer_however_the_image_lies(self, dashboard: Dashboard) -> None:
         corners = np.zeros((600, 600, 3), dtype=np.uint8)
@@ -137,18 +156,21 @@ class TestViewer:
                 page.keyboard.press(turns)
             # To the left of the middle and above it, so that the quarter's own colour fills the loupe.
             page.mouse.move(box["x"] + box["width"] / 2 - 130, box["y"] + box["height"] / 2 - 130)
-            assert np.abs(middle(page, "[data-loupe]", side=40) - colour).max() < 12, (turns, colour)
+
+            def difference(colour: tuple[int, int, int] = colour) -> float:
+                return float(np.abs(middle(page, "[data-loupe]", side=40) - colour).max())
+
+            assert soon(page, difference, lambda most: most < 12) < 12, (turns, colour)
 
     def test_a_wheel_zooms_and_a_hand_moves(self, dashboard: Dashboard) -> None:
         page = opened(dashboard, case_of(photograph()))
         box = page.locator(".picture").bounding_box()
         assert box
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-        before = int(page.locator("[data-zoom]").inner_text().split()[0])
+        before = zoom_of(page)
         page.mouse.move(x, y)
         page.mouse.wheel(0, -600)
-        page.wait_for_timeout(700)
-        assert int(page.locator("[data-zoom]").inner_text().split()[0]) > before
+        assert soon(page, lambda: zoom_of(page), lambda zoom: zoom > before) > before
         expect(page.locator(".picture.zoomed")).to_be_attached()
 
     def test_the_viewers_own_keys_do_not_answer_the_case_nor_the_pages_keys_turn_the_image(
@@ -184,6 +206,7 @@ class TestViewer:
         context = dashboard.browser.new_context(
             base_url=dashboard.url, java_script_enabled=False, storage_state=signed_in.context.storage_state()
         )
+        context.set_default_timeout(TIMEOUT_MS)
         dashboard.contexts.append(context)
         page = context.new_page()
         page.goto(f"/dashboard/cases/{case_id}")
@@ -205,19 +228,31 @@ class TestVeils:
             stripes[:, offset::60] = (255, 0, 0)
         page = opened(dashboard, case_of(encoded(Pixels.fromarray(stripes))))
         if zoomed:
+            before = zoom_of(page)
             for _ in range(6):
                 page.keyboard.press("+")
+            assert soon(page, lambda: zoom_of(page), lambda zoom: zoom > 6 * before) > 6 * before
         page.keyboard.press("x")
         expect(page.locator("[data-loupe]")).to_be_visible()
+        page.wait_for_timeout(700)
         for place in (".picture", "[data-loupe]", *((".navigator",) if zoomed else ())):
             veiled = middle(page, place, side=100)
             assert np.ptp(veiled, axis=2).max() < 3, f"{place} is grey"
             assert np.abs(np.diff(veiled[:, :, 0], axis=1)).max() < 25, f"{place} is blurred"
         page.keyboard.down("v")
-        revealed = middle(page, "[data-loupe]", side=100)
-        assert np.ptp(revealed, axis=2).max() > 200 and np.abs(np.diff(revealed[:, :, 1], axis=1)).max() > 100
+
+        def colour() -> float:
+            """Of the loupe: how far it is from grey."""
+            return float(np.ptp(middle(page, "[data-loupe]", side=100), axis=2).max())
+
+        def edge() -> float:
+            """Of the loupe: how sharp it is."""
+            return float(np.abs(np.diff(middle(page, "[data-loupe]", side=100)[:, :, 1], axis=1)).max())
+
+        assert soon(page, colour, lambda most: most > 200) > 200
+        assert soon(page, edge, lambda most: most > 100) > 100
         page.keyboard.up("v")
-        assert np.ptp(middle(page, "[data-loupe]", side=100), axis=2).max() < 3
+        assert soon(page, colour, lambda most: most < 3) < 3
 
     def test_each_is_switched_by_itself(self, dashboard: Dashboard) -> None:
         page = opened(dashboard, case_of(photograph()))
