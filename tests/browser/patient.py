@@ -1,7 +1,7 @@
 """The api as these tests meet it: its clocks leave a busy machine its time, and nobody waits 20 seconds for a beat.
 
-An answer can be taken back for longer than the ten seconds which tests/api/dashboard/test_cases_page.py holds it to,
-and the page of whoever reviews a case says more often that they are there.
+An answer can be taken back for longer than the ten seconds which tests/moderation/test_reviews.py holds it to, and the
+page of whoever reviews a case says more often that they are there.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from werkzeug.test import TestResponse
 
 from api.app import Application
 from api.dashboard import cookies
-from moderation import accounts, tenants
+from moderation import accounts, reviews, tenants
 from moderation.db import transaction
 from moderation.tables import Tenant, User
 from moderation.vocabulary import Role
@@ -35,6 +36,12 @@ def cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passwords that are hashed in no time."""
     monkeypatch.setattr(accounts, "_hasher", lambda: CHEAP)
     monkeypatch.setattr(tenants, "PasswordHasher", lambda: CHEAP)
+
+
+@pytest.fixture(autouse=True)
+def time_to_undo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer waits for as long as a busy machine may take; tests/moderation/test_reviews.py has the ten seconds."""
+    monkeypatch.setattr(reviews, "UNDO", timedelta(seconds=90))
 
 
 @dataclass
