@@ -155,13 +155,13 @@ def test_what_was_judged_before_ctrl_c_is_printed(
 def test_what_waits_is_given_up_when_nobody_takes_it(
     tiny_checkpoint: Path, album: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second image is not done before the batcher is closed; with it, at most one more is begun."""
+    """Two threads bring the first two images, in any order; the third is not done before the batcher is closed."""
     detector = Detector.load(tiny_checkpoint, device="cpu")
     run_at_all, judge, close, closing = [], detector.detect_prepared, Batcher.close, threading.Event()
 
     def slow(*given: Any) -> list[Detection]:
         run_at_all.append(1)
-        assert len(run_at_all) == 1 or closing.wait(60)
+        assert len(run_at_all) <= 2 or closing.wait(60)
         return judge(*given)
 
     monkeypatch.setattr(detector, "detect_prepared", slow)
@@ -169,7 +169,7 @@ def test_what_waits_is_given_up_when_nobody_takes_it(
     found = detect_command._judge(detector, [str(album / "one.PNG")] * 64, explain=False, batch_size=1)
     assert next(found).error is None
     found.close()
-    assert 1 <= len(run_at_all) <= 3
+    assert 1 <= len(run_at_all) <= 4, "at most one waits beside the third"
 
 
 def test_ctrl_c_while_the_checkpoint_loads_is_no_traceback(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,8 @@ from tests.model import finetune_records
 from tests.model.finetune.conftest import apart, arguments, weights
 
 TELLTALE = str(Path(sys.executable).with_name("telltale"))
+# Processes that import torch: where the machine is busy, each takes a minute for that alone.
+pytestmark = pytest.mark.timeout(600)
 
 TWO_CPUS = """
 distributed_type: MULTI_GPU
