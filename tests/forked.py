@@ -30,9 +30,12 @@ from infra.tether import PR_SET_PDEATHSIG
 ROOT = Path(__file__).parents[1]
 WAITS_S = 300
 
-# Isolated and without site-packages: it starts in a few hundredths of a second.
+# Isolated and without site-packages: it starts in a few hundredths of a second. A tether looks at who its parent is, so
+# it stays a child of its caller.
 CALLER = """#!{python} -ISs
 import json, os, socket, sys
+if "infra.tether" in sys.argv:
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 service = socket.socket(socket.AF_UNIX)
 service.connect({path!r})
 said = [*{words}, os.getcwd(), dict(os.environ)]
