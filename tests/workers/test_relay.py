@@ -228,10 +228,11 @@ def submit(tenant: Tenant) -> str:
     return str(case.id)
 
 
-def listening() -> list[int]:
-    """The backends of this database's relays."""
+def listening(so: str = "true") -> list[int]:
+    """The backends of this database's relays, of which this is so."""
     query = (
-        "SELECT pid FROM pg_stat_activity WHERE application_name = 'telltale-relay' AND datname = current_database()"
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'telltale-relay' AND datname = current_database() "
+        f"AND {so}"
     )
     with transaction() as session:
         return list(session.scalars(text(query)).all())
@@ -239,12 +240,7 @@ def listening() -> list[int]:
 
 def waiting_for_the_bell() -> list[int]:
     """Those of them that have looked whether something is due, and found nothing."""
-    query = (
-        "SELECT pid FROM pg_stat_activity WHERE application_name = 'telltale-relay' AND datname = current_database() "
-        "AND state = 'idle' AND query NOT ILIKE 'LISTEN%'"
-    )
-    with transaction() as session:
-        return list(session.scalars(text(query)).all())
+    return listening("state = 'idle' AND query NOT ILIKE 'LISTEN%'")
 
 
 def test_a_submission_wakes_the_relay(tenant: Tenant, broker: redis.Redis) -> None:

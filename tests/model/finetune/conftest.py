@@ -18,6 +18,15 @@ from tests.model import finetune_records, tiny
 
 Run = Callable[..., Path]
 
+# What accelerate is to start: on a port of their own, for other tests start theirs.
+TWO_CPUS = """
+distributed_type: MULTI_GPU
+use_cpu: true
+mixed_precision: 'no'
+num_processes: 2
+main_process_port: 0
+"""
+
 
 @pytest.fixture(autouse=True)
 def goldens(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,19 +23,11 @@ from model.finetune.arguments import STATE_FILE, Arguments
 from model.finetune.command import CONFIGURATIONS, SHIPPED, finetune
 from model.finetune.process import main
 from tests.model import finetune_records
-from tests.model.finetune.conftest import apart, arguments, weights
+from tests.model.finetune.conftest import TWO_CPUS, apart, arguments, weights
 
 TELLTALE = str(Path(sys.executable).with_name("telltale"))
 # Processes that import torch: where the machine is busy, each takes a minute for that alone.
 pytestmark = pytest.mark.timeout(600)
-
-TWO_CPUS = """
-distributed_type: MULTI_GPU
-use_cpu: true
-mixed_precision: 'no'
-num_processes: 2
-main_process_port: 0
-"""
 
 
 def configuration(folder: Path, base: Path, data: Path, **changes: Any) -> Path:

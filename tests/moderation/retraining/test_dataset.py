@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import select
 
 from model.evaluate.records import dataset as evaluation
 from model.finetune.records import Record
@@ -22,25 +22,12 @@ from moderation.storage import Storage
 from moderation.tables import Case, Event, Tenant
 from moderation.vocabulary import Answer, CaseStatus, EventType, RunStatus, Split
 from tests.factories import make_case
-from tests.learning import WORDING, allow, make_consenting, make_picture, make_review
-from tests.reviewing import make_person
+from tests.learning import WORDING, allow, make_picture, make_review
 
 
 @pytest.fixture
 def store(bucket: str) -> Storage:
     return Storage(settings())
-
-
-@pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_consenting(session)
-
-
-@pytest.fixture
-def anna(tenant: Tenant) -> Person:
-    with transaction() as session:
-        return make_person(session, tenant)
 
 
 @pytest.fixture

@@ -32,18 +32,6 @@ Change = Callable[[Session, Case, Person, Person], object]
 
 
 @pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_consenting(session)
-
-
-@pytest.fixture
-def anna(tenant: Tenant) -> Person:
-    with transaction() as session:
-        return make_person(session, tenant)
-
-
-@pytest.fixture
 def lead(tenant: Tenant) -> Person:
     with transaction() as session:
         return make_person(session, tenant, role=Role.LEAD)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine, select, update
+from sqlalchemy import select, update
 
 from moderation import erasure, originals
 from moderation.accounts import Person
@@ -17,27 +17,13 @@ from moderation.settings import settings
 from moderation.storage import Storage
 from moderation.tables import Case, Image, Tenant, TrainingRun
 from moderation.vocabulary import RunStatus, Split
-from tests.learning import make_consenting
 from tests.moderation.retraining.test_snapshot import judged, reviewed, taken
-from tests.reviewing import make_person
 from workers import housekeeping
 
 
 @pytest.fixture
 def store(bucket: str) -> Storage:
     return Storage(settings())
-
-
-@pytest.fixture
-def tenant(db: Engine) -> Tenant:
-    with transaction() as session:
-        return make_consenting(session)
-
-
-@pytest.fixture
-def anna(tenant: Tenant) -> Person:
-    with transaction() as session:
-        return make_person(session, tenant)
 
 
 def kept(store: Storage, tenant: Tenant, found: Snapshot) -> str:

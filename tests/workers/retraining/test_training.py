@@ -13,6 +13,7 @@ from click import ClickException
 from model import manifest as manifests
 from model.finetune.arguments import LOGS, WORK
 from tests.model import finetune_records
+from tests.model.finetune.conftest import TWO_CPUS
 from tests.workers.retraining.conftest import RECIPE
 from workers.retraining import child, training
 from workers.retraining.training import Progress
@@ -79,15 +80,6 @@ def test_an_adapter_is_done_when_the_trainers_work_is_gone(tmp_path: Path) -> No
     training.prepare_to_resume(tmp_path / "none")
     (tmp_path / "telltale.json").write_text("{}")
     assert training.is_done(tmp_path)
-
-
-TWO_CPUS = """
-distributed_type: MULTI_GPU
-use_cpu: true
-mixed_precision: 'no'
-num_processes: 2
-main_process_port: 0
-"""
 
 
 class Killed(Exception):
